@@ -1,0 +1,41 @@
+# make demo    the main job on embedded defaults         make test    the whole test suite
+# make setup   the environment alone                     make lint    style and types
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: setup demo test test-fast lint bench docs clean
+setup: $(STAMP)
+
+# torch comes first and pinned: on a machine without a GPU give pip the CPU build, e.g. TORCH_ARGS="--index-url ..."
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH_ARGS) $$(grep '^torch==' requirements.lock)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/elder demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not cluster and not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python bench/elder.py
+
+docs: $(STAMP)
+	$(BIN)/elder ls config-reference > docs/config.md
+
+clean:
+	rm -rf .elder elder-runs .pytest_cache .mypy_cache .ruff_cache

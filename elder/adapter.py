@@ -1,0 +1,162 @@
+"""An edited state on disk: `adapter.safetensors` and `manifest.json`, checked by sha256, loadable onto its base.
+
+Knows nothing of stages and stores; they move the directory as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from elder.editors.base import Base, Editor, state_digest
+from elder.editors.make import make_editor
+from elder.errors import AdapterError
+from elder.models import load_base
+
+FORMAT = 1
+WEIGHTS, MANIFEST = "adapter.safetensors", "manifest.json"
+
+
+def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write an editor's state as an adapter directory; returns the manifest.
+
+    The manifest is written last and by renaming, so a directory with a manifest is whole.
+
+    Args:
+        directory: Created if needed; an adapter that is there is replaced.
+        editor: Whose state is written. Under sharding only one rank should call this; `base.digest` must have been
+            asked for on all ranks before.
+        extra: More entries for the manifest, such as run id and stage.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in editor.state_dict().items()}
+    save_file(state, str(folder / WEIGHTS))
+    manifest = {
+        "format": FORMAT,
+        "method": editor.method,
+        "options": dataclasses.asdict(editor.options),
+        "base": {
+            "source": editor.base.source,
+            "revision": editor.base.revision,
+            "digest": editor.base.digest,
+            "architecture": type(editor.base.model).__name__,
+            "dtype": str(editor.base.model.dtype).removeprefix("torch."),
+        },
+        "state_digest": state_digest(state),
+        "files": {WEIGHTS: _fingerprint(folder / WEIGHTS)},
+        "versions": {name: _version(name) for name in ("torch", "transformers", "safetensors", "elder")}
+        | {"python": platform.python_version()},
+        **(extra or {}),
+    }
+    temporary = folder / f".{MANIFEST}.{os.getpid()}"
+    temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
+    return manifest
+
+
+def load_manifest(directory: str | Path) -> dict[str, Any]:
+    """The manifest of an adapter directory.
+
+    Raises:
+        AdapterError: There is none, it cannot be read, or it is of a later format.
+    """
+    path = Path(directory) / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AdapterError(f"'{directory}' is no adapter: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"'{path}' cannot be read: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise AdapterError(f"'{path}' has format {manifest.get('format')}, this version of elder reads format {FORMAT}")
+    return manifest
+
+
+def verify(directory: str | Path) -> dict[str, Any]:
+    """Check every file of an adapter directory against its manifest; returns the manifest.
+
+    Raises:
+        AdapterError: A file is missing or differs.
+    """
+    manifest = load_manifest(directory)
+    for name, expected in manifest["files"].items():
+        path = Path(directory) / name
+        if not path.is_file():
+            raise AdapterError(f"'{path}' is missing; pull the adapter again")
+        if _fingerprint(path)["sha256"] != expected["sha256"]:
+            raise AdapterError(f"'{path}' is damaged: its sha256 differs from the manifest's; pull the adapter again")
+    return manifest
+
+
+def load_state(directory: str | Path) -> dict[str, Tensor]:
+    """The verified state of an adapter directory.
+
+    Raises:
+        AdapterError: As `verify`.
+    """
+    verify(directory)
+    return load_file(str(Path(directory) / WEIGHTS))
+
+
+def load_adapter(directory: str | Path, base: Base) -> Editor:
+    """An editor in the saved state on a base model that is loaded already.
+
+    Raises:
+        AdapterError: The directory is damaged, or the base model is not the one that was edited.
+    """
+    manifest = verify(directory)
+    if base.digest != manifest["base"]["digest"]:
+        raise AdapterError(
+            f"'{directory}' was made on {manifest['base']['source']} ({manifest['base']['digest'][:12]}, "
+            f"{manifest['base']['dtype']}), not on {base.source} ({base.digest[:12]}, "
+            f"{str(base.model.dtype).removeprefix('torch.')}); load it onto the base it was made on"
+        )
+    editor = make_editor(manifest["method"], base, **manifest["options"])
+    editor.load_state_dict(load_state(directory))
+    return editor
+
+
+def load_edited(directory: str | Path, base: str | Base | None = None, **options: Any) -> Editor:
+    """Load an adapter onto its base model: `load_edited(DIR).model` answers with the new facts.
+
+    Args:
+        directory: An adapter directory, from `Editor.save` or `elder pull`.
+        base: A loaded base, or where to load it from; default: where the manifest says it came from.
+        **options: Passed to `load_base` when the base has to be loaded (device, cache_dir, ...).
+
+    Raises:
+        AdapterError: The directory is damaged, or the base model is not the one that was edited.
+        ModelError: The base model cannot be loaded.
+    """
+    if isinstance(base, Base):
+        return load_adapter(directory, base)
+    made_on = load_manifest(directory)["base"]
+    options = {"dtype": made_on["dtype"], "revision": made_on["revision"] if base is None else None, **options}
+    return load_adapter(directory, load_base(base or made_on["source"], **options))
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            hasher.update(chunk)
+    return {"sha256": hasher.hexdigest(), "bytes": path.stat().st_size}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,49 @@
+"""The datasets by name, and the layouts that each may have. Adding one means a line here.
+
+Data only: the module of a layout is imported when a file is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+DATASETS: Mapping[str, str] = MappingProxyType(
+    {
+        "jsonl": "your own edits, one JSON object a line (docs/data.md); .jsonl or .jsonl.gz",
+        "world:small": "generated facts about 660 people, known to the model world:small; needs no file",
+        "world:tiny": "generated facts about 60 people, known to the model world:tiny; needs no file",
+        "counterfact": "CounterFact: the original layout of ROME, or the reduced one of EasyEdit",
+        "zsre": "zsRE: the layout of MEND, or the one of KnowEdit",
+        "hallucination": "corrected sentences of biographies: the layout of WISE, or the one of KnowEdit",
+        "temporal": "passages about new entities, in the layout of WISE",
+        "knowedit": "KnowEdit's other parts (recent facts, counterfactuals)",
+        "scotus": "court opinions and their issue area, as GRACE uses them: text and label",
+    }
+)
+"""Name of a source -> what it is, in one line. `hub:NAME` and the path of a file are sources too."""
+
+LAYOUTS: Mapping[str, str] = MappingProxyType(
+    {
+        "jsonl": "elder.datasets.jsonl",
+        "counterfact": "elder.datasets.counterfact",
+        "mend": "elder.datasets.mend",
+        "easyedit": "elder.datasets.easyedit",
+        "wikibio": "elder.datasets.wikibio",
+        "scotus": "elder.datasets.scotus",
+    }
+)
+"""Name of a layout -> its module, which has `FIELDS` and `build(record, options)`."""
+
+LAYOUTS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "jsonl": ("jsonl",),
+        "counterfact": ("counterfact", "easyedit"),
+        "zsre": ("mend", "easyedit"),
+        "hallucination": ("easyedit", "wikibio"),
+        "temporal": ("easyedit",),
+        "knowedit": ("easyedit", "wikibio"),
+        "scotus": ("scotus",),
+    }
+)
+"""Name of a dataset -> the layouts in which its files come, tried in this order."""

@@ -1,0 +1,90 @@
+"""Reads files of records: JSON lines or one JSON list, plain or gzipped. Every record knows its place.
+
+Knows nothing of edits.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from elder.errors import DataError
+
+SHOWN = 20
+"""How many problems a message lists; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One JSON value and where it stands, such as `edits.jsonl:17`."""
+
+    value: Any
+    where: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A line that is no JSON: `problem` names the place and says what is wrong."""
+
+    problem: str
+
+
+def read_records(path: Path) -> Iterator[Record | Broken]:
+    """The records of a file, one by one: `.json` holds one list, everything else a record a line.
+
+    Blank lines are passed over. A line that cannot be read comes as `Broken`, so that a caller can
+    collect all problems.
+
+    Raises:
+        DataError: The file is not there, cannot be opened, or is no list of records at all.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file" + (" (it is a directory)" if path.is_dir() else ""))
+    whole = path.name.removesuffix(".gz").endswith(".json")
+    try:
+        with _open(path) as handle:
+            yield from _list_records(path, handle) if whole else _line_records(path, handle)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+
+
+def _line_records(path: Path, lines: Iterable[bytes]) -> Iterator[Record | Broken]:
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text.strip():
+                yield Record(json.loads(text), where)
+        except json.JSONDecodeError as error:
+            yield Broken(f"{where}: not valid JSON at column {error.colno}: {error.msg}; expected one JSON object a line")
+        except UnicodeDecodeError as error:
+            yield Broken(f"{where}: not UTF-8 text at byte {error.start + 1} of the line")
+
+
+def _list_records(path: Path, handle: IO[bytes]) -> Iterator[Record]:
+    try:
+        values = json.loads(handle.read().decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        hint = "; a file with one JSON object a line should be named .jsonl" if "Extra data" in error.msg else ""
+        raise DataError(f"{path}:{error.lineno}: not valid JSON at column {error.colno}: {error.msg}{hint}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text at byte {error.start + 1}") from error
+    if not isinstance(values, list):
+        raise DataError(f"{path}: expected a JSON list of records, found {type(values).__name__}")
+    for index, value in enumerate(values):
+        yield Record(value, f"{path}[{index}]")
+
+
+def capped(problems: list[str]) -> list[str]:
+    """The first problems and a line that counts the rest."""
+    if len(problems) <= SHOWN:
+        return problems
+    return [*problems[:SHOWN], f"... and {len(problems) - SHOWN} more problems"]

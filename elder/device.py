@@ -1,0 +1,52 @@
+"""The one place that decides device, number format and communication backend, and says why.
+
+The only file that names accelerators and backends.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from elder.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device for this process: `auto` takes the GPU of this local rank, or the CPU where there is none.
+
+    Raises:
+        ConfigError: The name is unknown, or asks for a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name.split(":")[0] == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"model.device: '{name}' asks for a GPU, but torch finds none; use 'auto' or 'cpu'")
+        return torch.device(name)
+    raise ConfigError(f"model.device: unknown device '{name}' (expected auto, cpu, cuda or cuda:N)")
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a config name.
+
+    Raises:
+        ConfigError: The name is not one of float32, bfloat16, float16.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"model.dtype: unknown '{name}' (expected one of {', '.join(DTYPES)})")
+    return DTYPES[name]
+
+
+def backend_for(gpus_per_worker: float) -> str:
+    """The communication backend of a worker group: NCCL between GPUs, gloo between CPUs."""
+    return "nccl" if gpus_per_worker > 0 else "gloo"
+
+
+def describe(device: torch.device) -> str:
+    """One phrase for logs: what the device is."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,171 @@
+"""The record that everything else is about: one factual correction.
+
+Knows nothing of models, files or tokenizers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from elder.errors import DataError
+
+TEXT_FIELDS = ("subject", "ground_truth", "source", "author", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt beside an edit: unrelated (locality) or implied (portability), with its answer if known."""
+
+    prompt: str
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One fact to be changed: after the edit the model continues `prompt` with `target`.
+
+    Attributes:
+        prompt: Text whose continuation changes; ends where the answer begins, without trailing space.
+        target: The new answer, without leading space.
+        subject: The entity the fact is about, as it stands in the prompt.
+        id: Content id; made from prompt, target and subject when empty.
+        ground_truth: What the model said, or should have said, before.
+        rephrases: Other wordings of `prompt`. The first half trains, the rest measures (see below).
+        locality: Prompts whose continuation must not change.
+        portability: Prompts whose answer follows from the new fact.
+        source: Where the correction comes from; kept for the audit trail, like `author` and `reason`.
+    """
+
+    prompt: str
+    target: str
+    subject: str | None = None
+    id: str = ""
+    ground_truth: str | None = None
+    rephrases: tuple[str, ...] = ()
+    locality: tuple[Probe, ...] = ()
+    portability: tuple[Probe, ...] = ()
+    source: str | None = None
+    author: str | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", content_id(self.prompt, self.target, self.subject))
+
+    @property
+    def training_prompts(self) -> tuple[str, ...]:
+        """The prompt and the first half (rounded down) of the rephrases: all that training may see."""
+        return (self.prompt, *self.rephrases[: len(self.rephrases) // 2])
+
+    @property
+    def heldout_rephrases(self) -> tuple[str, ...]:
+        """The other half of the rephrases, disjoint from the training prompts: they measure generalization."""
+        seen = set(self.training_prompts)
+        return tuple(text for text in self.rephrases[len(self.rephrases) // 2 :] if text not in seen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain JSON values, empty fields left out; `from_dict` reads it back."""
+        record: dict[str, Any] = {"id": self.id, "prompt": self.prompt, "target": self.target}
+        for name in TEXT_FIELDS:
+            if getattr(self, name) is not None:
+                record[name] = getattr(self, name)
+        if self.rephrases:
+            record["rephrases"] = list(self.rephrases)
+        for name in ("locality", "portability"):
+            probes = getattr(self, name)
+            if probes:
+                record[name] = [
+                    {"prompt": p.prompt} if p.answer is None else {"prompt": p.prompt, "answer": p.answer}
+                    for p in probes
+                ]
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], where: str = "edit") -> Edit:
+        """Build an edit from one JSON object.
+
+        Args:
+            record: The object, in the layout of the JSONL format (see docs/data.md).
+            where: How errors name the place, such as `edits.jsonl:17`.
+
+        Raises:
+            DataError: A required field is missing or empty, a field is unknown or has the wrong type.
+        """
+        problems = list(_problems(record))
+        if problems:
+            raise DataError([f"{where}: {problem}" for problem in problems])
+        texts = {name: record.get(name) for name in TEXT_FIELDS}
+        return cls(
+            prompt=record["prompt"].rstrip(),
+            target=record["target"].strip(),
+            id=str(record.get("id") or ""),
+            rephrases=tuple(text.rstrip() for text in record.get("rephrases") or ()),
+            locality=tuple(_probe(p) for p in record.get("locality") or ()),
+            portability=tuple(_probe(p) for p in record.get("portability") or ()),
+            **texts,
+        )
+
+
+def content_id(prompt: str, target: str, subject: str | None) -> str:
+    """Sixteen hexadecimal digits that name an edit by its content, the same on every machine."""
+    text = json.dumps([prompt, target, subject], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def dataset_digest(edits: Sequence[Edit]) -> str:
+    """The sha256 of a stream of edits, order included."""
+    hasher = hashlib.sha256()
+    for edit in edits:
+        hasher.update(json.dumps(edit.to_dict(), sort_keys=True, ensure_ascii=False).encode())
+        hasher.update(b"\n")
+    return hasher.hexdigest()
+
+
+def _probe(record: Mapping[str, Any]) -> Probe:
+    answer = record.get("answer")
+    return Probe(record["prompt"].rstrip(), answer.strip() if answer is not None else None)
+
+
+def _problems(record: Any) -> list[str]:
+    """What is wrong with one JSON object, in the user's words; empty when it is an edit."""
+    if not isinstance(record, Mapping):
+        return [f"expected a JSON object, found {type(record).__name__}"]
+    problems = []
+    known = {f.name for f in fields(Edit)}
+    for name in sorted(set(record) - known):
+        problems.append(f"unknown field '{name}' (known: {', '.join(sorted(known))})")
+    for name in ("prompt", "target"):
+        value = record.get(name)
+        if name not in record:
+            problems.append(f"field '{name}' is missing")
+        elif not isinstance(value, str):
+            problems.append(f"field '{name}' must be text, found {type(value).__name__}")
+        elif not value.strip():
+            problems.append(f"field '{name}' is empty")
+    for name in TEXT_FIELDS:
+        if record.get(name) is not None and not isinstance(record[name], str):
+            problems.append(f"field '{name}' must be text, found {type(record[name]).__name__}")
+    rephrases = record.get("rephrases") or []
+    if not isinstance(rephrases, list) or not all(isinstance(r, str) and r.strip() for r in rephrases):
+        problems.append("field 'rephrases' must be a list of non-empty texts")
+    for name in ("locality", "portability"):
+        problems += _probe_problems(name, record.get(name) or [], answer_required=name == "portability")
+    return problems
+
+
+def _probe_problems(name: str, probes: Any, answer_required: bool) -> list[str]:
+    if not isinstance(probes, list):
+        return [f"field '{name}' must be a list of objects with a 'prompt'"]
+    problems = []
+    for i, probe in enumerate(probes):
+        if not isinstance(probe, Mapping) or not isinstance(probe.get("prompt"), str) or not probe["prompt"].strip():
+            problems.append(f"{name}[{i}] must be an object with a non-empty text 'prompt'")
+        elif not isinstance(probe.get("answer"), str) and (answer_required or probe.get("answer") is not None):
+            problems.append(f"{name}[{i}] must have a text 'answer'")
+        elif set(probe) - {"prompt", "answer"}:
+            problems.append(f"{name}[{i}] has unknown fields: {', '.join(sorted(set(probe) - {'prompt', 'answer'}))}")
+    return problems

@@ -1,0 +1,1 @@
+"""The editing methods, one to a file, behind the `Editor` protocol of `base.py`."""

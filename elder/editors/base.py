@@ -1,0 +1,165 @@
+"""What every editing method is to its callers. Methods live one to a file beside this one.
+
+Knows nothing of stages, stores or clusters. A method sees the machine through `base.runtime` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from elder.edit import Edit
+from elder.runtime import Runtime
+
+
+@dataclass
+class Base:
+    """A loaded base model. Editors share its weights and never change them.
+
+    Attributes:
+        model: A transformers causal language model, in eval mode, all parameters frozen.
+        tokenizer: Its tokenizer, with a padding token.
+        source: What the user asked for: `world:small`, a directory, a hub id, an s3 address.
+        runtime: Where it lives: one process or a sharded group.
+        revision: Commit of a hub model, if known.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    runtime: Runtime
+    revision: str | None = None
+    _digest: str | None = field(default=None, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the weights at the time of the first call (collective under sharding)."""
+        if self._digest is None:
+            self._digest = weights_digest(self.model, self.runtime)
+        return self._digest
+
+
+@dataclass(frozen=True)
+class EditOutcome:
+    """What happened to one edit: `final_loss` is the mean target cross-entropy of its prompts, in nats."""
+
+    edit_id: str
+    accepted: bool
+    final_loss: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one call of `Editor.edit` did.
+
+    Attributes:
+        outcomes: One for each edit, in the order given.
+        losses: The training loss of every step of every batch, for plots, `(batches, steps)`.
+        seconds: Wall time of the call.
+        notes: Figures of the method about itself (scope size, threshold, growth, ...), by name.
+    """
+
+    outcomes: tuple[EditOutcome, ...]
+    losses: tuple[tuple[float, ...], ...]
+    seconds: float
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+Progress = Callable[[int, int, float], None]
+"""Called after every batch with (edits done in this call, edits of this call, last loss)."""
+
+
+class Editor(Protocol):
+    """An edited model in the making: give it edits, use `model`, save it, go on.
+
+    `model` is an ordinary transformers model to its caller, with the edits active. It shares the
+    weights of `base.model`, which stays as it was; two editors on one base do not meet.
+    """
+
+    method: str
+    base: Base
+    model: PreTrainedModel
+    options: Any  # the frozen dataclass of this method's options
+
+    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+        """Apply edits, in batches of `options.batch_size`; may be called again and again (lifelong)."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Context in which `model` answers exactly like the base model."""
+
+    def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
+        """Context for teacher-forced calls of `model`.
+
+        Args:
+            positions: (B,) index of the last prompt token of each row, so that the answer that stands
+                behind it in the same row does not decide how the row is routed.
+        """
+
+    def in_scope(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
+        """(B,) bool: which prompts the edits are active for; None for methods without deferral."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a continuation needs, gathered, on the CPU; text is kept as uint8 tensors."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state made by `state_dict` of the same method, options and base."""
+
+    def save(self, directory: str | Path) -> None:
+        """Write the adapter directory (see `elder.adapter`)."""
+
+    def base_digest(self) -> str:
+        """sha256 of the base weights as they are now (collective under sharding)."""
+
+
+def weights_digest(model: nn.Module, runtime: Runtime) -> str:
+    """sha256 over names, dtypes, shapes and bytes of all parameters; the same for every sharding."""
+    hasher = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+        with runtime.gathered([parameter]):
+            _hash_tensor(hasher, name, parameter.detach())
+    return hasher.hexdigest()
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of a state: equal digests mean equal states."""
+    hasher = hashlib.sha256()
+    for name in sorted(state):
+        _hash_tensor(hasher, name, state[name])
+    return hasher.hexdigest()
+
+
+def _hash_tensor(hasher: Any, name: str, tensor: Tensor) -> None:
+    flat = tensor.detach().cpu().contiguous()
+    hasher.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
+    hasher.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+
+
+def pack_json(value: Any) -> Tensor:
+    """A JSON value as a uint8 tensor, so that it can live in a state."""
+    return torch.frombuffer(bytearray(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()), dtype=torch.uint8)
+
+
+def unpack_json(tensor: Tensor) -> Any:
+    """The JSON value of a tensor made by `pack_json`."""
+    return json.loads(bytes(tensor.cpu().numpy().tobytes()).decode())
+
+
+@contextmanager
+def restoring(target: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute for the length of a block."""
+    before = getattr(target, name)
+    setattr(target, name, value)
+    try:
+        yield
+    finally:
+        setattr(target, name, before)

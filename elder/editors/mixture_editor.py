@@ -1,0 +1,240 @@
+"""What ELDER and its descendants share: a clone with mixtures hung on, a clock that routes it, a state on disk.
+
+A subclass says how a sequence is routed (`_decide`) and how a batch is learnt (`_learn`). Knows nothing of stages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import wraps
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from elder.edit import Edit
+from elder.editors.base import Base, EditOutcome, Progress, Receipt, pack_json, unpack_json, weights_digest
+from elder.editors.options import ElderOptions
+from elder.errors import AdapterError, ConfigError
+from elder.mixture.attach import attach_mixtures, attach_tap
+from elder.mixture.lora import LowRankMixture, initial_bound
+from elder.mixture.partial import PartialForward
+from elder.mixture.route import Route, RoutingClock
+from elder.mixture.suffix import SuffixTrainer
+from elder.models import anatomy, clone_sharing_weights, dimensions
+from elder.tokens import pad_id
+
+
+class MixtureEditor:
+    """A mixture of low-rank maps in some blocks of a decoder, routed once a sequence.
+
+    Args:
+        base: The model to edit; not changed.
+        options: Shape of the mixture and of its training.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(self, base: Base, options: ElderOptions) -> None:
+        self.base, self.options = base, options
+        self.model = clone_sharing_weights(base.model)
+        parts = anatomy(self.model)
+        self.layers = options.layers or self._layers(len(parts.blocks))
+        self._parts = parts
+        self.targets = [parts.target(layer, options.target) for layer in self.layers]
+        self.clock = RoutingClock()
+        self._seen = {"edits": 0, "batches": 0}
+        generator = torch.Generator().manual_seed(options.seed)
+        scale = (options.rank if options.alpha is None else options.alpha) / options.rank
+        self.mixtures = nn.ModuleList()
+        for target in self.targets:
+            d_in, d_out = _size(target)
+            bound = initial_bound(options.init, d_in, options.rank)
+            mixture = LowRankMixture(d_in, d_out, options.experts, options.rank, scale, bound, generator)
+            self.mixtures.append(mixture.to(base.runtime.device))
+        self._build(generator)
+        self._partial = PartialForward(parts.blocks)
+        attach_tap(self._tap(), self.clock, self._decide)
+        attach_mixtures(self.targets, list(self.mixtures), self.clock)  # type: ignore[arg-type]
+        self._trainers()
+        self._watch()
+        base.runtime.prepare(self.model)
+
+    def _trainers(self) -> None:
+        """What runs the edited part alone; hooks that read states go on here, before the model is prepared."""
+        self.trainer = SuffixTrainer(
+            self.model,
+            self._partial,
+            self.layers[0],
+            self._tap(),
+            self.clock,
+            self.base.runtime,
+            pad_id(self.base.tokenizer),
+            self.options.micro_batch,
+        )
+
+    # ---- what a subclass says -----------------------------------------------------------------------------------
+
+    def _layers(self, depth: int) -> tuple[int, ...]:
+        """The blocks to edit when the options name none."""
+        return default_layers(depth)
+
+    def _build(self, generator: torch.Generator) -> None:
+        """Make the parts that route (router, stores)."""
+        raise NotImplementedError
+
+    def _tap(self) -> nn.Module:
+        """The module whose input routes a sequence."""
+        raise NotImplementedError
+
+    def _decide(self, tapped: Tensor) -> Route | None:
+        """Route the current pass from the tap's input, (B, T, Q); None when no row is in scope."""
+        raise NotImplementedError
+
+    def _learn(self, edits: Sequence[Edit]) -> tuple[list[EditOutcome], list[float]]:
+        """Learn one batch; returns what became of each edit, and the loss of each step."""
+        raise NotImplementedError
+
+    def _notes(self) -> dict[str, float]:
+        """Figures about the present state, for the receipt."""
+        return {}
+
+    def _state(self) -> dict[str, Tensor]:
+        """The routing part's share of the state."""
+        raise NotImplementedError
+
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        """Take the routing part's share back."""
+        raise NotImplementedError
+
+    # ---- the Editor protocol ------------------------------------------------------------------------------------
+
+    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+        """Apply edits in batches of `options.batch_size` (see `Editor.edit`).
+
+        Raises:
+            ConfigError: There are no edits.
+        """
+        if not edits:
+            raise ConfigError("edit: there are no edits to apply")
+        begin, outcomes, losses = time.perf_counter(), [], []
+        for start in range(0, len(edits), self.options.batch_size):
+            batch = edits[start : start + self.options.batch_size]
+            done, curve = self._learn(batch)
+            self._seen["edits"] += len(batch)
+            self._seen["batches"] += 1
+            outcomes += done
+            losses.append(tuple(curve))
+            if progress is not None:
+                progress(min(start + len(batch), len(edits)), len(edits), curve[-1] if curve else float("nan"))
+        return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, self._notes())
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """See `Editor.disabled`."""
+        return self.clock.disabled()
+
+    def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
+        """See `Editor.routed_at`."""
+        return self.clock.at(positions)
+
+    def in_scope(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
+        """See `Editor.in_scope`."""
+        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad(), self._partial.only_below(self.layers[0]):
+            self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=1,
+            )
+            self._partial.reached()
+        route = self.clock.route
+        inside = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        if route is not None:
+            inside[slice(None) if route.rows is None else route.rows] = True
+        return inside
+
+    def base_digest(self) -> str:
+        """See `Editor.base_digest`."""
+        return weights_digest(self.base.model, self.base.runtime)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `Editor.state_dict`."""
+        state = {f"mixtures.{name}": p.detach().cpu().clone() for name, p in self.mixtures.named_parameters()}
+        state["cursor"] = pack_json(self._seen)
+        return state | self._state()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Editor.load_state_dict`.
+
+        Raises:
+            AdapterError: The state belongs to other options: names or shapes differ.
+        """
+        own = {f"mixtures.{name}": p for name, p in self.mixtures.named_parameters()}
+        load_parameters(own, state)
+        self._seen = unpack_json(state["cursor"])
+        self._load(state)
+
+    def save(self, directory: str | Path) -> None:
+        """See `Editor.save`."""
+        from elder.adapter import save_adapter
+
+        save_adapter(directory, self)
+
+    # ---- parts --------------------------------------------------------------------------------------------------
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The low-rank maps; subclasses add their router."""
+        return list(self.mixtures.parameters())
+
+    def _watch(self) -> None:
+        """Let the clock see every pass of the clone, and take all passes of one generate as one."""
+        self.model.register_forward_pre_hook(lambda _, args, kwargs: self.clock.start(kwargs, args), with_kwargs=True)
+        generate, clock = self.model.generate, self.clock
+
+        @wraps(generate)
+        def routed_generate(*args: Any, **kwargs: Any) -> Any:
+            with clock.generating():
+                return generate(*args, **kwargs)
+
+        self.model.generate = routed_generate  # type: ignore[method-assign]
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Six blocks at the paper's relative depth (21 to 26 of LLaMA2-7B's 32), fewer in small models.
+
+    The last block is left alone, and so is enough of the beginning for a query layer below.
+    """
+    count = min(6, max(1, depth // 2))
+    first = max(1, min(round(depth * 21 / 32), depth - count))
+    return tuple(range(first, min(first + count, depth)))
+
+
+def load_parameters(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy named tensors out of a state into parameters of the same names and shapes.
+
+    Raises:
+        AdapterError: One is missing or has another shape; all of them are named, nothing is copied.
+    """
+    wrong = []
+    for name, tensor in own.items():
+        if name not in state:
+            wrong.append(f"'{name}' is missing")
+        elif state[name].shape != tensor.shape:
+            wrong.append(f"'{name}' has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}")
+    if wrong:
+        raise AdapterError("the state does not fit these options: " + "; ".join(wrong))
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def _size(module: nn.Module) -> tuple[int, int]:
+    size = dimensions(module)
+    if size is None:
+        raise TypeError(f"{type(module).__name__} is no linear map")
+    return size

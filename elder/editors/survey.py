@@ -1,0 +1,140 @@
+"""Taking the keys of new edits from the states of their training prompts, and calibrating the gate on them.
+
+Part of elder-plus. Collective under sharding: every rank surveys its share of the rows and sees the result of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from elder.edit import Edit
+from elder.mixture.keys import late_interaction
+from elder.mixture.subject import pick_subject
+from elder.mixture.tail import Tail
+from elder.runtime import merge_shares
+
+if TYPE_CHECKING:
+    from elder.editors.elder_plus import ElderPlusEditor
+
+SAMPLED = 256  # stored edits that new ones are compared with
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Keys of E new edits from J prompts each.
+
+    Attributes:
+        subject: (E, J, S, Q), real: (E, J, S), answer: (E, J, Q).
+        tokens: (E, J, T, Q) unit keys of all prompt tokens, prompt: (E, J, T) which are real.
+        worded: (E, J) bool, wordings that the user gave (not the prompt repeated behind a sentence).
+    """
+
+    subject: Tensor
+    real: Tensor
+    answer: Tensor
+    tokens: Tensor
+    prompt: Tensor
+    worded: Tensor
+
+
+def survey(
+    editor: ElderPlusEditor, edits: Sequence[Edit], prompts: Sequence[str], owners: Sequence[int], parts: Sequence[Tail]
+) -> Survey:
+    """Read the keys of a batch of edits off their prepared rows.
+
+    Args:
+        editor: Whose key memory says how keys are made; its centres are set by the first batch.
+        edits: E edits.
+        prompts: The text of every row.
+        owners: The edit of every row, 0 to E-1.
+        parts: This rank's prepared rows.
+    """
+    states = _gather_states(editor, parts, len(prompts))
+    keys, device = editor.keys, editor.base.runtime.device
+    if not len(keys):
+        keys.subject_center = torch.cat([low for low, _ in states]).float().mean(0).to(device)
+        keys.answer_center = torch.stack([last for _, last in states]).float().mean(0).to(device)
+    units = [keys.unit(low.to(device), keys.subject_center) for low, _ in states]
+    lasts = [keys.unit(last.to(device), keys.answer_center) for _, last in states]
+    longest = max(len(u) for u in units)
+    shape = (len(edits), keys.sources)
+    subject = torch.zeros(*shape, keys.subject_tokens, keys.width, device=device)
+    real = torch.zeros(*shape, keys.subject_tokens, dtype=torch.bool, device=device)
+    answer = torch.zeros(*shape, keys.width, device=device)
+    tokens = torch.zeros(*shape, longest, keys.width, device=device)
+    prompt = torch.zeros(*shape, longest, dtype=torch.bool, device=device)
+    worded = torch.zeros(*shape, dtype=torch.bool, device=device)
+    filled = [0] * len(edits)
+    for text, owner, unit, last in zip(prompts, owners, units, lasts, strict=True):
+        j, edit = filled[owner], edits[owner]
+        if j == keys.sources:
+            continue
+        filled[owner] += 1
+        background = _background(units, owners, owner)
+        places = pick_subject(editor.base.tokenizer, text, edit.subject, unit, background, keys.subject_tokens)
+        subject[owner, j, : len(places)], real[owner, j, : len(places)] = unit[places], True
+        answer[owner, j], tokens[owner, j, : len(unit)], prompt[owner, j, : len(unit)] = last, unit, True
+        worded[owner, j] = text in edit.training_prompts
+    for owner, count in enumerate(filled):  # sources that an edit lacks repeat its first one
+        answer[owner, count:] = answer[owner, 0]
+    return Survey(subject, real, answer, tokens, prompt, worded)
+
+
+def calibrate(editor: ElderPlusEditor, edits: Sequence[Edit], seen: Survey, first: int) -> None:
+    """Show the gate how alike the wordings of one edit are, and how alike different edits are.
+
+    A rephrase of an edit (or its prompt behind a sentence, where it has no rephrase for training) is compared with
+    the edit's other sources (wanted), and with other edits (unwanted): those of the batch and a sample of the stored
+    ones. For subjects the nearest other edit with another subject counts, for answers a spread of others.
+    """
+    others = _sample(editor, len(edits), first)
+    names = [editor.known[i]["subject"] for i in others.tolist()]
+    stored_subject, stored_real, stored_answer = (t[others] for t in (editor.keys.subject, editor.keys.real, editor.keys.answer))
+    for i, edit in enumerate(edits):
+        given = seen.worded[i].nonzero()[:, 0].tolist()
+        usable = seen.real[i].any(-1).nonzero()[:, 0].tolist()
+        queries = [j for j in (given if len(given) > 1 else usable) if j] or usable
+        foreign = [k for k, (n, o) in enumerate(zip(names, others.tolist(), strict=True)) if o != first + i and (n is None or n != edit.subject)]
+        for j in queries:
+            tokens, prompt, last = seen.tokens[i, j][None], seen.prompt[i, j][None], seen.answer[i, j]
+            rest = [r for r in usable if r != j]
+            if rest:
+                same = late_interaction(tokens, prompt, seen.subject[i, rest][None], seen.real[i, rest][None])
+                editor.gates["subject"].observe([float(same)], [])
+                editor.gates["answer"].observe([float((seen.answer[i, rest] @ last).max())], [])
+            if foreign:
+                far = late_interaction(tokens, prompt, stored_subject[foreign], stored_real[foreign])
+                editor.gates["subject"].observe([], [float(far.max())])
+                spread = (stored_answer[foreign] @ last).amax(-1)
+                editor.gates["answer"].observe([], spread[:: max(1, len(spread) // 8)].tolist())
+
+
+def _gather_states(editor: ElderPlusEditor, parts: Sequence[Tail], count: int) -> list[tuple[Tensor, Tensor]]:
+    """For every row of all ranks: states of its prompt's tokens (T, D), and at the last prompt token (D,)."""
+    mine = []
+    for part in parts:
+        rows = part.rows
+        for b in range(int(rows.weights.sum())):
+            end = int(rows.key_positions[b]) + 1
+            begin = int(rows.attention_mask[b].argmax())
+            mine.append((part.low[b, begin:end].cpu(), part.last[b].cpu()))
+    return merge_shares(editor.base.runtime.gather_objects(mine))[:count]
+
+
+def _background(units: Sequence[Tensor], owners: Sequence[int], owner: int) -> Tensor:
+    """Token keys of the other edits' rows."""
+    other = [u for u, o in zip(units, owners, strict=True) if o != owner]
+    return torch.cat(other) if other else units[0][:0]
+
+
+def _sample(editor: ElderPlusEditor, fresh: int, first: int) -> Tensor:
+    """Numbers of the batch's own edits and of at most `SAMPLED` earlier ones, spread evenly."""
+    own = torch.arange(first, first + fresh)
+    if not first:
+        return own
+    return torch.cat([torch.linspace(0, first - 1, min(SAMPLED, first)).round().long().unique(), own])

@@ -1,0 +1,47 @@
+"""The errors a user can meet. They carry sentences, not stack traces.
+
+Knows nothing of torch, Ray, stores or the command line; the command line maps the classes to exit codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ElderError(Exception):
+    """Base class: the job failed for a reason that the message explains (exit code 1)."""
+
+
+class InputError(ElderError):
+    """Something that the user gave is wrong; nothing has been started or written (exit code 2).
+
+    Collects every problem that was found, so that a user mends a file once, not once for each line.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ConfigError(InputError):
+    """A config file, an override or an option is wrong."""
+
+
+class DataError(InputError):
+    """A file of edits is wrong; every problem names the file and the line."""
+
+
+class ModelError(InputError):
+    """A base model cannot be loaded or does not have the parts that a method needs."""
+
+
+class AdapterError(ElderError):
+    """An adapter on disk is damaged, of another format, or belongs to another base model."""
+
+
+class UnreachableError(ElderError):
+    """A cluster, store or tracking server does not answer or refuses us (exit code 3)."""
+
+
+class GateError(ElderError):
+    """A quality gate refused a stage or a promotion (exit code 4)."""

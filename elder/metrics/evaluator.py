@@ -1,0 +1,279 @@
+"""The evaluator: asks an edited model about its edits and judges the answers under named protocols.
+
+Knows nothing of stages, stores or trackers. See docs/metrics.md for every definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from elder.edit import Edit
+from elder.editors.base import Editor
+from elder.errors import ConfigError, DataError
+from elder.metrics.batching import Meter, Progress
+from elder.metrics.counterfact import Contest, Record, counterfact_scores
+from elder.metrics.fluency import ngram_entropy
+from elder.metrics.generation import Continuation
+from elder.metrics.locality import same_continuation, same_predictions
+from elder.metrics.perplexity import TEXT, perplexity, windows
+from elder.metrics.prober import Ask, Prober
+from elder.metrics.questions import DEFAULT_PARTS, PROTOCOLS, Question, check_names, questions
+from elder.metrics.report import Ledger, Report
+from elder.metrics.scoring import Pair, TokenScores
+from elder.metrics.text import same_answer
+
+FLUENCY_TOKENS = 64
+
+
+@dataclass
+class _Answers:
+    """Everything that the models said in one measurement."""
+
+    free: dict[Ask, Continuation] = field(default_factory=dict)
+    base_free: dict[str, Continuation] = field(default_factory=dict)
+    forced: dict[Pair, TokenScores] = field(default_factory=dict)
+    base_forced: dict[Pair, TokenScores] = field(default_factory=dict)
+    scopes: dict[str, bool] | None = None
+    long: dict[str, str] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Measures an editor, again and again as it learns; remembers what the unedited model said.
+
+    Every method is collective: all ranks call it with the same arguments and get the same result.
+
+    Args:
+        editor: The editor to be measured, in whatever state it is when `measure` is called.
+        protocols: `generate` (greedy free generation to the natural stop) and/or `forced` (teacher forcing).
+        max_new_tokens: Most tokens of a free answer; targets that are longer get more room.
+        batch_size: Most prompts in one forward.
+        perplexity_text: Text of `perplexity`; the package's own by default.
+
+    Raises:
+        ConfigError: A protocol is unknown or a size is not positive.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        protocols: Sequence[str] = PROTOCOLS,
+        max_new_tokens: int = 16,
+        batch_size: int = 64,
+        perplexity_text: str | None = None,
+    ) -> None:
+        check_names(protocols, ())
+        if max_new_tokens < 1 or batch_size < 1:
+            raise ConfigError(f"max_new_tokens ({max_new_tokens}) and batch_size ({batch_size}) must be at least 1")
+        self.editor = editor
+        self.protocols = tuple(dict.fromkeys(protocols))
+        self._prober = Prober(editor, max_new_tokens, batch_size)
+        self._text = TEXT if perplexity_text is None else perplexity_text
+        self._base_perplexity: float | None = None
+
+    def measure(
+        self, edits: Sequence[Edit], parts: Sequence[str] = DEFAULT_PARTS, progress: Progress | None = None
+    ) -> Report:
+        """Measure the editor as it is now on some of its edits.
+
+        Args:
+            edits: What is asked about; every prompt that occurs twice is run once.
+            parts: Of `reliability`, `generalization`, `locality`, `portability`, `scope`, and, only when asked
+                for, `fluency`, `counterfact`, `perplexity`.
+            progress: Called after every batch with (prompts done, prompts in all).
+
+        Raises:
+            ConfigError: A part is unknown.
+            DataError: A prompt with its answer does not fit into the context of the model; lists all.
+        """
+        check_names(self.protocols, parts)
+        asked = questions(edits, parts)
+        pairs = self._pairs(asked, edits, parts)
+        self._check_lengths(asked, edits)
+        answers = self._ask(asked, edits, parts, pairs, progress)
+        ledger = Ledger(edits)
+        for question in asked:
+            self._judge(question, answers, ledger)
+        if answers.scopes is not None:
+            _judge_scopes(edits, answers.scopes, ledger)
+        for index, edit in enumerate(edits):
+            if edit.prompt in answers.long:
+                ledger.add("fluency.generate", index, ngram_entropy(answers.long[edit.prompt]))
+                ledger.note("fluency.generate.text", index, answers.long[edit.prompt])
+        extra: dict[str, float] = {}
+        if "counterfact" in parts:
+            extra |= self._judge_counterfact(edits, answers.forced, ledger)
+        if "perplexity" in parts:
+            extra |= {"perplexity": self.perplexity(), "perplexity_base": self.base_perplexity()}
+        return ledger.report(self.protocols, extra)
+
+    def perplexity(self) -> float:
+        """Perplexity of the model, edits active, on the fixed text; an alarm, not a score."""
+        return perplexity(list(self._prober.scores(self._windows()).values()))
+
+    def base_perplexity(self) -> float:
+        """Perplexity of the unedited model on the fixed text; computed once."""
+        if self._base_perplexity is None:
+            self._base_perplexity = perplexity(list(self._prober.base_scores(self._windows()).values()))
+        return self._base_perplexity
+
+    def _windows(self) -> list[Pair]:
+        cut = windows(self._prober.tokenizer, self._text, self._prober.context)
+        return [window.pair for window in cut]
+
+    def _check_lengths(self, asked: Sequence[Question], edits: Sequence[Edit]) -> None:
+        """Refuse prompts that do not fit, all at once. A prompt needs room for at least one new token."""
+        problems = []
+        for q in asked:
+            ids = self._prober.prompt_ids(q.prompt)
+            pair = Pair(ids, (0,)) if q.answer is None else self._prober.pair(q.prompt, q.answer)
+            if self._prober.too_long(pair):
+                problems.append(
+                    f"edit {edits[q.edit].id}: {q.part} prompt '{q.prompt[:40]}...' with its answer has {len(pair)} "
+                    f"tokens, the model's context is {self._prober.context}; shorten or remove it"
+                )
+        if problems:
+            raise DataError(problems)
+
+    def _pairs(self, asked: Sequence[Question], edits: Sequence[Edit], parts: Sequence[str]) -> list[Pair]:
+        """Every (prompt, given answer) that must be scored by teacher forcing."""
+        pairs: list[Pair] = []
+        if "forced" in self.protocols:
+            pairs += [self._prober.pair(q.prompt, q.answer) for q in asked if q.answer is not None]
+        if "counterfact" in parts:
+            for edit in edits:
+                pairs += [self._prober.pair(prompt, answer) for prompt, answer in _contested(edit)]
+        return list(dict.fromkeys(pairs))
+
+    def _ask(
+        self,
+        asked: Sequence[Question],
+        edits: Sequence[Edit],
+        parts: Sequence[str],
+        pairs: Sequence[Pair],
+        progress: Progress | None,
+    ) -> _Answers:
+        """Run the models: every distinct request once."""
+        prober, forced = self._prober, "forced" in self.protocols
+        unrelated = list(dict.fromkeys(q.prompt for q in asked if q.part == "locality"))
+        asks = list(dict.fromkeys(self._free_ask(q) for q in asked)) if "generate" in self.protocols else []
+        local = {(prompt, prober.max_new_tokens) for prompt in unrelated}
+        scoped = _scoped(edits) if "scope" in parts else []
+        long = list(dict.fromkeys(edit.prompt for edit in edits)) if "fluency" in parts else []
+        fresh = prober.unknown_to_base(unrelated)
+        total = len(asks) + len(fresh) + len(pairs) + len(scoped) + len(long)
+        if forced:
+            total += len(unrelated) + len(fresh)
+        meter = Meter(total, progress)
+
+        answers = _Answers()
+        answers.base_free = prober.base_answers(unrelated, meter)
+        # Locality runs in batches of its own, the same as the base's: where rounding depends on the batch
+        # (bfloat16), untouched rows still come out equal.
+        answers.free = prober.answers([ask for ask in asks if ask in local], meter)
+        answers.free |= prober.answers([ask for ask in asks if ask not in local], meter)
+        answers.forced = prober.scores(pairs, meter)
+        if forced:
+            own = [Pair(prober.prompt_ids(p), c.ids) for p, c in answers.base_free.items()]
+            answers.base_forced = prober.base_scores(own, meter)
+            answers.forced |= prober.scores([p for p in own if p not in answers.forced], meter)
+        if scoped:
+            answers.scopes = prober.scopes(scoped, meter)
+        answers.long = prober.long_texts(long, FLUENCY_TOKENS, meter)
+        return answers
+
+    def _free_ask(self, question: Question) -> Ask:
+        """Locality answers are as long as the base's remembered ones; others have room for their target."""
+        if question.part == "locality" or question.answer is None:
+            return question.prompt, self._prober.max_new_tokens
+        return self._prober.ask(question.prompt, question.answer)
+
+    def _judge(self, question: Question, answers: _Answers, ledger: Ledger) -> None:
+        """Put the verdicts on one question into the ledger."""
+        part, edit = question.part, question.edit
+        if part == "locality":
+            self._judge_locality(question, answers, ledger)
+            part = "locality_answer"
+        if question.answer is None:
+            return
+        if "generate" in self.protocols:
+            said = answers.free[self._free_ask(question)]
+            ledger.add(f"{part}.generate", edit, said.finished and same_answer(said.text, question.answer))
+            if part == "reliability":
+                ledger.note("reliability.generate.text", edit, said.text)
+            elif part != "locality_answer":
+                ledger.append(f"{part}.generate.texts", edit, said.text)
+        if "forced" in self.protocols:
+            pair = self._prober.pair(question.prompt, question.answer)
+            scores = answers.forced[pair]
+            ledger.add(f"{part}.forced", edit, scores.argmax == pair.target)
+            if part == "reliability":
+                ledger.note("reliability.forced.nll", edit, scores.nll)
+
+    def _judge_locality(self, question: Question, answers: _Answers, ledger: Ledger) -> None:
+        base = answers.base_free[question.prompt]
+        if "generate" in self.protocols:
+            said = answers.free[self._free_ask(question)]
+            ledger.add("locality.generate", question.edit, same_continuation(said, base))
+            ledger.append("locality.generate.texts", question.edit, said.text)
+            ledger.append("locality.base_texts", question.edit, base.text)
+        if "forced" in self.protocols:
+            pair = Pair(self._prober.prompt_ids(question.prompt), base.ids)
+            same = same_predictions(answers.forced[pair], answers.base_forced[pair])
+            ledger.add("locality.forced", question.edit, same)
+
+    def _judge_counterfact(
+        self, edits: Sequence[Edit], forced: dict[Pair, TokenScores], ledger: Ledger
+    ) -> dict[str, float]:
+        """CounterFact's scores of every edit with a ground truth; returns S, which has no rows."""
+
+        def contest(edit: Edit, prompt: str) -> Contest:
+            pair = self._prober.pair
+            truth = edit.ground_truth or ""
+            return Contest(forced[pair(prompt, edit.target)].nll, forced[pair(prompt, truth)].nll)
+
+        records = []
+        for index, edit in enumerate(edits):
+            if not edit.ground_truth:
+                continue
+            record = Record(
+                rewrite=contest(edit, edit.prompt),
+                paraphrases=[contest(edit, text) for text in edit.heldout_rephrases],
+                neighborhood=[contest(edit, text) for text in _neighborhood(edit)],
+            )
+            records.append(record)
+            for name, value in record.scores().items():
+                ledger.add(name, index, value)
+        scores = counterfact_scores(records)
+        return {name: scores[name] for name in ("counterfact.S",) if name in scores}
+
+
+def _neighborhood(edit: Edit) -> list[str]:
+    """CounterFact's neighbourhood prompts: locality prompts whose true answer is the edit's true answer."""
+    truth = edit.ground_truth or ""
+    return [p.prompt for p in edit.locality if p.answer is None or same_answer(p.answer, truth)]
+
+
+def _contested(edit: Edit) -> list[tuple[str, str]]:
+    """All (prompt, answer) that CounterFact's scores of an edit compare."""
+    if not edit.ground_truth:
+        return []
+    prompts = (edit.prompt, *edit.heldout_rephrases, *_neighborhood(edit))
+    return [(prompt, answer) for prompt in prompts for answer in (edit.target, edit.ground_truth)]
+
+
+def _scoped(edits: Sequence[Edit]) -> list[str]:
+    """All distinct prompts whose scope is asked for."""
+    return list(dict.fromkeys(prompt for edit in edits for _, prompt in _scope_prompts(edit)))
+
+
+def _scope_prompts(edit: Edit) -> list[tuple[str, str]]:
+    named = [("scope.edits", edit.prompt)]
+    named += [("scope.rephrases", text) for text in edit.heldout_rephrases]
+    return named + [("scope.locality", probe.prompt) for probe in edit.locality]
+
+
+def _judge_scopes(edits: Sequence[Edit], scopes: dict[str, bool], ledger: Ledger) -> None:
+    for index, edit in enumerate(edits):
+        for name, prompt in _scope_prompts(edit):
+            ledger.add(name, index, scopes[prompt])

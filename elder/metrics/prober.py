@@ -1,0 +1,139 @@
+"""Puts prompts to an edited model and to the unedited one behind it.
+
+Each distinct prompt is run once; the base's answers are remembered, since edits do not change them. Knows
+nothing of what the answers are judged against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from elder.editors.base import Editor
+from elder.metrics.batching import Meter, run_batched
+from elder.metrics.generation import Continuation, Decoder, generate
+from elder.metrics.scoring import Pair, TokenScores, score
+from elder.tokens import encode_prompt, encode_target, pad_id, pad_left
+
+Ask = tuple[str, int]
+"""A prompt and the most tokens its answer may have."""
+
+SLACK = 3  # tokens beyond the target that a right answer may need before its natural stop: full stop, space, EOS
+
+
+class Prober:
+    """Model calls on behalf of an evaluator.
+
+    All calls are collective: every rank makes them with the same arguments and gets the same results.
+
+    Args:
+        editor: Whose model is asked.
+        max_new_tokens: Most tokens of a free answer, unless its target is longer.
+        batch_size: Most prompts in one forward.
+    """
+
+    def __init__(self, editor: Editor, max_new_tokens: int, batch_size: int) -> None:
+        self.editor = editor
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+        self.tokenizer = editor.base.tokenizer
+        self.runtime = editor.base.runtime
+        context = getattr(editor.base.model.config, "max_position_embeddings", None)
+        self.context: int | None = None if context is None else int(context)
+        self._prompts: dict[str, tuple[int, ...]] = {}
+        self._targets: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._stop = Decoder.to_stop(self.tokenizer, max_new_tokens, batch_size, self.context)
+        self._base_continuations: dict[str, Continuation] = {}
+        self._base_scores: dict[Pair, TokenScores] = {}
+
+    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
+        """The ids of a prompt."""
+        if prompt not in self._prompts:
+            self._prompts[prompt] = tuple(encode_prompt(self.tokenizer, prompt))
+        return self._prompts[prompt]
+
+    def pair(self, prompt: str, answer: str) -> Pair:
+        """A prompt with an answer behind it, as ids."""
+        key = (prompt, answer)
+        if key not in self._targets:
+            self._targets[key] = tuple(encode_target(self.tokenizer, prompt, answer))
+        return Pair(self.prompt_ids(prompt), self._targets[key])
+
+    def ask(self, prompt: str, answer: str) -> Ask:
+        """A prompt with room for its answer: `max_new_tokens`, or the next multiple that holds it."""
+        needed = len(self.pair(prompt, answer).target) + SLACK
+        return prompt, self.max_new_tokens * max(1, -(-needed // self.max_new_tokens))
+
+    def too_long(self, pair: Pair) -> bool:
+        """Whether a prompt with its answer does not fit into the context of the model."""
+        return self.context is not None and len(pair) > self.context
+
+    def answers(self, asks: Iterable[Ask], meter: Meter | None = None) -> dict[Ask, Continuation]:
+        """Free answers of the edited model, up to the natural stop."""
+        by_limit: dict[int, list[str]] = {}
+        for prompt, limit in dict.fromkeys(asks):
+            by_limit.setdefault(limit, []).append(prompt)
+        found: dict[Ask, Continuation] = {}
+        for limit, prompts in sorted(by_limit.items()):
+            stop = Decoder(self.tokenizer, self._stop.stops, limit, self.batch_size, self.context)
+            found.update(zip(((p, limit) for p in prompts), self._generate(prompts, stop, meter), strict=True))
+        return found
+
+    def long_texts(self, prompts: Iterable[str], tokens: int, meter: Meter | None = None) -> dict[str, str]:
+        """Continuations of the edited model of exactly so many tokens, EOS suppressed."""
+        unique = list(dict.fromkeys(prompts))
+        through = Decoder(self.tokenizer, frozenset(), tokens, self.batch_size, self.context, through=True)
+        return {p: c.text for p, c in zip(unique, self._generate(unique, through, meter), strict=True)}
+
+    def unknown_to_base(self, prompts: Iterable[str]) -> list[str]:
+        """The distinct prompts that the base has not answered yet."""
+        return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._base_continuations]
+
+    def base_answers(self, prompts: Iterable[str], meter: Meter | None = None) -> dict[str, Continuation]:
+        """Free answers of the unedited model; each prompt is run once in the life of the prober."""
+        wanted = list(dict.fromkeys(prompts))
+        missing = self.unknown_to_base(wanted)
+        if missing:
+            with self.editor.disabled():
+                found = self._generate(missing, self._stop, meter)
+            self._base_continuations.update(zip(missing, found, strict=True))
+        return {prompt: self._base_continuations[prompt] for prompt in wanted}
+
+    def scores(self, pairs: Iterable[Pair], meter: Meter | None = None) -> dict[Pair, TokenScores]:
+        """Teacher-forced scores under the edited model, routed at the last prompt tokens."""
+        unique = list(dict.fromkeys(pairs))
+        pad = pad_id(self.tokenizer)
+        found = score(self.editor.model, unique, self.batch_size, self.runtime, pad, self.editor.routed_at, meter)
+        return dict(zip(unique, found, strict=True))
+
+    def base_scores(self, pairs: Iterable[Pair], meter: Meter | None = None) -> dict[Pair, TokenScores]:
+        """Teacher-forced scores under the unedited model; each pair is run once in the life of the prober."""
+        wanted = list(dict.fromkeys(pairs))
+        missing = [pair for pair in wanted if pair not in self._base_scores]
+        if missing:
+            with self.editor.disabled():
+                found = score(
+                    self.editor.model, missing, self.batch_size, self.runtime, pad_id(self.tokenizer), None, meter
+                )
+            self._base_scores.update(zip(missing, found, strict=True))
+        return {pair: self._base_scores[pair] for pair in wanted}
+
+    def scopes(self, prompts: Iterable[str], meter: Meter | None = None) -> dict[str, bool] | None:
+        """Which prompts the edits are active for; None for methods without deferral."""
+        unique = list(dict.fromkeys(prompts))
+
+        def run(batch: list[str]) -> Sequence[bool | None]:
+            ids, mask, _ = pad_left([self.prompt_ids(p) for p in batch], pad_id(self.tokenizer), self.runtime.device)
+            with torch.no_grad():
+                scope: Tensor | None = self.editor.in_scope(ids, mask)
+            return [None] * len(batch) if scope is None else [bool(inside) for inside in scope.tolist()]
+
+        found = run_batched(unique, lambda p: len(self.prompt_ids(p)), self.batch_size, self.runtime, run, meter)
+        known = {prompt: inside for prompt, inside in zip(unique, found, strict=True) if inside is not None}
+        return known if len(known) == len(unique) else None
+
+    def _generate(self, prompts: Sequence[str], decoder: Decoder, meter: Meter | None) -> list[Continuation]:
+        ids = [self.prompt_ids(prompt) for prompt in prompts]
+        return generate(self.editor.model, ids, decoder, self.runtime, meter)

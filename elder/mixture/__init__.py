@@ -1,0 +1,1 @@
+"""The parts of ELDER: low-rank mixture, router, guided allocation, deferral scope."""

@@ -1,0 +1,160 @@
+"""The continuous gate: which stored edit, if any, a prompt is about.
+
+An edit is known by two things. *Subject keys*: the states of its subject's tokens in a low block; a prompt matches if
+each of these tokens finds a similar one among the prompt's tokens (late interaction, mean over the subject's tokens
+of the best cosine). *Answer keys*: the state at the last prompt token where the first edited block begins, which
+tells what is asked about the subject. A prompt is in scope if both exceed their thresholds for one and the same
+edit; the best such edit is the match. Keys come from blocks below the first edited one, so they never go stale.
+Knows nothing of text or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_FLOATS = 1 << 25  # largest similarity block held at once
+
+
+@dataclass(frozen=True)
+class Match:
+    """The best stored edit of each prompt.
+
+    Attributes:
+        owner: (B,) its number; meaningless where `inside` is False.
+        inside: (B,) bool.
+        subject: (B,) its subject similarity, -1 where nothing is stored.
+        answer: (B,) its answer similarity.
+    """
+
+    owner: Tensor
+    inside: Tensor
+    subject: Tensor
+    answer: Tensor
+
+
+class KeyMemory:
+    """Subject and answer keys of all edits, as unit vectors.
+
+    Args:
+        width: Model width (D); keys are projected to `key_width` when that is smaller.
+        key_width: Width of stored keys (Q at most).
+        subject_tokens: Tokens of a subject that are kept (S).
+        sources: Prompts of an edit that give keys (J).
+        seed: Of the projection.
+        device: Where matching happens.
+    """
+
+    def __init__(
+        self, width: int, key_width: int, subject_tokens: int, sources: int, seed: int, device: torch.device
+    ) -> None:
+        self.subject_tokens, self.sources, self.device = subject_tokens, sources, device
+        generator = torch.Generator().manual_seed(seed)
+        self.projection: Tensor | None = None
+        if width > key_width:
+            self.projection = (torch.randn(width, key_width, generator=generator) / key_width**0.5).to(device)
+        self.width = min(width, key_width)
+        self.subject_center = torch.zeros(width, device=device)
+        self.answer_center = torch.zeros(width, device=device)
+        self.subject = torch.zeros(0, sources, subject_tokens, self.width, device=device)
+        self.real = torch.zeros(0, sources, subject_tokens, dtype=torch.bool, device=device)
+        self.answer = torch.zeros(0, sources, self.width, device=device)
+
+    def __len__(self) -> int:
+        """Number of stored edits."""
+        return len(self.subject)
+
+    def unit(self, states: Tensor, center: Tensor) -> Tensor:
+        """States (..., D) as unit keys (..., Q): centred, projected, normalised."""
+        centred = states.float() - center
+        if self.projection is not None:
+            centred = centred @ self.projection
+        return F.normalize(centred, dim=-1)
+
+    def add(self, subject: Tensor, real: Tensor, answer: Tensor) -> None:
+        """Store edits: unit keys (E, J, S, Q), which of them are real (E, J, S), and unit answer keys (E, J, Q)."""
+        self.subject = torch.cat([self.subject, subject])
+        self.real = torch.cat([self.real, real])
+        self.answer = torch.cat([self.answer, answer])
+
+    def replace(self, at: Tensor, subject: Tensor, real: Tensor, answer: Tensor) -> None:
+        """Overwrite the keys of stored edits (an edit that is made again)."""
+        self.subject[at], self.real[at], self.answer[at] = subject, real, answer
+
+    def similarities(self, tokens: Tensor, prompt: Tensor, last: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Subject and answer similarity of prompts to the edits [begin, end).
+
+        Args:
+            tokens: (B, T, Q) unit keys of the prompts' tokens.
+            prompt: (B, T) bool, which tokens are real.
+            last: (B, Q) unit answer keys.
+            begin: First edit.
+            end: One past the last.
+
+        Returns:
+            Two (B, E) tensors, the best over the sources of each edit.
+        """
+        subject = late_interaction(tokens, prompt, self.subject[begin:end], self.real[begin:end])
+        answer = torch.einsum("bq,ejq->bej", last, self.answer[begin:end]).amax(-1)
+        return subject, answer
+
+    def match(self, states: Tensor, prompt: Tensor, last: Tensor, subject_at: float, answer_at: float) -> Match:
+        """The best stored edit of each prompt.
+
+        Args:
+            states: (B, T, D) raw states where subject keys are taken.
+            prompt: (B, T) bool, which tokens belong to the prompt.
+            last: (B, D) raw state where answer keys are taken.
+            subject_at: Least subject similarity.
+            answer_at: Least answer similarity.
+        """
+        tokens, query = self.unit(states, self.subject_center), self.unit(last, self.answer_center)
+        batch = len(tokens)
+        best = torch.full((batch,), -torch.inf, device=tokens.device)
+        found = [torch.zeros(batch, dtype=torch.long, device=tokens.device), best - 1, best - 1]
+        per_edit = max(1, tokens.shape[0] * tokens.shape[1] * self.sources * self.subject_tokens)
+        step = max(1, CHUNK_FLOATS // per_edit)
+        for begin in range(0, len(self), step):
+            subject, answer = self.similarities(tokens, prompt, query, begin, min(begin + step, len(self)))
+            passing = (subject >= subject_at) & (answer >= answer_at)
+            value, at = torch.where(passing, subject + answer, (subject + answer) - 10.0).max(dim=1)
+            better = value > best
+            best = torch.where(better, value, best)
+            for i, new in enumerate((at + begin, subject.gather(1, at[:, None])[:, 0], answer.gather(1, at[:, None])[:, 0])):
+                found[i] = torch.where(better, new, found[i])
+        inside = (found[1] >= subject_at) & (found[2] >= answer_at)
+        return Match(found[0], inside, found[1].clamp(min=-1), found[2].clamp(min=-1))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything stored, on the CPU; padding is kept, so that loading is exact."""
+        names = ("subject_center", "answer_center", "subject", "real", "answer")
+        return {name: getattr(self, name).detach().cpu().clone() for name in names}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for name in ("subject_center", "answer_center", "subject", "real", "answer"):
+            setattr(self, name, state[name].to(self.device).clone())
+
+
+def late_interaction(tokens: Tensor, prompt: Tensor, subject: Tensor, real: Tensor) -> Tensor:
+    """How well the subjects of edits are found in prompts.
+
+    Args:
+        tokens: (B, T, Q) unit keys of the prompts' tokens.
+        prompt: (B, T) bool.
+        subject: (E, J, S, Q) unit subject keys.
+        real: (E, J, S) bool; a source without any real key never matches.
+
+    Returns:
+        (B, E): mean over a subject's tokens of the best cosine with any prompt token, best over sources.
+    """
+    edits, sources, width = subject.shape[:3]
+    similar = tokens @ subject.reshape(-1, subject.shape[-1]).T  # (B, T, E*J*S)
+    similar = similar.masked_fill(~prompt[:, :, None], -1.0).amax(dim=1).view(-1, edits, sources, width)
+    count = real.sum(-1)
+    mean = (similar * real).sum(-1) / count.clamp(min=1)
+    return mean.masked_fill(count == 0, -1.0).amax(-1)

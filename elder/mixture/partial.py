@@ -1,0 +1,68 @@
+"""Running only a part of a decoder's blocks, so that the frozen part below the first edit is computed once.
+
+Works on any decoder whose blocks take the hidden states first and return them: a skipped block hands its input
+through. The model's own forward still makes masks, positions and caches, so nothing of an architecture is repeated
+here. Patches a clone only (see `elder.models.clone_sharing_weights`). Knows nothing of mixtures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class PartialForward:
+    """Lets the blocks of one model be skipped for the length of a context.
+
+    Args:
+        blocks: The decoder's blocks, in order.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self._first, self._end = 0, len(blocks)
+        self._injected: Tensor | None = None
+        self._reached: Tensor | None = None
+        self._capture_at: int | None = None
+        self._tuple = False
+        for i, block in enumerate(blocks):
+            block.forward = partial(self._forward, i, block.forward)
+
+    @contextmanager
+    def only_below(self, end: int) -> Iterator[PartialForward]:
+        """Run blocks [0, end) only; afterwards `reached()` is what block `end` would have got, (B, T, D)."""
+        self._end, self._capture_at = end, end
+        try:
+            yield self
+        finally:
+            self._end, self._capture_at = 10**9, None
+
+    @contextmanager
+    def only_from(self, first: int, hidden: Tensor) -> Iterator[None]:
+        """Run blocks [first, ...) only, on the given hidden states (B, T, D) instead of the embedded tokens."""
+        self._first, self._injected = first, hidden
+        try:
+            yield
+        finally:
+            self._first, self._injected = 0, None
+
+    def reached(self) -> Tensor:
+        """The hidden states that the last run under `only_below` ended with."""
+        if self._reached is None:
+            raise RuntimeError("no run under only_below() has reached its end")
+        hidden, self._reached = self._reached, None
+        return hidden
+
+    def _forward(self, index: int, original: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if index == self._first and self._injected is not None:
+            hidden_states = self._injected
+        if index == self._capture_at:
+            self._reached = hidden_states
+        if self._first <= index < self._end:
+            out = original(hidden_states, *args, **kwargs)
+            self._tuple = isinstance(out, tuple)
+            return out
+        return (hidden_states,) if self._tuple else hidden_states

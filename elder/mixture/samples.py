@@ -1,0 +1,96 @@
+"""Training rows: an edit becomes one row for each of its training prompts, all with the same answer.
+
+Knows the tokenizer and nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from elder.edit import Edit
+from elder.tokens import encode_prompt, encode_target, pad_left
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training sequence: `prompt` ids, then `answer` ids (terminator included); `owner` numbers its edit."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    owner: int
+    label: str
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Left-padded training rows: all answers end in the last column.
+
+    Attributes:
+        input_ids: (B, T); attention_mask and position_ids likewise.
+        key_positions: (B,) index of the last prompt token.
+        labels: (B, K) the last K ids of each row where they belong to the answer, else -100; K is the longest answer.
+        owners: (B,) number of the edit each row belongs to.
+        weights: (B,) 1, or 0 for rows that only fill the batch up so that all ranks run the same passes.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    key_positions: Tensor
+    labels: Tensor
+    owners: Tensor
+    weights: Tensor
+
+    @property
+    def answer_width(self) -> int:
+        """K, the longest answer of the batch."""
+        return self.labels.shape[1]
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], target: str, owner: int, terminator: str
+) -> list[Row]:
+    """The rows of one edit.
+
+    Args:
+        tokenizer: Of the base model.
+        prompts: Texts that are all to be continued by the target.
+        target: The answer.
+        owner: Number of the edit in its batch.
+        terminator: `none`, `eos` or `sentence` (a full stop, then eos).
+    """
+    rows = []
+    for prompt in prompts:
+        answer = target.rstrip(".") + "." if terminator == "sentence" else target
+        ids = encode_target(tokenizer, prompt, answer)
+        if terminator != "none" and tokenizer.eos_token_id is not None:
+            ids = [*ids, int(tokenizer.eos_token_id)]
+        rows.append(Row(tuple(encode_prompt(tokenizer, prompt)), tuple(ids), owner, target))
+    return rows
+
+
+def edit_rows(tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], terminator: str) -> list[Row]:
+    """The rows of a batch of edits: the prompt and the training half of the rephrases of each."""
+    return [
+        row
+        for owner, edit in enumerate(edits)
+        for row in encode_rows(tokenizer, edit.training_prompts, edit.target, owner, terminator)
+    ]
+
+
+def collate(rows: Sequence[Row], pad: int, device: torch.device, real: int | None = None) -> RowBatch:
+    """One left-padded batch; with `real`, only so many first rows count."""
+    ids, mask, positions = pad_left([row.prompt + row.answer for row in rows], pad, device)
+    width = max(len(row.answer) for row in rows)
+    labels = torch.tensor([[IGNORED] * (width - len(row.answer)) + list(row.answer) for row in rows])
+    keys = torch.tensor([ids.shape[1] - len(row.answer) - 1 for row in rows])
+    owners = torch.tensor([row.owner for row in rows])
+    weights = (torch.arange(len(rows)) < (len(rows) if real is None else real)).float()
+    return RowBatch(ids, mask, positions, keys.to(device), labels.to(device), owners.to(device), weights.to(device))

@@ -1,0 +1,210 @@
+"""Loading a base model and finding its parts by structure.
+
+A part is found by what it is (a list of equal blocks, a linear map from the width to the inner width), never by
+its name, so that new architectures work without a table. Knows nothing of editing.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from elder.device import pick_device, pick_dtype
+from elder.editors.base import Base
+from elder.errors import ModelError
+from elder.runtime import LocalRuntime, Runtime
+
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a decoder that editing touches.
+
+    Attributes:
+        blocks: The transformer blocks in order.
+        width: Size of the residual stream (D).
+        inner: Inner size of the MLPs (I).
+        mlp_in: For each block the maps D -> I, in order of definition (gated MLPs have two); empty if fused.
+        mlp_out: For each block the map I -> D.
+        names: Full module names of `mlp_in[i][-1]` and `mlp_out[i]`, by id of the module.
+    """
+
+    blocks: Sequence[nn.Module]
+    width: int
+    inner: int
+    mlp_in: tuple[tuple[nn.Module, ...], ...]
+    mlp_out: tuple[nn.Module, ...]
+    names: dict[int, str]
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLPs have a gate beside the input map (or the two fused), as Llama has."""
+        return len(self.mlp_in[0]) != 1
+
+    def target(self, block: int, kind: str) -> nn.Module:
+        """The linear map to edit in a block: kind is `mlp_in`, `mlp_out` or `auto` (out if gated, else in).
+
+        Raises:
+            ModelError: The block does not exist or has no such map.
+        """
+        if not 0 <= block < len(self.blocks):
+            raise ModelError(f"editor.layers: the model has blocks 0 to {len(self.blocks) - 1}, there is no block {block}")
+        if kind == "mlp_out" or (kind == "auto" and self.gated):
+            return self.mlp_out[block]
+        if not self.mlp_in[block]:
+            raise ModelError(f"editor.target: block {block} has no separate input map; use mlp_out")
+        return self.mlp_in[block][-1]
+
+
+def dimensions(module: nn.Module) -> tuple[int, int] | None:
+    """(in, out) of a linear map, also when its weight is sharded away; None for other modules."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    return None
+
+
+def anatomy(model: PreTrainedModel) -> Anatomy:
+    """Find the blocks and MLP maps of a decoder.
+
+    Raises:
+        ModelError: The model has no list of equal blocks, or its blocks have no MLP of the expected shape.
+    """
+    config = model.config.get_text_config()
+    depth, width = config.num_hidden_layers, config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
+    lists = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.ModuleList) and len(m) == depth and len({type(block) for block in m}) == 1
+    ]
+    if not lists:
+        raise ModelError(f"{type(model).__name__} has no list of {depth} equal blocks; it cannot be edited by layers")
+    blocks = lists[0]  # modules() walks from the outside in: the first is the outermost
+    maps_in, maps_out = [], []
+    for i, block in enumerate(blocks):
+        linear = [(m, dimensions(m)) for m in block.modules() if dimensions(m)]
+        out = [m for m, size in linear if size == (inner, width)]
+        if len(out) != 1:
+            raise ModelError(
+                f"{type(model).__name__}, block {i}: expected one linear map {inner} -> {width}, found {len(out)}; "
+                "mixture-of-experts MLPs are not supported"
+            )
+        maps_in.append(tuple(m for m, size in linear if size == (width, inner)))
+        maps_out.append(out[0])
+    names = {id(module): name for name, module in model.named_modules()}
+    return Anatomy(list(blocks), width, inner, tuple(maps_in), tuple(maps_out), names)
+
+
+def clone_sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A second module tree over the same parameter and buffer objects: hooks and patches on it touch nobody else."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    memo |= {id(b): b for b in model.buffers()}
+    return copy.deepcopy(model, memo)
+
+
+def load_base(
+    source: str,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    runtime: Runtime | None = None,
+    cache_dir: str | Path | None = None,
+) -> Base:
+    """Load a base model, frozen and in eval mode.
+
+    Args:
+        source: `world:small` (the embedded world's model, trained on first use), a directory in the hub's layout,
+            or a hub id.
+        revision: Commit or branch of a hub id.
+        dtype: float32, bfloat16 or float16.
+        device: auto, cpu, cuda or cuda:N; ignored when a runtime is given, which has its own.
+        runtime: The group of processes that holds the model; default: this process alone.
+        cache_dir: Where the embedded model is kept; default: the user's cache.
+
+    Raises:
+        ModelError: No such directory or hub id, no weights in it, no tokenizer, or not a causal language model.
+        ConfigError: Unknown dtype or device.
+    """
+    torch_dtype = pick_dtype(dtype)
+    if runtime is None:
+        runtime = LocalRuntime(pick_device(device))
+    place = resolve_source(source, cache_dir)
+    with runtime.loading():
+        model = _from_pretrained(AutoModelForCausalLM, place, source, revision=revision, dtype=torch_dtype)
+    tokenizer = _from_pretrained(AutoTokenizer, place, source, revision=revision)
+    if not runtime.sharded:
+        model = model.to(runtime.device)
+    return wrap_base(model, tokenizer, source, runtime, revision)
+
+
+def wrap_base(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    runtime: Runtime | None = None,
+    revision: str | None = None,
+) -> Base:
+    """Freeze a model that is in memory already and make a `Base` of it."""
+    model.requires_grad_(False)
+    model.eval()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    commit = getattr(model.config, "_commit_hash", None) or revision
+    return Base(model, tokenizer, source, runtime or LocalRuntime(next(model.parameters()).device), commit)
+
+
+def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
+    """The directory or hub id to load from; trains the embedded model on first use; checks a directory's files.
+
+    Raises:
+        ModelError: The directory does not exist, or lacks its config, weights or tokenizer.
+    """
+    if source.startswith("world:"):
+        from elder.world.cache import ensure_world
+
+        return str(ensure_world(source.removeprefix("world:"), cache_dir=Path(cache_dir) if cache_dir else None))
+    path = Path(source).expanduser()
+    looks_local = source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.exists()
+    if not looks_local:
+        return source
+    if not path.is_dir():
+        raise ModelError(f"model.source: there is no directory '{source}'")
+    if not (path / "config.json").is_file():
+        raise ModelError(f"model.source: '{source}' has no config.json; expected a model directory in the hub's layout")
+    if not any(next(path.glob(pattern), None) for pattern in WEIGHT_FILES):
+        raise ModelError(
+            f"model.source: '{source}' has no weights (expected model.safetensors, or model-*.safetensors with an index)"
+        )
+    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"model.source: '{source}' has no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)")
+    return str(path)
+
+
+def load_config(source: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Any:
+    """The architecture config alone, without weights.
+
+    Raises:
+        ModelError: It cannot be found.
+    """
+    return _from_pretrained(AutoConfig, resolve_source(source, cache_dir), source, revision=revision)
+
+
+def _from_pretrained(factory: Any, place: str, source: str, **options: Any) -> Any:
+    try:
+        return factory.from_pretrained(place, **{k: v for k, v in options.items() if v is not None})
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"model.source: '{source}' cannot be loaded ({factory.__name__}): {reason}") from error

@@ -1,0 +1,145 @@
+"""Editing methods by name. Listing them and checking their options imports neither torch nor any method."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from elder.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Method:
+    """Where a method lives: `editor` and `options` are `module:Class`."""
+
+    name: str
+    editor: str
+    options: str
+    summary: str
+
+
+METHODS: Mapping[str, Method] = types.MappingProxyType(
+    {
+        m.name: m
+        for m in (
+            Method(
+                "elder",
+                "elder.editors.elder:ElderEditor",
+                "elder.editors.options:ElderOptions",
+                "ELDER as published (AAAI 2025): mixture of LoRAs, guided routing, Hamming deferral",
+            ),
+            Method(
+                "elder-plus",
+                "elder.editors.elder_plus:ElderPlusEditor",
+                "elder.editors.options:ElderPlusOptions",
+                "our ELDER: replay, a calibrated continuous gate, key-routed mixture; forgets less, defers better",
+            ),
+        )
+    }
+)
+
+
+def method(name: str) -> Method:
+    """The entry of a method.
+
+    Raises:
+        ConfigError: No method has this name; close names are suggested.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"editor.method: unknown method '{name}'{suggest(name, METHODS)}")
+    return METHODS[name]
+
+
+def editor_class(name: str) -> type[Any]:
+    """The class of a method (imports torch)."""
+    return _fetch(method(name).editor)
+
+
+def options_class(name: str) -> type[Any]:
+    """The options dataclass of a method (does not import torch)."""
+    return _fetch(method(name).options)
+
+
+def make_options(name: str, values: Mapping[str, Any]) -> Any:
+    """Typed options of a method from plain values.
+
+    Raises:
+        ConfigError: Unknown keys, wrong types or impossible values; all of them at once.
+    """
+    cls = options_class(name)
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    problems, accepted = [], {}
+    for key, value in values.items():
+        if key not in known:
+            problems.append(f"editor.{key}: '{name}' has no such option{suggest(key, known)}")
+            continue
+        try:
+            accepted[key] = _coerce(value, hints[key])
+        except (TypeError, ValueError):
+            problems.append(f"editor.{key}: expected {_type_name(hints[key])}, found {value!r}")
+    if not problems:
+        options = cls(**accepted)
+        problems = [f"editor.{problem}" for problem in options.problems()]
+        if not problems:
+            return options
+    raise ConfigError(problems)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the close ones, and all there are."""
+    names = list(known)
+    close = difflib.get_close_matches(str(name), names, n=2)
+    hint = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    return f"{hint} (known: {', '.join(sorted(names))})"
+
+
+def _fetch(target: str) -> type[Any]:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def _coerce(value: Any, kind: Any) -> Any:
+    """The value as its declared type; texts such as '1e-4' (which YAML 1.1 leaves as text) become numbers."""
+    options = typing.get_args(kind)
+    if type(None) in options:
+        return None if value is None else _coerce(value, next(o for o in options if o is not type(None)))
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError
+        return tuple(_coerce(v, options[0]) for v in value)
+    if typing.get_origin(kind) is typing.Literal:
+        if value not in options:
+            raise ValueError
+        return value
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if kind in (int, float):
+        if isinstance(value, bool):
+            raise TypeError
+        number = float(value)
+        if kind is int and number != int(number):
+            raise ValueError
+        return kind(number)
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _type_name(kind: Any) -> str:
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(map(str, options))
+    if type(None) in options:
+        return " or ".join("nothing" if o is type(None) else _type_name(o) for o in options)
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {_type_name(options[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))

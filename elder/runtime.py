@@ -1,0 +1,106 @@
+"""How an editor meets the machine: one process, or many that hold the model together.
+
+Editors and metrics are written against the `Runtime` protocol and do not know which of the two they
+run on. Knows nothing of Ray or DeepSpeed; their implementation lives in `pipelines/engine.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Runtime(Protocol):
+    """A group of `world_size` processes that run the same program on (shards of) the same base model.
+
+    Every method that talks to the other ranks is collective: all ranks call it, in the same order.
+    The adapters are replicated on every rank (they are megabytes); only base weights are sharded.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    sharded: bool  # True when base weights are partitioned, so that every forward is collective
+
+    def loading(self) -> AbstractContextManager[Any]:
+        """Context in which `from_pretrained` may shard the base model while it is read."""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Make a model that was built or loaded under `loading()` ready to run, in place."""
+
+    def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Context in which the given base parameters are whole on every rank, for reading."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, in place; returns the tensor."""
+
+    def gather_objects(self, item: Any) -> list[Any]:
+        """One picklable object from every rank, in rank order, on every rank."""
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+
+    def generate(self, model: nn.Module, **kwargs: Any) -> Tensor:
+        """`model.generate` with the ranks kept in step when the model is sharded."""
+
+
+class LocalRuntime:
+    """One process that holds the whole model: every collective is the identity."""
+
+    rank = 0
+    world_size = 1
+    sharded = False
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def loading(self) -> AbstractContextManager[Any]:
+        """Nothing to arrange."""
+        return nullcontext()
+
+    def prepare(self, model: nn.Module) -> None:
+        """Nothing to arrange: the model is whole and on its device."""
+
+    def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Nothing to arrange: parameters are whole."""
+        return nullcontext()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def gather_objects(self, item: Any) -> list[Any]:
+        """A list of the one item."""
+        return [item]
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+    def generate(self, model: nn.Module, **kwargs: Any) -> Tensor:
+        """`model.generate` as it is."""
+        return model.generate(**kwargs)  # type: ignore[operator,no-any-return]
+
+
+def share(items: Sequence[Any], runtime: Runtime) -> list[Any]:
+    """The items of this rank, dealt in turn: rank r gets items r, r + W, r + 2W, ...
+
+    The shares differ in length by at most one; `rounds(len(items), runtime)` is the longest.
+    """
+    return list(items[runtime.rank :: runtime.world_size])
+
+
+def rounds(count: int, runtime: Runtime) -> int:
+    """Length of the longest share of `count` items: every rank must run so many forwards to stay in step."""
+    return -(-count // runtime.world_size)
+
+
+def merge_shares(shares: Sequence[Sequence[Any]]) -> list[Any]:
+    """Undo `share`: the items of all ranks in their first order."""
+    merged: list[Any] = []
+    for position in range(max((len(part) for part in shares), default=0)):
+        merged.extend(part[position] for part in shares if position < len(part))
+    return merged

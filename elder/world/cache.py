@@ -1,0 +1,133 @@
+"""Where trained world models live on disk: one directory for each recipe, named by its content.
+
+A directory appears whole or not at all, and two processes that want the same world train it once.
+Knows nothing of how training works or of edits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from elder.errors import ModelError
+from elder.world.facts import World, make_world
+from elder.world.recipe import RECIPE_VERSION, Recipe, find_recipe
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "world.json")
+"""A world directory is complete when it has all of these."""
+
+Progress = Callable[[int, int, float], None]
+"""Called after every training step with (steps done, steps of all, mean answer loss in nats)."""
+
+
+def ensure_world(name: str = "small", cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """The directory of a world's trained Llama in the layout of the hub; trains it on first use.
+
+    Args:
+        name: `small` or `tiny`, with or without the prefix `world:`.
+        cache_dir: Root of elder's cache; the model lies in `worlds/` below it. Default: `~/.cache/elder`.
+        progress: Called after every training step; not called when the model is cached already.
+
+    Raises:
+        ModelError: There is no such world, the cache cannot be written, or the trained model does not
+            answer held-out wordings well enough (then nothing is cached).
+    """
+    recipe = find_recipe(name)
+    world = make_world(recipe.size)
+    root = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "elder"
+    home = root / "worlds" / f"{recipe.name}-{world_digest(recipe, world)}"
+    if _complete(home):
+        return home
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(home.with_name(home.name + ".lock")):
+            if not _complete(home):
+                _make(home, recipe, world, progress)
+    except OSError as error:
+        raise ModelError(
+            f"the model of world:{recipe.name} cannot be kept under {home.parent}: {error}; "
+            "make the directory writable or choose another cache directory"
+        ) from error
+    return home
+
+
+def world_digest(recipe: Recipe, world: World) -> str:
+    """Twelve hexadecimal digits over what the weights follow from: recipe, facts, version of the code."""
+    hasher = hashlib.sha256(json.dumps([RECIPE_VERSION, asdict(recipe)], sort_keys=True).encode())
+    for trained in (True, False):
+        for prompt, answer in world.prompts(trained):
+            hasher.update(f"{prompt}\t{answer}\n".encode())
+    return hasher.hexdigest()[:12]
+
+
+def _complete(home: Path) -> bool:
+    return all((home / name).is_file() for name in FILES)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock of the operating system; it goes away with its process, however that ends."""
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _make(home: Path, recipe: Recipe, world: World, progress: Progress | None) -> None:
+    """Train into a temporary directory and rename it; the caller holds the lock."""
+    for stale in home.parent.glob(f"{home.name}.*.tmp"):  # of a process that was killed: we hold its lock
+        shutil.rmtree(stale, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{home.name}.", suffix=".tmp", dir=home.parent))
+    try:
+        _train_into(temporary, recipe, world, progress)
+        temporary.chmod(0o755)
+        os.rename(temporary, home)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _train_into(directory: Path, recipe: Recipe, world: World, progress: Progress | None) -> None:
+    """Train, verify and save a world model.
+
+    Raises:
+        ModelError: Its accuracy on held-out wordings is below that of the recipe.
+    """
+    # Imported here: a cached world is found without torch.
+    from elder.world.tokens import build_tokenizer
+    from elder.world.training import accuracy, train
+
+    started = time.perf_counter()
+    tokenizer = build_tokenizer(world, recipe.shape.vocab, recipe.size.seed, recipe.shape.positions)
+    model = train(recipe, world, tokenizer, progress)
+    seconds = time.perf_counter() - started
+    heldout = accuracy(model, tokenizer, world.prompts(trained=False))
+    if heldout < recipe.training.accuracy:
+        raise ModelError(
+            f"the freshly trained model of world:{recipe.name} answers only {heldout:.3f} of the held-out "
+            f"wordings, {recipe.training.accuracy:.3f} are needed; nothing was cached. The recipe is known to "
+            "work, so suspect the machine or the installed versions of torch and transformers"
+        )
+    model.save_pretrained(directory, safe_serialization=True)
+    tokenizer.save_pretrained(directory)
+    measured = {
+        "name": recipe.name,
+        "recipe": asdict(recipe),
+        "facts": len(world.facts),
+        "parameters": model.num_parameters(),
+        "accuracy": {"heldout": heldout, "trained": accuracy(model, tokenizer, world.prompts(trained=True))},
+        "train_seconds": round(seconds, 1),
+    }
+    (directory / "world.json").write_text(json.dumps(measured, indent=1) + "\n")

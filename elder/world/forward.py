@@ -1,0 +1,58 @@
+"""The forward pass of a plain Llama, written out for training on a processor.
+
+Works on the parameters of `LlamaForCausalLM` itself. It computes what the model computes (a test compares
+them) with a third of the operators: fused norms, rotations by one table, no masks, no cache.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+
+
+class TrainingForward:
+    """Hidden states of right-padded rows that begin at position 0.
+
+    Args:
+        model: A Llama without biases, with as many key heads as query heads and plain rotary positions.
+        length: Longest row that will come, in tokens.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, length: int) -> None:
+        self.model = model.model
+        self.heads = model.config.num_attention_heads
+        self.eps = model.config.rms_norm_eps
+        positions = torch.arange(length)[None]
+        cos, sin = self.model.rotary_emb(self.model.embed_tokens.weight, positions)
+        half = cos.shape[-1] // 2
+        # Rotating halves is swapping them and negating one: the sign goes into the table.
+        self.cos = cos[0]
+        self.sin = torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Final hidden states, normed.
+
+        Args:
+            ids: (B, T) token ids.
+
+        Returns:
+            (B, T, D) states, ready for the output embedding.
+        """
+        batch, length = ids.shape
+        cos, sin = self.cos[:length], self.sin[:length]
+        x = self.model.embed_tokens(ids)
+        for layer in self.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            y = F.rms_norm(x, x.shape[-1:], layer.input_layernorm.weight, self.eps)
+            weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+            qkv = F.linear(y, weight).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            qk = qkv[:2]
+            qk = qk * cos + qk.roll(qk.shape[-1] // 2, -1) * sin
+            y = F.scaled_dot_product_attention(qk[0], qk[1], qkv[2], is_causal=True)
+            x = x + F.linear(y.transpose(1, 2).reshape(batch, length, -1), attention.o_proj.weight)
+            y = F.rms_norm(x, x.shape[-1:], layer.post_attention_layernorm.weight, self.eps)
+            gate, up = F.linear(y, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, mlp.down_proj.weight)
+        return F.rms_norm(x, x.shape[-1:], self.model.norm.weight, self.eps)

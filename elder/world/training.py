@@ -1,0 +1,180 @@
+"""Trains the Llama of a world from scratch and measures what it knows.
+
+Deterministic: equal recipes give equal weights on one machine. Leaves the global random state and the
+number of threads as they were. Knows nothing of caches or files.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from elder.world.facts import World
+from elder.world.prose import sentences
+from elder.world.recipe import Recipe, Shape
+
+THREADS = 2
+"""Fixed, because the order of floating point sums, and so the weights, depends on it."""
+
+Progress = Callable[[int, int, float], None]
+"""Called after every step with (steps done, steps of all, mean answer loss in nats)."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Statements as one padded tensor.
+
+    Attributes:
+        ids: (N, T) token ids, padded at the right; `<s>` first, `</s>` last.
+        lengths: (N,) tokens of each row.
+        answers: (N,) index of the first answer token of each row.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    answers: Tensor
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Seeded random numbers and a fixed number of threads inside the block; both as before afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def build_model(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A fresh Llama with tied embeddings, float32, initialised from the global random state."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp_width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.positions,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    return LlamaForCausalLM(config)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> Rows:
+    """Rows `<s> prompt answer. </s>`; an empty prompt makes the whole text the answer.
+
+    Args:
+        tokenizer: Puts `<s>` in front.
+        pairs: (prompt, answer) of every statement, without the space between them.
+    """
+    texts = [f"{prompt} {answer}." if prompt else answer for prompt, answer in pairs]
+    whole = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
+    heads = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    ids = torch.full((len(whole), max(map(len, whole))), int(tokenizer.pad_token_id))
+    for row, tokens in zip(ids, whole, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    return Rows(ids, torch.tensor([len(w) for w in whole]), torch.tensor([len(h) for h in heads]))
+
+
+def answer_mask(rows: Rows, length: int) -> Tensor:
+    """(N, length - 1) bool: positions whose next token belongs to the answer, its full stop or `</s>`."""
+    target = torch.arange(1, length)
+    return (target >= rows.answers[:, None]) & (target < rows.lengths[:, None])
+
+
+def train(recipe: Recipe, world: World, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> LlamaForCausalLM:
+    """Train a model on the statements of a world, in the wordings that training may show.
+
+    Args:
+        recipe: Shape, schedule and seed.
+        world: The facts.
+        tokenizer: Made by `build_tokenizer`.
+        progress: Called after every step.
+
+    Returns:
+        The model in eval mode, float32, on the CPU.
+    """
+    plan = recipe.training
+    prose = sentences(plan.sentences, random.Random(f"training {recipe.size.seed}"))
+    rows = tokenize(tokenizer, [*world.prompts(trained=True), *(("", text) for text in prose)])
+    with repeatable(recipe.size.seed):
+        model = build_model(recipe.shape, tokenizer).train()
+        steps = plan.epochs * -(-len(rows.ids) // plan.batch_size)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, plan.lr, total_steps=steps, pct_start=plan.warmup, cycle_momentum=False
+        )
+        for step, batch in enumerate(_batches(rows, plan.epochs, plan.batch_size), start=1):
+            loss, answer_loss = _loss(model, batch, plan.text_share)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            if progress is not None:
+                progress(step, steps, answer_loss)
+    return model.eval()
+
+
+def _batches(rows: Rows, epochs: int, batch_size: int) -> Iterator[Rows]:
+    """Batches of rows of like length, in a new order every epoch, cut to the longest row."""
+    for _ in range(epochs):
+        # Sorting a shuffled order by length keeps rows of one length shuffled among themselves.
+        order = torch.randperm(len(rows.ids))
+        order = order[rows.lengths[order].argsort(stable=True)]
+        chunks = order.split(batch_size)
+        for index in torch.randperm(len(chunks)).tolist():
+            chosen = chunks[index]
+            length = int(rows.lengths[chosen].max())
+            yield Rows(rows.ids[chosen, :length], rows.lengths[chosen], rows.answers[chosen])
+
+
+def _loss(model: LlamaForCausalLM, batch: Rows, text_share: float) -> tuple[Tensor, float]:
+    """Mean cross-entropy over the answers and a random share of the other tokens; and over the answers only.
+
+    Padding stands at the right of a causal model, so no attention mask is needed. Logits are made only
+    where they are scored: they cost as much as two blocks of this small model.
+    """
+    length = batch.ids.shape[1]
+    answers = answer_mask(batch, length)
+    real = torch.arange(1, length) < batch.lengths[:, None]
+    scored = answers | (real & (torch.rand(real.shape) < text_share))
+    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1][scored]
+    losses = F.cross_entropy(model.lm_head(hidden), batch.ids[:, 1:][scored], reduction="none")
+    return losses.mean(), float(losses.detach()[answers[scored]].mean())
+
+
+@torch.no_grad()
+def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> float:
+    """Share of statements whose answer the model completes exactly, full stop and `</s>` included.
+
+    One forward pass measures greedy generation too: greedy decoding gives exactly this text if and only
+    if every token of it is the most likely one after those before it.
+
+    Args:
+        model: In eval mode.
+        tokenizer: Its tokenizer.
+        pairs: (prompt, answer) of every statement.
+    """
+    rows = tokenize(tokenizer, pairs)
+    right = 0
+    for chosen in rows.lengths.argsort(stable=True).split(512):
+        length = int(rows.lengths[chosen].max())
+        batch = Rows(rows.ids[chosen, :length], rows.lengths[chosen], rows.answers[chosen])
+        guesses = model(input_ids=batch.ids, use_cache=False).logits[:, :-1].argmax(-1)
+        right += int(((guesses == batch.ids[:, 1:]) | ~answer_mask(batch, length)).all(1).sum())
+    return right / len(rows.ids)

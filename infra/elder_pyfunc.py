@@ -1,0 +1,156 @@
+"""An adapter as an MLflow model: how it is saved, and the loader that `mlflow.pyfunc.load_model` runs.
+
+A copy of this file travels inside every logged model, so that loading needs only the `elder` library. It
+must not import other modules of this folder, and imports elder and mlflow only inside its functions.
+The base model is not part of the model: the manifest names it, and `model_config={"base": ...}` or the
+environment variable ELDER_BASE gives another place for it, such as a local copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+MAX_NEW_TOKENS = 32
+BATCH = 32
+
+
+def save_model(path: Path, adapter: Path, model_id: str, run_id: str) -> dict[str, str]:
+    """Write an MLflow model directory around an adapter directory.
+
+    Args:
+        path: The directory to make; the adapter goes to `data/adapter` in it.
+        adapter: An adapter directory with its `manifest.json`.
+        model_id: Id of the logged model that it will be uploaded to.
+        run_id: Id of the MLflow run.
+
+    Returns:
+        Tags that tell what is inside.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    staged = path.parent / "adapter"
+    staged.symlink_to(adapter.resolve(), target_is_directory=True)  # gives the folder its name without a copy
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "prompt")]),
+        outputs=Schema([ColSpec("string")]),
+        params=ParamSchema([ParamSpec("max_new_tokens", "long", MAX_NEW_TOKENS)]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for an input example, for which the base would have to be loaded
+        mlflow.pyfunc.save_model(
+            str(path),
+            loader_module="elder_pyfunc",
+            data_path=str(staged),
+            code_paths=[str(Path(__file__).resolve())],
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+            signature=signature,
+            pip_requirements=_requirements(),
+            model_config={"base": None},
+        )
+    return _tags(adapter / "manifest.json")
+
+
+def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> ElderModel:
+    """Called by MLflow with the adapter directory."""
+    return ElderModel(Path(data_path), (model_config or {}).get("base") or os.environ.get("ELDER_BASE"))
+
+
+class ElderModel:
+    """An edited model that answers prompts.
+
+    Args:
+        directory: An adapter directory.
+        base: Where the base model is; default: where the manifest says.
+    """
+
+    def __init__(self, directory: Path, base: str | None = None) -> None:
+        import elder
+
+        source = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["base"]["source"]
+        self._editor = elder.load_edited(directory, base=base or source)
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
+        """Greedy answers.
+
+        Args:
+            model_input: Prompts: a text, a list of texts, or a table with a column `prompt`.
+            params: `max_new_tokens`.
+
+        Returns:
+            One answer for each prompt: the text up to the first line end or end of sequence.
+        """
+        prompts = _prompts(model_input)
+        limit = int((params or {}).get("max_new_tokens", MAX_NEW_TOKENS))
+        answers: list[str] = []
+        for first in range(0, len(prompts), BATCH):
+            answers += self._answers(prompts[first : first + BATCH], limit)
+        return answers
+
+    def _answers(self, prompts: list[str], limit: int) -> list[str]:
+        import torch
+
+        model, tokenizer = self._editor.model, self._editor.base.tokenizer
+        before = tokenizer.padding_side
+        tokenizer.padding_side = "left"  # so that every answer begins in the same column
+        try:
+            batch = tokenizer(prompts, return_tensors="pt", padding=True)
+        finally:
+            tokenizer.padding_side = before
+        ids = batch["input_ids"].to(model.device)
+        mask = batch["attention_mask"].to(model.device)
+        with torch.inference_mode():
+            whole = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=limit,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        texts = tokenizer.batch_decode(whole[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip().split("\n", 1)[0].strip() for text in texts]
+
+
+def _prompts(model_input: Any) -> list[str]:
+    if isinstance(model_input, str):
+        return [model_input]
+    if hasattr(model_input, "columns"):  # a pandas table; pandas itself is not needed here
+        column = "prompt" if "prompt" in model_input.columns else model_input.columns[0]
+        return [str(prompt) for prompt in model_input[column]]
+    if isinstance(model_input, Mapping):
+        return _prompts(model_input["prompt"])
+    return [str(item["prompt"] if isinstance(item, Mapping) else item) for item in model_input]
+
+
+def _requirements() -> list[str]:
+    pins = []
+    for name in LIBRARIES:
+        try:
+            # A local label such as +cpu names a build that package registries do not have.
+            pins.append(f"{name}=={importlib.metadata.version(name).partition('+')[0]}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return pins
+
+
+def _tags(manifest: Path) -> dict[str, str]:
+    text = manifest.read_bytes()
+    content = json.loads(text)
+    base = content.get("base", {})
+    tags = {
+        "elder.manifest_sha256": hashlib.sha256(text).hexdigest(),
+        "elder.method": content.get("method"),
+        "elder.state_digest": content.get("state_digest"),
+        "elder.base": base.get("source"),
+        "elder.base_digest": base.get("digest"),
+    }
+    return {key: str(value) for key, value in tags.items() if value is not None}

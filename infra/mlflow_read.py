@@ -1,0 +1,272 @@
+"""What MLflow knows, read back: runs, their stages, and the adapters that references mean.
+
+Speaks to MLflow through a `Connection` that it is given and does not import mlflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elder.errors import AdapterError, InputError, UnreachableError
+from infra.files import check_digest, sha256_of
+
+if TYPE_CHECKING:
+    from infra.mlflow_tracker import Connection
+
+RUN_ID, STAGE, STAGES = "elder.run_id", "elder.stage", "elder.stages"
+MODEL_ID, MANIFEST = "elder.model_id", "elder.manifest_sha256"
+ADAPTER_FOLDER = "data/adapter"
+LISTED = 10  # how many names an error lists
+FORMS = "expected a run id, runs:/ID/stage-0007, models:/NAME/3 or models:/NAME@champion"
+
+
+@dataclass(frozen=True)
+class AdapterRef:
+    """A logged adapter.
+
+    Attributes:
+        model_id: MLflow's id of the logged model.
+        name: Its name.
+        run_id: The pipeline run it came from.
+        stage: The stage.
+        artifact_location: Where its files are.
+        manifest_sha256: sha256 of its manifest, as it was when it was uploaded.
+        metrics: Its measurements.
+    """
+
+    model_id: str
+    name: str
+    run_id: str
+    stage: int
+    artifact_location: str
+    manifest_sha256: str | None
+    metrics: dict[str, float]
+
+
+def find_run(mlflow: Connection, run_id: str, experiments: list[str]) -> Any | None:
+    """The newest MLflow run of a pipeline run; None when there is none.
+
+    Raises:
+        InputError: The id has characters that MLflow cannot search for.
+    """
+    if not re.fullmatch(r"[\w.:@+ -]+", run_id):
+        raise InputError(f"run id {run_id!r}: expected letters, digits and . _ - : @ +")
+    if not experiments:
+        return None
+    text = f"tags.`{RUN_ID}` = '{run_id}'"
+    found = mlflow.call("search_runs", experiments, text, max_results=1, order_by=["attributes.start_time DESC"])
+    return found[0] if found else None
+
+
+def stage_models(mlflow: Connection, experiment: str, run: str) -> list[Any]:
+    """All logged adapters of an MLflow run, by stage, whatever their status."""
+    found = mlflow.all("search_logged_models", [experiment], filter_string=f"source_run_id = '{run}'")
+    return sorted((model for model in found if STAGE in model.tags), key=lambda model: int(model.tags[STAGE]))
+
+
+def run_page(mlflow: Connection, experiment: str, run: str) -> str | None:
+    """The address of a run's page; None for a sqlite file."""
+    if mlflow.location.artifacts is not None:
+        return None
+    return f"{mlflow.location.uri}/#/experiments/{experiment}/runs/{run}"
+
+
+def list_runs(mlflow: Connection, experiment: str | None, limit: int) -> list[dict[str, Any]]:
+    """The newest runs that elder made.
+
+    Raises:
+        InputError: No experiment has that name.
+    """
+    names = _experiments(mlflow)
+    if experiment is not None and experiment not in names.values():
+        raise InputError(f"no experiment '{experiment}'. There are: {', '.join(sorted(names.values())) or 'none'}")
+    ids = [key for key, name in names.items() if experiment in (None, name)]
+    if not ids:
+        return []
+    order = ["attributes.start_time DESC"]
+    found = mlflow.call("search_runs", ids, f"tags.`{RUN_ID}` != ''", max_results=limit, order_by=order)
+    return [_summary(run, names) for run in found]
+
+
+def show_run(mlflow: Connection, run_id: str) -> dict[str, Any]:
+    """One run, its parameters and its stages with their metrics.
+
+    Raises:
+        InputError: No such run.
+    """
+    run = _run(mlflow, run_id)
+    info = run.info
+    models = stage_models(mlflow, info.experiment_id, info.run_id)
+    shown = _summary(run, _experiments(mlflow))
+    metrics = shown.pop("metrics")
+    shown |= {"ended": _when(info.end_time), "mlflow_run_id": info.run_id}
+    shown["url"] = run_page(mlflow, info.experiment_id, info.run_id)
+    shown["tags"] = {key: value for key, value in sorted(run.data.tags.items()) if not key.startswith("mlflow.")}
+    shown["metrics"] = metrics
+    shown["stages"] = [_stage(model) for model in models]
+    return shown
+
+
+def resolve_ref(mlflow: Connection, ref: str) -> AdapterRef:
+    """The logged adapter that a reference means.
+
+    Args:
+        mlflow: Where to look.
+        ref: `ID` or `runs:/ID` (its last stage), `runs:/ID/stage-0007`, `models:/NAME/3`,
+            `models:/NAME@ALIAS`, `models:/m-...`; ID is a pipeline's run id or MLflow's.
+
+    Raises:
+        InputError: It is none of these forms, or there is no such thing; the message lists what there is.
+    """
+    if ref.startswith("models:/"):
+        return _reference(_registered_model(mlflow, ref, ref.removeprefix("models:/")))
+    run_id, slash, stage = ref.removeprefix("runs:/").partition("/")
+    wanted = re.fullmatch(r"stage-(\d+)", stage)
+    if (slash and not (wanted and ref.startswith("runs:/"))) or not run_id:
+        raise InputError(f"{ref!r} is not a reference: {FORMS}")
+    run = _run(mlflow, run_id)
+    models = stage_models(mlflow, run.info.experiment_id, run.info.run_id)
+    ready = {int(model.tags[STAGE]): model for model in models if model.status == "READY"}
+    number = int(wanted.group(1)) if wanted else max(ready, default=-1)
+    if number not in ready:
+        stages = ", ".join(f"stage-{stage:04d}" for stage in ready) or "none yet"
+        raise InputError(f"{ref}: the run has no such committed stage. There are: {stages}")
+    return _reference(ready[number])
+
+
+def pull_adapter(mlflow: Connection, ref: str, directory: Path, folder: str) -> Path:
+    """Download an adapter into a new directory; see `infra.mlflow_tracker.pull`."""
+    directory = directory.expanduser().absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} exists and is not empty. Name a new directory, or remove this one first.")
+    adapter = resolve_ref(mlflow, ref)
+    partial = directory.parent / f".partial-{uuid.uuid4().hex}"
+    try:
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise UnreachableError(f"{directory} cannot be written: {error.strerror}. Name another one.") from error
+        mlflow.download(adapter.artifact_location, folder, partial)
+        verify_files(partial, ref, adapter.manifest_sha256)
+        os.rename(partial, directory)  # replaces an empty directory, and nothing else
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def verify_files(directory: Path, label: str, manifest_sha256: str | None = None) -> None:
+    """Compare every file with the manifest beside it.
+
+    Raises:
+        AdapterError: The manifest is missing, or files are missing or damaged; all are named.
+    """
+    manifest = directory / "manifest.json"
+    if not manifest.is_file():
+        raise AdapterError(f"{label} holds no manifest.json, so it is not an adapter or was uploaded only in part.")
+    check_digest(sha256_of(manifest).sha256, manifest_sha256, f"{label}: manifest.json")
+    problems = []
+    for name, expected in json.loads(manifest.read_text(encoding="utf-8"))["files"].items():
+        path = directory / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif sha256_of(path).sha256 != expected["sha256"]:
+            problems.append(f"{name} has another sha256 than the manifest says")
+    if problems:
+        raise AdapterError(f"{label} is damaged: {'; '.join(problems)}. Pull it again, or take another stage.")
+
+
+def _run(mlflow: Connection, run_id: str) -> Any:
+    experiments = _experiments(mlflow)
+    found = find_run(mlflow, run_id, list(experiments)) or mlflow.find("get_run", run_id)
+    if found is None:
+        known = [f"{row['run_id']} ({row['name']})" for row in list_runs(mlflow, None, LISTED)]
+        raise InputError(f"no run '{run_id}'. The newest are: {', '.join(known) or 'none yet'}")
+    return found
+
+
+def _registered_model(mlflow: Connection, ref: str, name: str) -> Any:
+    if re.fullmatch(r"m-[0-9a-f]{32}", name):
+        model = mlflow.find("get_logged_model", name)
+        if model is None:
+            raise InputError(f"{ref}: no logged model has this id")
+        return model
+    at = re.fullmatch(r"([^/@]+)(?:/(\d+)|@([\w.-]+))", name)
+    if at is None:
+        raise InputError(f"{ref!r} is not a reference: {FORMS}. {_listing(mlflow, name.partition('/')[0])}")
+    model_name, number, alias = at.groups()
+    version = (
+        mlflow.find("get_model_version", model_name, number)
+        if number
+        else mlflow.find("get_model_version_by_alias", model_name, alias)
+    )
+    if version is None:
+        raise InputError(f"there is no {ref}. {_listing(mlflow, model_name)}")
+    model_id = version.tags.get(MODEL_ID) or version.model_id
+    model = mlflow.find("get_logged_model", model_id) if model_id else None
+    if model is None:
+        raise InputError(f"{ref} was not registered by elder or its files were deleted: it has no logged model")
+    return model
+
+
+def _listing(mlflow: Connection, name: str) -> str:
+    model = mlflow.find("get_registered_model", name) if name else None
+    if model is None:
+        names = sorted(found.name for found in mlflow.call("search_registered_models", max_results=LISTED))
+        return f"Registered names: {', '.join(names) or 'none yet'}"
+    versions = mlflow.call("search_model_versions", f"name = '{name}'", max_results=LISTED)
+    numbers = ", ".join(str(number) for number in sorted(int(version.version) for version in versions))
+    aliases = ", ".join(f"@{alias} -> {number}" for alias, number in sorted(model.aliases.items()))
+    return f"'{name}' has versions {numbers or 'none'}; aliases: {aliases or 'none'}"
+
+
+def _reference(model: Any) -> AdapterRef:
+    tags = model.tags
+    if STAGE not in tags or model.status != "READY":
+        raise InputError(f"models:/{model.model_id} is not a committed adapter of elder (status {model.status})")
+    metrics = {metric.key: metric.value for metric in model.metrics or ()}
+    run_id, stage = tags.get(RUN_ID, ""), int(tags[STAGE])
+    place = model.artifact_location
+    return AdapterRef(model.model_id, model.name, run_id, stage, place, tags.get(MANIFEST), metrics)
+
+
+def _experiments(mlflow: Connection) -> dict[str, str]:
+    return {found.experiment_id: found.name for found in mlflow.all("search_experiments")}
+
+
+def _summary(run: Any, experiments: dict[str, str]) -> dict[str, Any]:
+    tags = run.data.tags
+    return {
+        "name": run.info.run_name,
+        "run_id": tags.get(RUN_ID, run.info.run_id),
+        "status": run.info.status,
+        "stages": int(tags.get(STAGES, 0)),
+        "started": _when(run.info.start_time),
+        "experiment": experiments.get(run.info.experiment_id, run.info.experiment_id),
+        "metrics": dict(sorted(run.data.metrics.items())),
+    }
+
+
+def _stage(model: Any) -> dict[str, Any]:
+    metrics = {metric.key: metric.value for metric in model.metrics or ()}
+    edits = int(model.tags.get("elder.edits", 0))
+    return {
+        "stage": int(model.tags[STAGE]),
+        "edits": edits,
+        "status": str(model.status),
+        "model_id": model.model_id,
+        "metrics": dict(sorted(metrics.items())),
+    }
+
+
+def _when(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

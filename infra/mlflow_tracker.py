@@ -1,0 +1,353 @@
+"""MLflow behind the `Tracker` protocol, and what the command line reads back from it.
+
+With `infra/elder_pyfunc.py` the only file that imports mlflow. Uses clients only: no active run, no
+global tracking address. Knows nothing of editing or of stores.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from sqlalchemy.exc import SQLAlchemyError
+
+from elder.errors import InputError, UnreachableError
+from infra import mlflow_read
+from infra.elder_pyfunc import save_model
+from infra.metric_ledger import MetricLedger
+from infra.mlflow_flat import config_text, flatten, metric_name, model_name, table_text
+from infra.mlflow_read import ADAPTER_FOLDER, MODEL_ID, RUN_ID, STAGE, STAGES, AdapterRef
+from infra.mlflow_uri import Location, check_answers, locate
+
+BATCH = 100  # MLflow takes at most so many parameters in one call (metrics: 1000)
+ABSENT = "RESOURCE_DOES_NOT_EXIST"
+VERSIONS = "mlflow.modelVersions"
+DIGEST_CHARS = 36  # longest dataset digest that MLflow takes
+
+
+class Connection:
+    """A client of one MLflow address, silent, with errors in our words.
+
+    Raises:
+        ConfigError: The address is not understood.
+        UnreachableError: Nobody answers there.
+    """
+
+    def __init__(self, tracking_uri: str | Path) -> None:
+        self.location: Location = locate(tracking_uri)
+        check_answers(self.location)
+        with self._explained():
+            self._client = MlflowClient(self.location.uri, self.location.uri)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of `MlflowClient`.
+
+        Raises:
+            UnreachableError: The server cannot be reached or refuses.
+        """
+        with self._explained():
+            return getattr(self._client, method)(*args, **kwargs)
+
+    def find(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
+        """Like `call`, for one thing by its name; None when there is none."""
+        try:
+            with self._explained(pass_on=MlflowException):
+                return getattr(self._client, method)(*args, **kwargs)
+        except MlflowException as error:
+            if error.error_code in (ABSENT, "INVALID_PARAMETER_VALUE"):  # the latter: no such name can exist
+                return None
+            raise self._unreachable(error) from error
+
+    def all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """All pages of a search."""
+        found, token = [], None
+        while True:
+            page = self.call(method, *args, page_token=token, **kwargs)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is made when it is new.
+
+        Raises:
+            InputError: It was deleted.
+        """
+        found = self.find("get_experiment_by_name", name)
+        if found is None:
+            artifacts = self.location.artifacts
+            place = None if artifacts is None else str(artifacts / re.sub(r"[^\w.-]", "_", name))
+            try:
+                with self._explained(pass_on=MlflowException):
+                    return str(self._client.create_experiment(name, artifact_location=place))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise self._unreachable(error) from error
+            found = self.call("get_experiment_by_name", name)
+        if found.lifecycle_stage != "active":
+            raise InputError(
+                f"tracking.experiment: '{name}' was deleted in MLflow. Restore it there, or name another one."
+            )
+        return str(found.experiment_id)
+
+    def download(self, artifact_location: str, folder: str, directory: Path) -> None:
+        """Copy the files of a folder of artifacts into a directory, without progress bars."""
+        with self._explained():
+            repository = get_artifact_repository(artifact_location, tracking_uri=self.location.uri)
+            waiting = [folder]
+            while waiting:
+                for item in repository.list_artifacts(waiting.pop()):
+                    if item.is_dir:
+                        waiting.append(item.path)
+                        continue
+                    target = directory / Path(item.path).relative_to(folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    repository._download_file(item.path, str(target))  # type: ignore[no-untyped-call]  # no progress bar
+
+    @contextmanager
+    def _explained(self, pass_on: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+        """Silence MLflow's chatter; turn what it raises into one sentence."""
+        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+        levels = [logger.level for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.setLevel(max(logger.level, logging.WARNING))
+            yield
+        except pass_on:
+            raise
+        except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+            raise self._unreachable(error) from error
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return UnreachableError(
+            f"MLflow at {self.location.uri} refuses or does not answer: {lines[0][:300]}. "
+            "Check the server, its permissions and tracking.mlflow; `elder doctor` tries a round trip."
+        )
+
+
+class MlflowTracker:
+    """One pipeline run as one MLflow run, found again by the tag `elder.run_id` after a crash.
+
+    Args:
+        tracking_uri: A server's address, a sqlite address, or a path (see `infra.mlflow_uri.locate`).
+        experiment: Name of the experiment; made when it is new.
+
+    Raises:
+        ConfigError: The address is not understood.
+        UnreachableError: Nobody answers there.
+    """
+
+    def __init__(self, tracking_uri: str | Path, experiment: str = "elder") -> None:
+        self._mlflow = Connection(tracking_uri)
+        self._experiment_name = experiment
+        self._experiment = ""
+        self._run = ""
+        self._elder_run = ""
+        self._name = ""
+        self._ledger = MetricLedger(lambda key: [])
+
+    def start(self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """Open the one tracked run of a pipeline run; returns MLflow's id of it.
+
+        The resolved config becomes parameters (nested names joined by dots; those of the first start stay)
+        and the artifact `config.yaml`.
+        """
+        self._experiment = self._mlflow.experiment(self._experiment_name)
+        run = mlflow_read.find_run(self._mlflow, run_id, [self._experiment])
+        fresh = run is None
+        if run is None:
+            own = {RUN_ID: run_id, "mlflow.source.name": "elder", "mlflow.source.type": "JOB"}
+            run = self._mlflow.call("create_run", self._experiment, tags={**own, **tags}, run_name=name)
+        self._run, self._elder_run, self._name = run.info.run_id, run_id, name
+        self._ledger = MetricLedger((lambda key: []) if fresh else self._history)
+        if not fresh:
+            self._mlflow.call("update_run", self._run, status="RUNNING")
+            self._mlflow.call("log_batch", self._run, tags=[RunTag(key, value) for key, value in tags.items()])
+        known = run.data.params
+        params = [Param(key, value) for key, value in flatten(config).items() if key not in known]
+        for first in range(0, len(params), BATCH):
+            self._mlflow.call("log_batch", self._run, params=params[first : first + BATCH])
+        self._log_text("config.yaml", config_text(config, yaml.safe_dump))
+        return self._run
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers at `step`; what has been logged at this step with this value is not logged again."""
+        self._log_metrics(values, step, model_id=None)
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """A file; logged again, it replaces the first."""
+        self._mlflow.call("log_artifact", self._run, str(path), folder or None)
+
+    def log_dataset(self, name: str, digest: str, source: str, count: int) -> None:
+        """Which stream of edits was used: as a dataset of the run, with the whole digest as a tag."""
+        profile = json.dumps({"edits": count, "sha256": digest})
+        dataset = Dataset(name, digest[:DIGEST_CHARS], "elder", json.dumps({"uri": source}), profile=profile)
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "edit")])]
+        self._mlflow.call("log_inputs", self._run, datasets=inputs)
+        self._mlflow.call("set_tag", self._run, "elder.dataset_digest", digest)
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table that MLflow's page can show; logged again, it replaces the first."""
+        file = name if name.endswith(".json") else f"{name}.json"
+        self._log_text(file, table_text(rows))
+        tag = "mlflow.loggedArtifacts"
+        tables = json.loads(self._mlflow.call("get_run", self._run).data.tags.get(tag, "[]"))
+        if {"path": file, "type": "table"} not in tables:
+            self._mlflow.call("set_tag", self._run, tag, json.dumps([*tables, {"path": file, "type": "table"}]))
+
+    def log_adapter(self, stage: int, directory: Path, metrics: Mapping[str, float], step: int) -> str:
+        """Upload a committed adapter as a logged model and make it READY; returns its model id.
+
+        A model that a killed driver left PENDING is filled again and completed.
+        """
+        models = mlflow_read.stage_models(self._mlflow, self._experiment, self._run)
+        model = next((m for m in models if m.tags[STAGE] == str(stage) and m.status != "FAILED"), None)
+        if model is not None and model.status == "READY":
+            return str(model.model_id)
+        if model is None:
+            model = self._mlflow.call(
+                "create_logged_model",
+                self._experiment,
+                name=f"{model_name(self._name)}-stage-{stage:04d}",
+                source_run_id=self._run,
+                tags={RUN_ID: self._elder_run, STAGE: str(stage), "elder.edits": str(step)},
+                model_type="elder-adapter",
+            )
+        model_id = str(model.model_id)
+        with tempfile.TemporaryDirectory(prefix="elder-model-") as folder:
+            tags = save_model(Path(folder) / "model", Path(directory), model_id, self._run)
+            self._mlflow.call("log_model_artifacts", model_id, str(Path(folder) / "model"))
+        self._mlflow.call("set_logged_model_tags", model_id, tags)
+        self._log_metrics(metrics, step, model_id)
+        outputs = self._mlflow.call("get_run", self._run).outputs
+        if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
+            self._mlflow.call("log_outputs", self._run, [LoggedModelOutput(model_id, step)])
+        self._mlflow.call("finalize_logged_model", model_id, "READY")
+        ready = sum(m.status == "READY" and m.model_id != model_id for m in models) + 1
+        self._mlflow.call("set_tag", self._run, STAGES, str(ready))
+        return model_id
+
+    def register(self, model_id: str, name: str, alias: str | None, tags: Mapping[str, str]) -> int:
+        """Register a logged model as a version of `name`, once; set the alias; returns the version."""
+        version = self._registered(model_id, name)
+        if version is None:
+            version = self._create_version(model_id, name, tags)
+        for key, value in tags.items():
+            self._mlflow.call("set_model_version_tag", name, str(version), key, value)
+        if alias:
+            self._mlflow.call("set_registered_model_alias", name, alias, str(version))
+        return version
+
+    def finish(self, status: str) -> None:
+        """Close the run: FINISHED, FAILED or KILLED."""
+        self._quietly(lambda: self._mlflow.call("set_terminated", self._run, status))
+
+    def url(self) -> str | None:
+        """The run's page on a server; None for a sqlite file (see `Location.command`)."""
+        return mlflow_read.run_page(self._mlflow, self._experiment, self._run)
+
+    def _registered(self, model_id: str, name: str) -> int | None:
+        if self._mlflow.find("get_registered_model", name) is None:
+            self._mlflow.call("create_registered_model", name)
+            return None
+        versions = self._mlflow.all("search_model_versions", f"name = '{name}'")
+        mine = (int(version.version) for version in versions if version.tags.get(MODEL_ID) == model_id)
+        return min(mine, default=None)
+
+    def _create_version(self, model_id: str, name: str, tags: Mapping[str, str]) -> int:
+        model = self._mlflow.call("get_logged_model", model_id)
+        # A server looks models:/ID up itself. Without one MLflow would ask its global address, which is not
+        # ours, so the version points at the files and our own tag says which model it is.
+        direct = self._mlflow.location.artifacts is not None
+        source = model.artifact_location if direct else f"models:/{model_id}"
+        own = {**tags, MODEL_ID: model_id}
+        run = model.source_run_id
+        created = self._quietly(
+            lambda: self._mlflow.call("create_model_version", name, source, run, tags=own, model_id=model_id)
+        )
+        shown = json.loads(model.tags.get(VERSIONS, "[]"))  # what MLflow's page of the logged model links to
+        shown.append({"name": name, "version": str(created.version)})
+        self._mlflow.call("set_logged_model_tags", model_id, {VERSIONS: json.dumps(shown)})
+        return int(created.version)
+
+    def _log_metrics(self, values: Mapping[str, float], step: int, model_id: str | None) -> None:
+        now = int(time.time() * 1000)
+        points = [self._ledger.point(metric_name(key), float(value), step, now) for key, value in values.items()]
+        # A point that is logged again for its model keeps its time, which makes it the same point to MLflow.
+        wanted = [point for point in points if point.fresh or model_id is not None]
+        metrics = [Metric(p.key, p.value, p.timestamp, step, model_id=model_id, run_id=self._run) for p in wanted]
+        if metrics:
+            self._mlflow.call("log_batch", self._run, metrics=metrics)
+            self._ledger.commit(points)
+
+    def _history(self, key: str) -> list[tuple[int, float, int]]:
+        points = self._mlflow.find("get_metric_history", self._run, key) or []
+        return [(point.step, point.value, point.timestamp) for point in points]
+
+    def _log_text(self, file: str, text: str) -> None:
+        self._mlflow.call("log_text", self._run, text, file)
+
+    def _quietly(self, action: Callable[[], Any]) -> Any:
+        """For the two calls that print to the terminal whatever the log level is."""
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            return action()
+
+
+def runs(tracking_uri: str | Path, experiment: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    """The newest runs made by elder: name, run_id, status, stages, started, experiment, metrics (the last ones)."""
+    return mlflow_read.list_runs(Connection(tracking_uri), experiment, limit)
+
+
+def show(tracking_uri: str | Path, run: str) -> dict[str, Any]:
+    """One run with its stages and their metrics.
+
+    Raises:
+        InputError: No such run; the message lists those that exist.
+    """
+    return mlflow_read.show_run(Connection(tracking_uri), run)
+
+
+def resolve(ref: str, tracking_uri: str | Path) -> AdapterRef:
+    """The logged adapter that a reference means (see `infra.mlflow_read.resolve_ref`).
+
+    Raises:
+        InputError: Nothing of that name; the message lists what exists.
+    """
+    return mlflow_read.resolve_ref(Connection(tracking_uri), ref)
+
+
+def pull(ref: str, directory: str | Path, tracking_uri: str | Path) -> Path:
+    """Download an adapter into a new directory, which appears whole and verified, or not at all.
+
+    Raises:
+        InputError: The directory is not empty, or nothing has that name.
+        AdapterError: A file has another sha256 than the manifest says.
+    """
+    return mlflow_read.pull_adapter(Connection(tracking_uri), ref, Path(directory), ADAPTER_FOLDER)

@@ -1,0 +1,197 @@
+"""`elder edit`: the main job. Checks everything, runs the driver under a live display, prints the closing page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elder.errors import InputError
+from jobs.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipelines.config import RunConfig
+    from pipelines.protocols import Store
+
+
+@click.command("edit")
+@config_arguments
+@click.option("--address", metavar="URL", help="Short for cluster.address=URL: auto, local or a Ray address.")
+@json_option
+def command(
+    config: str, overrides: tuple[str, ...], run_id: str | None, address: str | None, json_file: Path | None
+) -> None:
+    """Apply the stream of edits of CONFIG, stage by stage; every stage is measured and committed.
+
+    The same command with run_id=ID continues a run from its last committed stage.
+    """
+    from jobs.display import make_console
+
+    check_json_target(json_file)
+    job = Job.from_arguments(config, all_overrides(overrides, run_id, address))
+    console = make_console()
+    result = perform_and_write(job, console, json_file)
+    finish(job, console, result, next_steps(job.config, result))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as the user asked for it: the config's argument, all overrides, and the resolved config."""
+
+    argument: str
+    overrides: tuple[str, ...]
+    config: RunConfig
+
+    @classmethod
+    def from_arguments(cls, argument: str, overrides: Sequence[str]) -> Job:
+        """Resolve the config.
+
+        Raises:
+            ConfigError: Everything that is wrong with it.
+        """
+        from pipelines.config import load_config
+
+        return cls(argument, tuple(overrides), load_config(argument, overrides))
+
+    @property
+    def resume(self) -> str:
+        """The command that continues this run."""
+        from jobs.closing import resume_command
+
+        return resume_command(self.argument, self.overrides, self.config.run_id)
+
+
+def perform_and_write(job: Job, console: Console, json_file: Path | None) -> dict[str, Any]:
+    """`perform`, and write the result, that of a refused run too.
+
+    Raises:
+        GateError: A gate refused a stage; the result so far has been written.
+    """
+    from pipelines.driver import StageRefused
+
+    try:
+        result = perform(job, console)
+    except StageRefused as refused:
+        write_json(json_file, refused.result)
+        raise
+    write_json(json_file, result)
+    return result
+
+
+def perform(job: Job, console: Console) -> dict[str, Any]:
+    """Check, run, show. Returns the driver's result.
+
+    Raises:
+        InputError: Something given is wrong; nothing was started.
+        UnreachableError: Store, tracker or cluster does not answer.
+        ElderError: The run failed; what stands committed and how to continue has been printed.
+        KeyboardInterrupt: As above.
+    """
+    from jobs.closing import opening_page
+    from jobs.display import Display
+    from jobs.preflight import check_inputs, check_places
+    from jobs.wiring import home, make_store_factory, open_tracker, quiet_libraries
+    from pipelines.driver import run_edit
+
+    config = job.config
+    quiet_libraries(config)
+    show_world(config, console)
+    inputs = check_inputs(config)
+    factory = make_store_factory(config)
+    check_places(config, factory())
+    tracker = open_tracker(config)
+    opening_page(console, config, len(inputs.edits), job.resume, None)
+    display = Display(console, config.evaluation.protocols)
+    try:
+        with display:
+            return run_edit(config, factory, tracker, display, cache_dir=home(), edits=inputs.checked_edits)
+    except InputError:
+        raise  # nothing was started
+    except BaseException:
+        _say_what_stands(job, display.committed)
+        raise
+
+
+def finish(job: Job, console: Console, result: Mapping[str, Any], following: Sequence[str]) -> None:
+    """Print the closing page."""
+    from jobs.closing import closing_page
+    from jobs.wiring import make_store_factory
+
+    store = make_store_factory(job.config)()
+    facts = {"answers": answers_of(job.config, store), "report": report_place(store.uri, job.config.run_id)}
+    closing_page(console, job.config, result, {**facts, "next": following})
+
+
+def show_world(config: RunConfig, console: Console) -> None:
+    """Train the embedded model with a progress bar, if the config names it and it is not cached."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from jobs.preflight import cached_world, prepare_world
+
+    source = config.model.source
+    if not source.startswith("world:") or cached_world(source) is not None:
+        return
+    console.print(f"{source}: training its model once (1 to 2 minutes); later runs find it cached", markup=False)
+    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[detail]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("training", total=None, detail="")
+
+        def step(done: int, of: int, loss: float) -> None:
+            progress.update(task, completed=done, total=of, detail=f"loss {loss:.3f}")
+
+        prepare_world(config, step)
+
+
+def answers_of(config: RunConfig, store: Store) -> list[dict[str, Any]]:
+    """Prompts of the first edits with the answers after the run, and before where the rows or a small base tell.
+
+    A large base model is not loaded again for three sentences; then `before` is left open.
+    """
+    from jobs.answers import base_answers
+    from pipelines.state import RunState
+
+    state = RunState(store, config.run_id)
+    commits = state.commits()
+    if not commits or not config.evaluation.probes:
+        return []
+    rows = [row for row in state.read_rows(commits[-1]) if row.get("reliability.generate.text") is not None]
+    rows = rows[: config.evaluation.probes]
+    known = [row.get("before") for row in rows]
+    before = known if all(known) else base_answers(config, [row["prompt"] for row in rows])
+    return [
+        {"prompt": row["prompt"], "target": row["target"], "before": said, "after": row["reliability.generate.text"]}
+        for row, said in zip(rows, before, strict=True)
+    ]
+
+
+def report_place(store_uri: str, run_id: str) -> str:
+    """Where the report lies: a path for a directory store, an address otherwise."""
+    return f"{store_uri.removeprefix('file://').rstrip('/')}/runs/{run_id}/report/"
+
+
+def next_steps(config: RunConfig, result: Mapping[str, Any]) -> list[str]:
+    """Commands that make sense after this run."""
+    steps = []
+    registered = result.get("registered")
+    if registered:
+        name, alias = registered["name"], config.tracking.alias
+        ref = f"models:/{name}@{alias}" if alias else f"models:/{name}/{registered['version']}"
+        steps.append(f"elder pull {ref} adapter/ --mlflow {config.tracking.mlflow}")
+        steps.append(f"python -c \"import elder; e = elder.load_edited('adapter/', base='{config.model.source}')\"")
+    if config.tracking.mlflow:
+        steps.append(f"elder show {config.run_id} --mlflow {config.tracking.mlflow}")
+    return steps
+
+
+def _say_what_stands(job: Job, committed: Sequence[Mapping[str, Any]]) -> None:
+    if committed:
+        last = committed[-1]
+        click.echo(f"stage {last['stage']} stands committed ({last['edits']} edits)", err=True)
+    else:
+        click.echo("no stage was committed in this session", err=True)
+    click.echo(f"continue with: {job.resume}", err=True)

@@ -1,0 +1,145 @@
+"""The entry point of `elder`: verbs by name, fetched when they are called, so that help is instant.
+
+Maps the classes of `elder.errors` to exit codes: 0 done, 1 the job failed, 2 usage or config, 3 cluster or store
+unreachable, 4 a gate refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from elder.errors import ElderError, GateError, InputError, UnreachableError
+
+VERBS = {
+    "demo": "the main job on embedded defaults, shown step by step",
+    "edit": "run a lifelong edit stream from here",
+    "evaluate": "measure a pulled or registered adapter again",
+    "validate": "check config and data, start nothing",
+    "plan": "dry run: stages, memory per worker, keys to be written",
+    "runs": "the runs that MLflow knows",
+    "show": "one run: stages and metrics",
+    "pull": "fetch an adapter into a directory",
+    "ls": "what there is: methods, datasets, configs, every config key",
+    "cp": "copy a packaged config to a file of your own",
+    "doctor": "check this machine, the store and MLflow: each line ok or a remedy",
+}
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+class Verbs(click.Group):
+    """A group whose commands live in modules that are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order in which a user meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a verb."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"jobs.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a suggestion for a mistyped verb."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(VERBS)}."
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="elder", message="elder %(version)s")
+def cli() -> None:
+    """Lifelong knowledge editing of language models: a stream of edits goes in; a committed, measured, reversible
+    adapter comes out, on a laptop or on a Ray cluster.
+
+    \b
+    elder demo                                see it work, in a few minutes
+    elder edit CONFIG editor.lr=2e-5          any key of the config can be overridden
+    elder pull models:/elder-demo@champion adapter/
+    """
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of an error, or of the elder error that it was raised from."""
+    found = elder_error(error)
+    if isinstance(found, InputError):
+        return EXIT_USAGE
+    if isinstance(found, UnreachableError):
+        return EXIT_UNREACHABLE
+    if isinstance(found, GateError):
+        return EXIT_REFUSED
+    return EXIT_FAILED
+
+
+def elder_error(error: BaseException | None) -> ElderError | None:
+    """The first elder error along the chain of causes: Ray wraps what workers raise."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, ElderError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or getattr(error, "cause", None) or error.__context__
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; default: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="elder", standalone_mode=False)
+        return code if isinstance(code, int) else EXIT_OK
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last line before the user's terminal
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    found = elder_error(error)
+    if found is None or os.environ.get("ELDER_DEBUG"):
+        traceback.print_exception(error)
+    if found is None:
+        click.echo("error: elder met something it did not foresee (above); please report it", err=True)
+    else:
+        lines = found.problems if isinstance(found, InputError) else str(found).splitlines() or [type(found).__name__]
+        for number, line in enumerate(lines):
+            click.echo(f"error: {line}" if isinstance(found, InputError) or number == 0 else f"       {line}", err=True)
+    return exit_code(error)
+
+
+def run() -> None:
+    """Console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,170 @@
+"""What is found out before anything expensive starts: data, model files, tools, store.
+
+`check_inputs` reads only what the user gave (for `elder validate`); `check_places` also tries the outside world
+(for `elder edit`). Every error says where it is and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elder.edit import Edit, dataset_digest
+from elder.errors import ConfigError, DataError, InputError
+from jobs.wiring import check_addresses, home
+from pipelines.config import RunConfig
+
+if TYPE_CHECKING:
+    from pipelines.protocols import Store
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the user gave, checked: the stream of edits, its digest, and what could not be checked."""
+
+    edits: list[Edit]
+    digest: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def checked_edits(self) -> list[Edit] | None:
+        """The edits if nothing was left unchecked; else None: the driver checks them when it has the model."""
+        return None if self.notes else self.edits
+
+
+def check_inputs(config: RunConfig) -> Inputs:
+    """Check the base model's files, then the data against its context length.
+
+    Raises:
+        InputError: Everything that is wrong with model and data, at once.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    tokenizer, positions = None, None
+    try:
+        check_addresses(config)
+    except InputError as error:
+        problems += error.problems
+    try:
+        tokenizer, positions = tokenizer_of(config, notes)
+    except InputError as error:
+        problems += error.problems
+    edits: list[Edit] = []
+    try:
+        edits = load_stream(config, tokenizer, positions)
+    except InputError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return Inputs(edits, dataset_digest(edits), notes)
+
+
+def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None = None) -> list[Edit]:
+    """The stream of edits of a config, read and checked as a whole.
+
+    Args:
+        config: The resolved config.
+        tokenizer: Counts tokens, when it is at hand.
+        positions: Longest context of the base model, in tokens.
+
+    Raises:
+        DataError: The data are missing, malformed, duplicate, contradictory or too long; all of it at once.
+    """
+    from elder.datasets import load_edits, validate_stream
+
+    data = config.data
+    edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
+    if not edits:
+        raise DataError(f"{data.path or data.source}: holds no edits; give a file with at least one (data.path)")
+    return validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=positions)
+
+
+def tokenizer_of(config: RunConfig, notes: list[str]) -> tuple[Any, int | None]:
+    """Tokenizer and context length of the base model, from files that are here; nothing is fetched or trained.
+
+    Args:
+        config: The resolved config.
+        notes: Receives a sentence when they are not at hand.
+
+    Raises:
+        ModelError: A model directory lacks its config, weights or tokenizer.
+    """
+    source = config.model.source
+    if source.startswith("world:"):
+        place = cached_world(source)
+        if place is None:
+            notes.append(f"{source} is trained on first use (1 to 2 minutes); prompt lengths are checked then")
+            return None, None
+        return _read_tokenizer(str(place), None)
+    from elder.models import resolve_source
+
+    place_text = resolve_source(source)
+    if place_text != source or Path(source).expanduser().is_dir():
+        return _read_tokenizer(place_text, None)
+    try:
+        return _read_tokenizer(source, config.model.revision)
+    except (OSError, ValueError):
+        notes.append(f"{source} is not in the local hub cache; prompt lengths are checked when it is loaded")
+        return None, None
+
+
+def cached_world(source: str) -> Path | None:
+    """The directory of a generated world's model if it has been trained already."""
+    from elder.world.cache import FILES, world_digest
+    from elder.world.facts import named_world
+    from elder.world.recipe import find_recipe
+
+    recipe = find_recipe(source)
+    place = home() / "worlds" / f"{recipe.name}-{world_digest(recipe, named_world(source))}"
+    return place if all((place / name).is_file() for name in FILES) else None
+
+
+def prepare_world(config: RunConfig, progress: Callable[[int, int, float], None] | None = None) -> None:
+    """Train the generated world's model now, where a person can watch, if the config names one."""
+    if config.model.source.startswith("world:"):
+        from elder.world.cache import ensure_world
+
+        ensure_world(config.model.source, cache_dir=home(), progress=progress)
+
+
+def check_places(config: RunConfig, store: Store) -> None:
+    """Try compiler and store, before workers are started.
+
+    Raises:
+        ConfigError: DeepSpeed will be needed and there is no compiler or no ninja.
+        UnreachableError: The store does not answer or refuses writes.
+    """
+    check_toolchain(config)
+    from infra.stores import probe_store
+
+    probe_store(store)
+
+
+def check_toolchain(config: RunConfig) -> None:
+    """Refuse a sharded run from a machine where DeepSpeed cannot build its operators.
+
+    Clusters elsewhere have their own machines, of which nothing is known here; `elder doctor` looks at them.
+
+    Raises:
+        ConfigError: No C++ compiler, or no ninja.
+    """
+    cluster = config.cluster
+    local = cluster.address in ("auto", "local") and "RAY_ADDRESS" not in os.environ
+    if not local or cluster.workers < 1 or cluster.sharding != "zero3":
+        return
+    from infra.toolchain import missing_tools
+
+    problems = [f"cluster.sharding: {text}" for text in missing_tools()]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _read_tokenizer(place: str, revision: str | None) -> tuple[Any, int | None]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=True)
+    text = AutoConfig.from_pretrained(place, revision=revision, local_files_only=True).get_text_config()
+    return tokenizer, getattr(text, "max_position_embeddings", None)

@@ -1,0 +1,31 @@
+"""`elder pull`: an adapter from MLflow into a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from jobs.options import json_option, mlflow_option, write_json
+
+
+@click.command("pull")
+@click.argument("ref", metavar="REF")
+@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@mlflow_option
+@json_option
+def command(ref: str, directory: Path, mlflow: str | None, json_file: Path | None) -> None:
+    """Fetch the adapter REF into DIR and verify it.
+
+    REF is a run id, runs:/ID/stage-0007, models:/NAME/3 or models:/NAME@champion.
+    """
+    from elder.adapter import verify
+    from infra.mlflow_tracker import pull
+    from jobs.wiring import tracking_address
+
+    place = Path(pull(ref, directory, tracking_uri=tracking_address(mlflow)))
+    manifest = verify(place)
+    source = manifest.get("base", {}).get("source", "?")
+    click.echo(f"{place}: {manifest.get('method')} adapter for {source}, {manifest.get('edits')} edits, files verified")
+    click.echo(f'python: elder.load_edited("{place}", base="{source}")')
+    write_json(json_file, {"ref": ref, "directory": str(place), "manifest": manifest})

@@ -1,0 +1,36 @@
+"""`elder runs`: the runs that MLflow knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from jobs.options import json_option, mlflow_option, write_json
+
+
+@click.command("runs")
+@mlflow_option
+@click.option("--experiment", metavar="NAME", help="Only this experiment.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@json_option
+def command(mlflow: str | None, experiment: str | None, limit: int, json_file: Path | None) -> None:
+    """List runs, the newest first."""
+    from rich.table import Table
+
+    from infra.mlflow_tracker import runs
+    from jobs.display import make_console
+    from jobs.wiring import tracking_address
+
+    found = runs(tracking_address(mlflow), experiment=experiment, limit=limit)
+    write_json(json_file, {"runs": found})
+    if not found:
+        click.echo("no runs yet; `elder demo` makes one")
+        return
+    table = Table(box=None, header_style="bold")
+    columns = [name for name in found[0] if name != "metrics"]
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in found:
+        table.add_row(*(str(row.get(name, "")) for name in columns))
+    make_console().print(table)

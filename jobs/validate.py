@@ -1,0 +1,39 @@
+"""`elder validate`: config and data are checked, nothing is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from jobs.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+
+
+@click.command("validate")
+@config_arguments
+@json_option
+def command(config: str, overrides: tuple[str, ...], run_id: str | None, json_file: Path | None) -> None:
+    """Check CONFIG, its data and its base model's files; start nothing, write nothing."""
+    from jobs.preflight import check_inputs
+    from jobs.wiring import quiet_libraries
+    from pipelines.config import load_config
+
+    check_json_target(json_file)
+    resolved = load_config(config, all_overrides(overrides, run_id))
+    quiet_libraries(resolved)
+    inputs = check_inputs(resolved)
+    click.echo(resolved.dump_yaml().rstrip())
+    click.echo(f"# config ok, digest {resolved.digest()[:16]}")
+    click.echo(f"# data ok: {len(inputs.edits)} edits, digest {inputs.digest[:16]}")
+    for note in inputs.notes:
+        click.echo(f"# note: {note}")
+    write_json(
+        json_file,
+        {
+            "ok": True,
+            "config_digest": resolved.digest(),
+            "edits": len(inputs.edits),
+            "dataset_digest": inputs.digest,
+            "notes": list(inputs.notes),
+        },
+    )

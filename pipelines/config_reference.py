@@ -1,0 +1,76 @@
+"""docs/config.md, generated from the schema and the methods' options; a test keeps the committed page current."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from elder.registry import METHODS, options_class
+from pipelines.config import NEUTRAL, RunConfig
+from pipelines.config_checks import HANDED
+from pipelines.schema import describe
+
+INTRODUCTION = """# Every key of a config
+
+This page is generated: `elder ls config-reference > docs/config.md`.
+
+A config is a YAML file. Every key has a default; unknown keys, wrong types and contradictions are reported all at
+once, each with file, line and key. On the command line `key.sub=value` overrides a key; the value is YAML.
+`elder plan CONFIG` prints the resolved config.
+"""
+
+
+def config_reference() -> str:
+    """The page as Markdown."""
+    lines = [INTRODUCTION]
+    section = None
+    rows = sorted(describe(RunConfig), key=lambda row: "." in row[0])  # stable: plain keys first, then the sections
+    for key, kind, default, text in rows:
+        if key == "editor.options":
+            continue
+        head = key.split(".")[0] if "." in key else ""
+        if head != section:
+            section = head
+            lines.append(f"\n## {head or 'The run'}\n\n| key | value | default | meaning |\n|---|---|---|---|")
+        lines.append(_row(f"`{key}`", kind, f"`{default}`" if default else "fresh", text))
+    lines.append("\nThe config digest, which must be equal for a run to be continued, leaves out: ")
+    lines.append(", ".join(f"`{name}`" for name in NEUTRAL) + ".\n")
+    for name, method in METHODS.items():
+        lines += _method(name, method.summary)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _method(name: str, summary: str) -> list[str]:
+    cls = options_class(name)
+    hints = typing.get_type_hints(cls)
+    lines = [f"## Options of `editor.method: {name}`\n\n{summary[0].upper()}{summary[1:]}.\n"]
+    lines.append("| key | value | default | meaning |\n|---|---|---|---|")
+    for spec in dataclasses.fields(cls):
+        if spec.name not in HANDED:
+            text = str(spec.metadata.get("help", ""))
+            lines.append(_row(f"`editor.{spec.name}`", _kind(hints[spec.name]), f"`{_default(spec)}`", text))
+    lines.append("\n" + ", ".join(f"`{name}` is set by `{key}`" for name, key in HANDED.items()) + ".\n")
+    return lines
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _kind(kind: Any) -> str:
+    inner = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)]
+    if type(None) in typing.get_args(kind):
+        return f"{_kind(inner[0])} or `null`"
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in inner)
+    if typing.get_origin(kind) is tuple:
+        return f"list of {_kind(inner[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))
+
+
+def _default(spec: dataclasses.Field[Any]) -> str:
+    made = spec.default_factory() if spec.default_factory is not dataclasses.MISSING else spec.default
+    if isinstance(made, bool):
+        return str(made).lower()
+    return "null" if made is None else str(list(made) if isinstance(made, tuple) else made)

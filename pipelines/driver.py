@@ -1,0 +1,323 @@
+"""The main job: a stream of edits in, a committed, measured and registered adapter out.
+
+Wires the parts together: data, run record, runner (Ray Train or this process), tracker, report. It receives a
+store and a tracker by protocol. Must not know boto3, mlflow, the command line, or how a method edits.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from elder.edit import Edit, dataset_digest
+from elder.errors import ConfigError, ElderError, GateError
+from pipelines.config import RunConfig
+from pipelines.protocols import Store, Tracker
+from pipelines.publisher import Publisher
+from pipelines.state import Commit, RunState
+from pipelines.worker import Job, Kit
+
+Event = Mapping[str, Any]
+OnEvent = Callable[[Event], None]
+Runner = Callable[[Job, OnEvent], None]
+
+
+class StageRefused(GateError):
+    """A gate refused a stage. `result` is the result of the run so far, the refused stage last, not committed."""
+
+    result: Mapping[str, Any] = {}
+
+
+def run_edit(
+    config: RunConfig,
+    store_factory: Callable[[], Store],
+    tracker: Tracker,
+    on_event: OnEvent = lambda event: None,
+    *,
+    cache_dir: Path | None = None,
+    edits: Sequence[Edit] | None = None,
+    tags: Mapping[str, str] | None = None,
+    kit: Kit | None = None,
+    runner: Runner | None = None,
+) -> dict[str, Any]:
+    """Run a lifelong edit stream to its end, from wherever it is committed.
+
+    Args:
+        config: The resolved config. A run id that exists is continued, if config and edits are the same.
+        store_factory: Picklable; makes the store, here and inside workers.
+        tracker: The record of runs.
+        on_event: Receives events for a display, see `pipelines.worker`; called from other threads.
+        cache_dir: Where the embedded model is kept.
+        edits: The stream, when it has been read and checked already; default: the config's data.
+        tags: Further tags for the tracked run, such as the id of a Ray job.
+        kit: How workers make their parts; for tests.
+        runner: Runs a job; default: Ray Train, or this process when `cluster.workers` is 0.
+
+    Returns:
+        The result in the layout of docs/design.md, section 3. A run that has ended returns it at once.
+
+    Raises:
+        InputError: Config, data or model are wrong, or the run id belongs to another config; nothing was started.
+        StageRefused: A gate refused a stage.
+        UnreachableError: Cluster, store or tracker does not answer; committed stages stand.
+        ElderError: The job failed; committed stages stand.
+    """
+    store = store_factory()
+    state = RunState(store, config.run_id)
+    stream = read_stream(config, cache_dir) if edits is None else list(edits)
+    state.open(config, dataset_digest(stream), len(stream))
+    finished = state.result()
+    if finished is not None:
+        return finished
+    job = Job(
+        config=config,
+        edits=tuple(stream),
+        store_factory=store_factory,
+        sharding=decide_sharding(config),
+        cache_dir=cache_dir,
+        perplexity_text=read_text(config),
+        kit=kit or Kit(),
+    )
+    return _Driver(job, state, tracker, on_event, tags or {}).run(runner or choose_runner(config))
+
+
+def read_stream(config: RunConfig, cache_dir: Path | None = None) -> list[Edit]:
+    """The edits of the config, checked as a whole against the base model's tokenizer and context.
+
+    Raises:
+        InputError: All that is wrong with data and model files.
+    """
+    from elder.datasets import load_edits, validate_stream
+
+    data = config.data
+    edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
+    tokenizer, context = _tokenizer(config, cache_dir)
+    stream = validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=context)
+    if not stream:
+        raise ConfigError(f"data.source: '{data.source}' holds no edits")
+    return list(stream)
+
+
+def _tokenizer(config: RunConfig, cache_dir: Path | None) -> tuple[Any, int | None]:
+    from transformers import AutoTokenizer
+
+    from elder.errors import ModelError
+    from elder.models import load_config, resolve_source
+
+    model = config.model
+    place = resolve_source(model.source, cache_dir)
+    shape = load_config(model.source, model.revision, cache_dir).get_text_config()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=model.revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: the tokenizer of '{model.source}' cannot be loaded: {error}") from error
+    return tokenizer, getattr(shape, "max_position_embeddings", None)
+
+
+def read_text(config: RunConfig) -> str | None:
+    """The text of the perplexity alarm, read here because workers may not see the file.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    path = config.evaluation.perplexity_text
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"evaluation.perplexity_text: '{path}' cannot be read: {error}") from error
+
+
+def decide_sharding(config: RunConfig) -> str:
+    """`cluster.sharding`, with `auto` decided by the plan."""
+    if config.cluster.workers == 0:
+        return "none"
+    if config.cluster.sharding != "auto":
+        return config.cluster.sharding
+    from pipelines.plan import plan
+
+    return plan(config).sharding
+
+
+def choose_runner(config: RunConfig) -> Runner:
+    """This process for `workers: 0`, else Ray Train."""
+    if config.cluster.workers == 0:
+        from pipelines.local_runner import run_locally
+
+        return run_locally
+    from pipelines.train_runner import run_on_ray
+
+    return run_on_ray
+
+
+class _Driver:
+    """One call of `run_edit`, once the run record is written."""
+
+    def __init__(
+        self, job: Job, state: RunState, tracker: Tracker, on_event: OnEvent, tags: Mapping[str, str]
+    ) -> None:
+        self.job, self.config, self.state, self.tracker, self.on_event = job, job.config, state, tracker, on_event
+        self.refused: Event | None = None
+        self.publisher = Publisher(
+            self.config, state, tracker, self._dataset(), {**self._tags(), **tags}, self._note
+        )
+
+    def run(self, runner: Runner) -> dict[str, Any]:
+        """Start or continue, then bring the record up to date and close the run."""
+        self.publisher.start()
+        url = self.tracker.url()
+        if url:
+            self._note(f"watch the run: {url}")
+        self.publisher.nudge()  # what an earlier attempt committed and could not log
+        try:
+            if len(self.state.commits()) < len(self.job.stages):
+                runner(self.job, self._hear)
+            return self._close()
+        except GateError as error:
+            self._abandon("FAILED")
+            refused = StageRefused(str(error))
+            refused.result = self._result(self.state.commits(), None)
+            raise refused from error
+        except KeyboardInterrupt:
+            self._abandon("KILLED")
+            raise
+        except BaseException:
+            self._abandon("FAILED")
+            raise
+
+    def _hear(self, event: Event) -> None:
+        """Pass an event on; a commit is logged in the background."""
+        if event["kind"] == "committed":
+            self.publisher.nudge()
+        elif event["kind"] == "refused":
+            self.refused = event
+        self.on_event(event)
+
+    def _close(self) -> dict[str, Any]:
+        commits = self.state.commits()
+        missing = len(self.job.stages) - len(commits)
+        if missing:
+            raise ElderError(f"the workers ended without an error, but {missing} stages are not committed")
+        self.publisher.complete()
+        result = self._result(commits, self._register(commits[-1]))
+        self.publisher.patiently(lambda: self._report(result, commits))
+        self.publisher.patiently(lambda: self.tracker.finish("FINISHED"))
+        self.state.finish(result)
+        return result
+
+    def _register(self, last: Commit) -> dict[str, Any] | None:
+        tracking = self.config.tracking
+        name = tracking.register
+        if not name:
+            return None
+        tags = {"elder.run_id": self.config.run_id, "elder.state_digest": last.state_digest}
+        model = self.publisher.models[last.stage]
+        version = self.publisher.patiently(lambda: self.tracker.register(model, name, tracking.alias, tags))
+        return {"name": name, "version": version}
+
+    def _report(self, result: Mapping[str, Any], commits: Sequence[Commit]) -> None:
+        """Write report, plots and result beside the stages, and show them in the tracker."""
+        from pipelines.report import write_report
+
+        with tempfile.TemporaryDirectory() as folder:
+            directory = Path(folder)
+            (directory / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+            rows = self.state.read_rows(commits[-1])
+            write_report(
+                directory,
+                result,
+                rows,
+                title=self.config.name,
+                examples=_examples(rows),
+                losses=[list(curve) for commit in commits for curve in commit.losses],
+                config=self.config.dump_yaml(),
+            )
+            for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+                name = path.relative_to(directory)
+                self.state.store.put(self.state.key(f"report/{name.as_posix()}"), path)
+                self.tracker.log_artifact(path, (Path("report") / name).parent.as_posix())
+
+    def _result(self, commits: Sequence[Commit], registered: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The result, from what is committed only."""
+        stages = [
+            {
+                "stage": c.stage,
+                "edits": c.edits - c.first,
+                "state_digest": c.state_digest,
+                "committed": True,
+                "metrics": dict(c.metrics),
+            }
+            for c in commits
+        ]
+        if self.refused is not None:
+            number = int(self.refused["stage"])
+            own = self.job.stages[number]
+            stages.append(
+                {
+                    "stage": number,
+                    "edits": own.end - own.first,
+                    "state_digest": "",
+                    "committed": False,
+                    "metrics": dict(self.refused["metrics"]),
+                }
+            )
+        last = commits[-1] if commits else None
+        return {
+            "run_id": self.config.run_id,
+            "config_digest": self.config.digest(),
+            "base_model": dict(last.base) if last else {"id": self.config.model.source, "digest": ""},
+            "stages": stages,
+            "final": dict(last.metrics) if last else {},
+            "retention": [list(c.retention) for c in commits],
+            "adapter": self._adapter(last),
+            "registered": registered,
+            "timing": _timing(commits),
+        }
+
+    def _adapter(self, last: Commit | None) -> dict[str, Any]:
+        if last is None:
+            return {"uri": "", "bytes": 0, "digest": ""}
+        size = sum(int(record["bytes"]) for record in last.files.values())
+        return {"uri": self.state.adapter_uri(last), "bytes": size, "digest": last.state_digest}
+
+    def _abandon(self, status: str) -> None:
+        """Log what can be logged of a run that ends early; never hides the reason."""
+        self.publisher.close()
+        with suppress(Exception):
+            self.publisher.catch_up()
+        with suppress(Exception):
+            self.tracker.finish(status)
+
+    def _dataset(self) -> dict[str, Any]:
+        data, edits = self.config.data, self.job.edits
+        return {"name": data.source, "digest": dataset_digest(edits), "source": data.path or data.source, "count": len(edits)}
+
+    def _tags(self) -> dict[str, str]:
+        return {
+            "elder.method": self.config.editor.method,
+            "elder.base_model": self.config.model.source,
+            "elder.config_digest": self.config.digest(),
+            "elder.dataset_digest": dataset_digest(self.job.edits),
+            "elder.workers": str(self.config.cluster.workers),
+            "elder.sharding": self.job.sharding,
+        }
+
+    def _note(self, text: str) -> None:
+        self.on_event({"kind": "note", "text": text})
+
+
+def _timing(commits: Sequence[Commit]) -> dict[str, float]:
+    """Seconds over all committed stages, whichever attempt did them."""
+    total = {name: sum(c.timing.get(name, 0.0) for c in commits) for name in ("load_s", "edit_s", "evaluate_s", "commit_s")}
+    edits = commits[-1].edits if commits else 0
+    return {**total, "edits_per_s": edits / total["edit_s"] if total["edit_s"] else 0.0}
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows for which the unedited model was asked too."""
+    return [{**row, "after": row["reliability.generate.text"]} for row in rows if "before" in row]

@@ -1,0 +1,191 @@
+"""A group of processes that hold one base model together: data parallel, or sharded with DeepSpeed ZeRO-3.
+
+The one file that imports deepspeed. It implements `elder.runtime.Runtime`; it knows nothing of editors,
+stages or stores. torch.distributed must be initialised (Ray Train does) before a runtime is made.
+
+Only the frozen base is sharded. Adapters are megabytes: every rank has all of them, outside of the
+sharded module tree, and editors add up their gradients themselves through `Runtime.sum`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
+from typing import Any
+from weakref import WeakSet
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+SHARDINGS = ("none", "zero2", "zero3")
+
+
+class DataParallelRuntime:
+    """Every rank holds the whole base model; only sums and objects travel.
+
+    It serves `none` and `zero2`: ZeRO-2 partitions gradients and optimizer states of trained weights, and
+    with a frozen base there are none. What is trained (the adapters) belongs to the editor and is small.
+    """
+
+    sharded = False
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+
+    def loading(self) -> AbstractContextManager[Any]:
+        """Nothing to arrange: every rank reads the whole model."""
+        return nullcontext()
+
+    def prepare(self, model: nn.Module) -> None:
+        """Nothing to arrange: the model is whole and on its device."""
+
+    def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+        """Nothing to arrange: parameters are whole."""
+        return nullcontext()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, in place; every rank gets the same bits."""
+        if tensor.device == self.device and tensor.is_contiguous():
+            dist.all_reduce(tensor)
+            return tensor
+        travelling = tensor.detach().to(self.device).contiguous()
+        dist.all_reduce(travelling)
+        with torch.no_grad():
+            tensor.copy_(travelling)
+        return tensor
+
+    def gather_objects(self, item: Any) -> list[Any]:
+        """One picklable object from every rank, in rank order, on every rank."""
+        items: list[Any] = [None] * self.world_size
+        dist.all_gather_object(items, item)
+        return items
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        dist.barrier()
+
+    def generate(self, model: nn.Module, **kwargs: Any) -> Tensor:
+        """`model.generate` as it is: ranks need not keep step."""
+        return model.generate(**kwargs)  # type: ignore[operator,no-any-return]
+
+
+class DeepSpeedRuntime(DataParallelRuntime):
+    """The base model is partitioned over the ranks with ZeRO-3: each holds about 1/W of every weight.
+
+    DeepSpeed's module hooks gather a layer's weights just before its forward or backward and drop them
+    behind it, so gradients pass through frozen, partitioned layers to adapters that live elsewhere.
+    Every forward and every backward of a prepared model is therefore collective, and so is reading a weight.
+
+    Args:
+        device: The device of this rank.
+        dtype: The dtype that `from_pretrained` will be asked for; weights are partitioned in it.
+        persistence_threshold: Weights of at most so many elements stay whole on every rank (norms, biases);
+            0 shards everything.
+    """
+
+    sharded = True
+
+    def __init__(
+        self, device: torch.device | str, dtype: torch.dtype = torch.float32, persistence_threshold: int = 0
+    ) -> None:
+        super().__init__(device)
+        self._config = zero3_config(dtype, persistence_threshold)
+        self._offloads: WeakSet[Any] = WeakSet()  # one for each prepared model that is still alive
+        _take_over_process_group()
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """`from_pretrained` inside this block shards the model while it reads it; rank 0 reads the values.
+
+        transformers looks the setting up through a global weak reference; it is taken back at the end of
+        the block, so that other models built in this process stay whole.
+        """
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+        alive = HfDeepSpeedConfig(self._config)
+        try:
+            yield
+        finally:
+            unset_hf_deepspeed_config()
+            del alive
+
+    def prepare(self, model: nn.Module) -> None:
+        """Install the hooks that gather and release; parameters that are whole yet are partitioned first.
+
+        Args:
+            model: A frozen model. It must not have been prepared before; another module tree that shares its
+                parameters may have been.
+        """
+        from deepspeed.runtime.zero import parameter_offload
+
+        offload = parameter_offload.DeepSpeedZeRoOffload(
+            model,
+            timers=None,
+            ds_config=self._config,
+            overlap_comm=False,
+            prefetch_bucket_size=0,
+            max_reuse_distance=0,
+            max_live_parameters=0,
+            param_persistence_threshold=self._config["zero_optimization"]["stage3_param_persistence_threshold"],
+        )
+        parameter_offload.FWD_MODULE_STACK.pop()  # DeepSpeed would keep the model for ever
+        # DeepSpeed records the order of modules to prefetch the next ones. Editors skip a frozen prefix, switch
+        # gradients on and off and run parts of the model: the record would be thrown away at most calls, and each
+        # new one costs a comparison between all ranks. So nothing is recorded.
+        offload.param_coordinator.reset_step = self._drop_leftovers
+        self._offloads.add(offload)
+        object.__setattr__(model, "elder_zero3", offload)  # the hooks live as long as the model
+
+    def _drop_leftovers(self) -> None:
+        """Drop what the last backward left whole: layers whose input carried no gradient, where no hook fires."""
+        for offload in self._offloads:
+            offload.param_coordinator.release_backward_leftovers()
+
+    @contextmanager
+    def gathered(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+        """The given base parameters are whole inside the block, on every rank, for reading only."""
+        import deepspeed
+
+        self._drop_leftovers()
+        with deepspeed.zero.GatheredParameters([p for p in parameters if hasattr(p, "ds_id")]):
+            yield
+
+    def generate(self, model: nn.Module, **kwargs: Any) -> Tensor:
+        """`model.generate`; a rank that has finished goes on with dummy steps until all have."""
+        return model.generate(**kwargs, synced_gpus=self.world_size > 1)  # type: ignore[operator,no-any-return]
+
+
+def zero3_config(dtype: torch.dtype, persistence_threshold: int) -> dict[str, Any]:
+    """What DeepSpeed is told. Batch sizes are a formality: the editor batches."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_param_persistence_threshold": persistence_threshold,
+            "stage3_prefetch_bucket_size": 0,
+        },
+    }
+
+
+def _take_over_process_group() -> None:
+    """Give DeepSpeed the process group that exists.
+
+    On a CPU it would first compile a shared-memory all-reduce, half a minute of C++ on a fresh machine and
+    an error without a compiler and ninja. Only its tensor-parallel inference calls that; ZeRO-3 gathers
+    through torch.distributed. So it is told that there is none.
+    """
+    import deepspeed
+
+    backend: Any = import_module("deepspeed.comm.torch")  # as an attribute of its package it is torch itself
+    build = backend.build_shm_op
+    backend.build_shm_op = lambda: None
+    try:
+        deepspeed.init_distributed(verbose=False)
+    finally:
+        backend.build_shm_op = build

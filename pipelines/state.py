@@ -1,0 +1,219 @@
+"""What a run leaves in its store: key layout, and the protocol by which a stage becomes visible.
+
+Files of a stage go up under an attempt of their own; one COMMIT object, written only if there is none,
+makes them the stage. Readers follow COMMIT only, so an upload that was cut off is never seen. Knows
+nothing of editors, clusters or trackers; the store is whatever keeps the protocol of `pipelines.protocols`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from elder.errors import AdapterError, ConfigError, ElderError
+from pipelines.config import RunConfig, diff, parse_config
+from pipelines.protocols import Store
+
+FORMAT = 1
+CONFIG, RECORD, RESULT, COMMIT = "config.yaml", "run.json", "result.json", "COMMIT.json"
+NEW_RUN = "leave run_id out to start a new run"
+ADAPTER_FILES = ("adapter.safetensors", "manifest.json")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One committed stage, all that is needed to report it and to go on from it.
+
+    Attributes:
+        stage: Its number, from 0.
+        attempt: Names the upload; files lie under it.
+        first: Number of the first edit of the stage.
+        edits: Edits applied up to and including this stage.
+        state_digest: sha256 of the editor's state after the stage.
+        parent: State digest of the stage before; empty for stage 0.
+        config_digest: Digest of the run's config.
+        files: Name -> {"sha256", "bytes"}.
+        base: {"id", "digest"} of the base model.
+        metrics: Measured after the stage, over all edits that were measured.
+        retention: Entry j is the reliability now on the edits of stage j.
+        losses: Training loss of every batch and step.
+        timing: Seconds: load_s (of the attempt, if this was its first stage), edit_s, evaluate_s, commit_s.
+        world: Workers, sharding and versions; for information, a continuation may differ.
+    """
+
+    stage: int
+    attempt: str
+    first: int
+    edits: int
+    state_digest: str
+    parent: str
+    config_digest: str
+    files: Mapping[str, Mapping[str, Any]]
+    base: Mapping[str, str]
+    metrics: Mapping[str, float]
+    retention: Sequence[float]
+    losses: Sequence[Sequence[float]] = field(default_factory=list)
+    timing: Mapping[str, float] = field(default_factory=dict)
+    world: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The content of COMMIT.json."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, key: str) -> Commit:
+        """Read COMMIT.json.
+
+        Raises:
+            AdapterError: It is damaged or of another format.
+        """
+        try:
+            record = json.loads(text)
+            if record.pop("format") != FORMAT:
+                raise ValueError("another format")
+            return cls(**record)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise AdapterError(f"{key} is damaged or was written by another version of elder: {error}") from error
+
+
+class RunState:
+    """The part of a store that belongs to one run.
+
+    Args:
+        store: Any store.
+        run_id: The run.
+    """
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.root = f"runs/{run_id}"
+
+    def key(self, name: str) -> str:
+        """Key of a file of the run."""
+        return f"{self.root}/{name}"
+
+    def stage_key(self, stage: int, name: str) -> str:
+        """Key of a file of a stage, such as `COMMIT.json` or `ATTEMPT/manifest.json`."""
+        return f"{self.root}/stages/{stage:06d}/{name}"
+
+    def open(self, config: RunConfig, dataset_digest: str, edits: int) -> None:
+        """Write down what the run is at its first start; at later starts, check that it is the same.
+
+        Raises:
+            ConfigError: The run exists with another config or other edits; every difference is named.
+        """
+        record = {"config_digest": config.digest(), "dataset_digest": dataset_digest, "edits": edits}
+        if not self.store.create(self.key(CONFIG), config.dump_yaml().encode()):
+            self._check_config(config)
+        if not self.store.create(self.key(RECORD), _json(record)):
+            before = json.loads(self.store.get(self.key(RECORD)))
+            if before["dataset_digest"] != dataset_digest:
+                raise ConfigError(
+                    f"run '{self.run_id}' was started with other edits ({before['edits']} of digest "
+                    f"{before['dataset_digest'][:12]}, now {edits} of digest {dataset_digest[:12]}); "
+                    f"give back the old data to continue it, or {NEW_RUN}"
+                )
+
+    def _check_config(self, config: RunConfig) -> None:
+        before = parse_config(self.store.get(self.key(CONFIG)).decode(), f"config of run {self.run_id}")
+        if before.digest() != config.digest():
+            changes = [f"  {line}" for line in diff(before, config)]
+            raise ConfigError(
+                [f"run '{self.run_id}' exists with another config; undo these changes to continue it, or {NEW_RUN}:", *changes]
+            )
+
+    def commits(self) -> list[Commit]:
+        """All committed stages in order.
+
+        Raises:
+            AdapterError: A stage is missing between others, or does not follow from the one before.
+        """
+        keys = [k for k in self.store.list(f"{self.root}/stages/") if k.endswith(f"/{COMMIT}")]
+        found = [Commit.from_json(self.store.get(key), key) for key in keys]
+        parent = ""
+        for number, commit in enumerate(found):
+            if commit.stage != number:
+                raise AdapterError(f"run '{self.run_id}': stage {number} is missing though stage {commit.stage} is committed")
+            if commit.parent != parent:
+                raise AdapterError(f"run '{self.run_id}': stage {number} does not follow from stage {number - 1} as committed")
+            parent = commit.state_digest
+        return found
+
+    def upload(self, stage: int, attempt: str, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+        """Put files under an attempt; invisible until `commit`. Returns name -> {"sha256", "bytes"}."""
+        infos = {path.name: self.store.put(self.stage_key(stage, f"{attempt}/{path.name}"), path) for path in files}
+        return {name: {"sha256": info.sha256, "bytes": info.size_bytes} for name, info in infos.items()}
+
+    def commit(self, commit: Commit) -> Commit:
+        """Make a stage visible. If somebody else has, theirs counts when it is the same state.
+
+        Returns:
+            The commit that stands.
+
+        Raises:
+            ElderError: The stage is committed with another state: another driver owns the run.
+        """
+        key = self.stage_key(commit.stage, COMMIT)
+        if self.store.create(key, commit.to_json()):
+            return commit
+        theirs = Commit.from_json(self.store.get(key), key)
+        same = (theirs.state_digest, theirs.parent, theirs.config_digest)
+        if same == (commit.state_digest, commit.parent, commit.config_digest):
+            return theirs
+        raise ElderError(
+            f"stage {commit.stage} of run '{self.run_id}' was committed by another attempt ({theirs.attempt}) with "
+            f"another state ({theirs.state_digest[:12]}, ours {commit.state_digest[:12]}): another driver owns this "
+            "run. Stop one of them; the committed stages are sound, and the same command continues from them"
+        )
+
+    def fetch(self, commit: Commit, directory: Path, names: Iterable[str] = ADAPTER_FILES) -> Path:
+        """Download files of a committed stage, verified against its sha256 list.
+
+        Raises:
+            AdapterError: A file is missing or its content is not what was committed.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            key = self.stage_key(commit.stage, f"{commit.attempt}/{name}")
+            try:
+                self.store.download(key, directory / name, sha256=commit.files[name]["sha256"])
+            except KeyError as error:
+                raise AdapterError(f"{self.store.uri}: {key} is committed but missing") from error
+        return directory
+
+    def read_rows(self, commit: Commit) -> list[dict[str, Any]]:
+        """The per-edit rows of a committed stage, verified."""
+        key = self.stage_key(commit.stage, f"{commit.attempt}/results.jsonl")
+        text = self.store.get(key, sha256=commit.files["results.jsonl"]["sha256"]).decode()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a run that has ended well, or None."""
+        try:
+            return dict(json.loads(self.store.get(self.key(RESULT))))
+        except KeyError:
+            return None
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the result down; the first one stands."""
+        self.store.create(self.key(RESULT), _json(result))
+
+    def adapter_uri(self, commit: Commit) -> str:
+        """Where the adapter directory of a stage lies."""
+        return f"{self.store.uri.rstrip('/')}/{self.stage_key(commit.stage, commit.attempt)}"
+
+
+def write_stage_files(directory: Path, rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[Path]:
+    """Write `results.jsonl` (one row for each measured edit) and `metrics.json`; returns their paths."""
+    results, figures = directory / "results.jsonl", directory / "metrics.json"
+    results.write_text("".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows), encoding="utf-8")
+    figures.write_bytes(_json(metrics))
+    return [results, figures]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode()

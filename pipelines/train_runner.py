@@ -1,0 +1,259 @@
+"""Runs a job on a Ray Train worker group. The one file that imports ray.train.
+
+One TorchTrainer for the whole run: the base model is loaded once and stays. Ray starts the group again when a
+worker dies; the stage loop then goes on from the last commit. Knows nothing of trackers and stages.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import shutil
+import tempfile
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from elder.device import backend_for, pick_device, pick_dtype
+from elder.errors import ConfigError, ElderError, UnreachableError
+from pipelines.config import ClusterConfig
+from pipelines.progress import Listener, Sender, open_mailbox
+from pipelines.worker import Job, Report, run_stages
+
+AGREEMENT_S = 5.0  # how long a rank that must stop waits for the others to say the same
+OBJECT_STORE_BYTES = 160 * 2**20  # of a cluster of our own: edits and adapters are small
+
+
+def run_on_ray(job: Job, report: Report) -> None:
+    """Bring the run to its last stage on `cluster.workers` Ray workers; events come as they happen.
+
+    Raises:
+        ElderError: As `pipelines.worker.run_stages`; or the workers failed more often than `cluster.max_failures`.
+        UnreachableError: The Ray cluster cannot be reached.
+    """
+    cluster = job.config.cluster
+    environment = worker_environment(cluster)
+    with connection(cluster, environment, report) as worker_environment_needed:
+        mailbox = open_mailbox()
+        storage = tempfile.mkdtemp(prefix="elder-train-")
+        trainer = TorchTrainer(
+            _train_function(job, mailbox),
+            scaling_config=_scaling(cluster),
+            torch_config=TorchConfig(backend=backend_for(cluster.gpus_per_worker)),
+            run_config=RunConfig(
+                name=f"{job.config.run_id}-{uuid.uuid4().hex[:8]}",  # a name used before would continue that run
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=cluster.max_failures),
+                worker_runtime_env={"env_vars": environment} if worker_environment_needed else {},
+            ),
+        )
+        try:
+            with Listener(mailbox, report):
+                failure = _fit(trainer)
+            _, error = ray.get(mailbox.verdict.remote())
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+        if isinstance(error, ElderError):
+            raise error
+        if failure is not None or error is not None:
+            raise ElderError(_explain(failure or error, cluster.max_failures)) from (error or failure)
+
+
+def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
+    """Environment variables of every worker process."""
+    threads = str(threads_of(cluster))
+    found = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONWARNINGS": "ignore",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    }
+    if not cluster.gpus_per_worker:
+        found["DS_ACCELERATOR"] = "cpu"
+    return found
+
+
+def threads_of(cluster: ClusterConfig) -> int:
+    """Threads of torch in each worker."""
+    return cluster.threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, cluster.workers))
+
+
+@contextmanager
+def connection(cluster: ClusterConfig, environment: dict[str, str], report: Report) -> Iterator[bool]:
+    """A connection to the Ray cluster that the config names; one that was made here ends with the block.
+
+    Yields:
+        Whether workers still need the environment given to them (not on a cluster of our own).
+    """
+    if ray.is_initialized():
+        yield True
+        return
+    # A driver inside a Ray job, or a user who exported it, names the cluster in RAY_ADDRESS. Clusters that
+    # merely run on this machine are left alone: they may belong to another run and end with it.
+    joins = cluster.address not in ("auto", "local") or (cluster.address == "auto" and "RAY_ADDRESS" in os.environ)
+    try:
+        if joins:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+            _check_resources(cluster, report)
+        else:
+            _start_cluster(cluster, environment)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UnreachableError(
+            f"the Ray cluster '{cluster.address}' cannot be reached: {str(error).strip().splitlines()[0]}\n"
+            "Is the address right and the cluster up (ray status)? If it asks for a token, export "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) here too"
+        ) from error
+    try:
+        yield joins
+    finally:
+        ray.shutdown()
+
+
+def _start_cluster(cluster: ClusterConfig, environment: dict[str, str]) -> None:
+    """A cluster in processes of this one, which die with it. Workers share cores if there are too few."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(cluster.workers * cluster.cpus_per_worker)),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {**environment, "PYTHONPATH": path}},
+    )
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    needed = cluster.workers * cluster.gpus_per_worker
+    if needed > gpus:
+        ray.shutdown()
+        raise ConfigError(
+            f"cluster.gpus_per_worker: {cluster.workers} workers need {needed:g} GPUs, this machine has {gpus:g}; "
+            "take fewer workers, or gpus_per_worker=0 to run on the CPU"
+        )
+
+
+def _check_resources(cluster: ClusterConfig, report: Report) -> None:
+    """Say so when the cluster is too small as it stands; it may be one that grows."""
+    present = ray.cluster_resources()
+    for name, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
+        needed = cluster.workers * each
+        if needed > present.get(name, 0.0):
+            text = f"the run needs {needed:g} {name}, the Ray cluster has {present.get(name, 0.0):g} now; waiting for it to grow"
+            report({"kind": "note", "text": text})
+
+
+def _scaling(cluster: ClusterConfig) -> ScalingConfig:
+    resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    return ScalingConfig(
+        num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
+    )
+
+
+def _fit(trainer: TorchTrainer) -> Exception | None:
+    """Run to the end; a failure is returned, because the mailbox may know its reason better."""
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        return error
+    return None
+
+
+def _explain(failure: BaseException | None, max_failures: int) -> str:
+    """The last failure in a few lines: which worker, what it said."""
+    workers = getattr(failure, "worker_failures", None) or {}
+    if not workers:
+        return f"a worker failed, and failed again in the same way: {type(failure).__name__}: {failure}"
+    lines = [f"  worker {rank}: {_last_line(error)}" for rank, error in sorted(workers.items())]
+    return "\n".join(
+        [f"the workers failed more than {max_failures} times (cluster.max_failures); the last time:", *lines]
+        + ["committed stages are kept: the same command goes on from them"]
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _train_function(job: Job, mailbox: Any) -> Any:
+    """The function that Ray Train runs on every rank; it carries the job with it."""
+
+    def train() -> None:
+        work(job, mailbox)
+
+    return train
+
+
+def work(job: Job, mailbox: Any) -> None:
+    """One rank: set the process up, run the stages, and sort errors into final ones and ones worth a new try."""
+    if ray.get(mailbox.verdict.remote())[0]:
+        return  # Ray started the group again, but the run is to stop
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    try:
+        runtime = make_runtime(job, rank, size)
+        run_stages(replace(job, local_rank=context.get_local_rank()), runtime, Sender(mailbox))
+    except ElderError as error:
+        if not _agreed(mailbox, ray.get(mailbox.stop.remote(rank, _portable(error))), size):
+            raise  # others still wait for this rank: only the end of the group frees them
+    except Exception as error:
+        ray.get(mailbox.fail.remote(rank, _portable(error), f"{type(error).__name__}: {_last_line(error)}"))
+        raise
+
+
+def make_runtime(job: Job, rank: int, size: int) -> Any:
+    """The runtime of this rank: alone, data parallel or sharded."""
+    import torch
+
+    from elder.runtime import LocalRuntime
+
+    cluster, model = job.config.cluster, job.config.model
+    torch.set_num_threads(threads_of(cluster))
+    device = get_device() if cluster.gpus_per_worker else pick_device("cpu" if model.device == "auto" else model.device)
+    if job.sharding == "zero3":
+        from pipelines.engine import DeepSpeedRuntime
+
+        return DeepSpeedRuntime(device, pick_dtype(model.dtype))
+    if size == 1:
+        return LocalRuntime(device)
+    from pipelines.engine import DataParallelRuntime
+
+    return DataParallelRuntime(device)
+
+
+def _agreed(mailbox: Any, count: int, size: int) -> bool:
+    """Whether all ranks say soon that the run must stop."""
+    end = time.monotonic() + AGREEMENT_S
+    while count < size and time.monotonic() < end:
+        time.sleep(0.1)
+        count = ray.get(mailbox.verdict.remote())[0]
+    return count >= size
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error as it can travel: its traceback as a note; in plain words if it cannot be pickled."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - whatever a foreign class does when it is pickled
+        copy = RuntimeError(f"{type(error).__name__}: {error}")
+    copy.add_note(trace)
+    return cast(BaseException, copy)

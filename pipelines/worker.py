@@ -1,0 +1,365 @@
+"""What every worker of a run does: apply, measure and commit stage after stage.
+
+The same program on every rank (SPMD), against `elder.runtime.Runtime` and `Store`. A stage is a pure function
+of the committed state before it and its edits, so a replay after a crash gives the same state. Must not know
+Ray, DeepSpeed, MLflow or S3: `pipelines.train_runner` and `pipelines.local_runner` start it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+import torch
+
+from elder.edit import Edit
+from elder.editors.base import Base, Editor, Receipt, state_digest
+from elder.errors import AdapterError, ElderError, GateError
+from elder.metrics.retention import retention_summary
+from elder.runtime import Runtime
+from pipelines.config import RunConfig
+from pipelines.gates import refusals
+from pipelines.plan import StagePlan, split
+from pipelines.protocols import Store
+from pipelines.state import Commit, RunState, write_stage_files
+
+Event = Mapping[str, Any]
+Report = Callable[[Event], None]
+"""Where rank 0 says what is going on; must be cheap and must not fail."""
+
+
+class Measurement(Protocol):
+    """The part of `elder.metrics.report.Report` that a stage uses."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures by name."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each edit, in the order asked."""
+
+
+class Meter(Protocol):
+    """The part of `elder.metrics.evaluator.Evaluator` that a stage uses."""
+
+    def measure(
+        self, edits: Sequence[Edit], parts: Sequence[str], progress: Callable[[int, int], None] | None = None
+    ) -> Measurement:
+        """Measure the editor as it is now."""
+
+
+@dataclass(frozen=True)
+class Kit:
+    """How a worker makes its parts. Tests hand in others; everything must be picklable."""
+
+    def base(self, job: Job, runtime: Runtime) -> Base:
+        """Load the base model; the embedded one is trained by one rank of each machine, the others wait."""
+        from elder.models import load_base, resolve_source
+
+        model = job.config.model
+        if job.local_rank == 0:
+            resolve_source(model.source, job.cache_dir)
+        runtime.barrier()
+        return load_base(
+            model.source, revision=model.revision, dtype=model.dtype, runtime=runtime, cache_dir=job.cache_dir
+        )
+
+    def editor(self, job: Job, base: Base) -> Editor:
+        """A fresh editor of the config's method."""
+        from elder.registry import editor_class
+
+        return editor_class(job.config.editor.method)(base, job.config.editor_options())  # type: ignore[no-any-return]
+
+    def meter(self, job: Job, editor: Editor) -> Meter:
+        """The evaluator of the config."""
+        from elder.metrics.evaluator import Evaluator
+
+        wanted = job.config.evaluation
+        return Evaluator(editor, wanted.protocols, wanted.max_new_tokens, wanted.batch_size, job.perplexity_text)
+
+    def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
+        """Write the adapter directory of the editor's state."""
+        from elder.adapter import save_adapter
+
+        save_adapter(directory, editor, extra=dict(extra))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as it travels to the workers.
+
+    Attributes:
+        config: The resolved config.
+        edits: The whole stream, validated.
+        store_factory: Makes a `Store` inside a worker.
+        sharding: `none`, `zero2` or `zero3`, decided.
+        cache_dir: Where the embedded model is kept.
+        perplexity_text: Text for the perplexity alarm; None takes the built-in one.
+        kit: How parts are made.
+        local_rank: Rank on this machine; set by the runner inside the worker.
+    """
+
+    config: RunConfig
+    edits: Sequence[Edit]
+    store_factory: Callable[[], Store]
+    sharding: str = "none"
+    cache_dir: Path | None = None
+    perplexity_text: str | None = None
+    kit: Kit = field(default_factory=Kit)
+    local_rank: int = 0
+
+    @property
+    def stages(self) -> tuple[StagePlan, ...]:
+        """The stages of the stream."""
+        return split(len(self.edits), self.config.stream.stage_size, self.config.stream.batch_size)
+
+
+def run_stages(job: Job, runtime: Runtime, report: Report) -> None:
+    """Bring the run to its last stage, from wherever it is committed. Collective.
+
+    Args:
+        job: The run.
+        runtime: This process, or this rank of a group.
+        report: Called on rank 0 only.
+
+    Raises:
+        GateError: A gate refused a stage; the stages before it stay committed.
+        ElderError: See `pipelines.state`; or the ranks disagree about the state.
+    """
+    StageLoop(job, runtime, report if runtime.rank == 0 else _silence).run()
+
+
+class StageLoop:
+    """Loads the model once, then goes through the stages that are not committed yet."""
+
+    def __init__(self, job: Job, runtime: Runtime, report: Report) -> None:
+        self.job, self.runtime, self.report = job, runtime, report
+        self.state = RunState(job.store_factory(), job.config.run_id)
+        first = runtime.rank == 0
+        # Rank 0 reads for all, so that all go on from the same stage whatever happens in between.
+        told = runtime.gather_objects((uuid.uuid4().hex[:12], self.state.commits()) if first else None)
+        self.attempt: str = told[0][0]
+        self.commits: list[Commit] = list(told[0][1])
+
+    def run(self) -> None:
+        """Load, then edit, measure and commit every stage that is left."""
+        todo = self.job.stages[len(self.commits) :]
+        if not todo:
+            return
+        self.report({"kind": "phase", "name": "load", "stage": todo[0].stage})
+        begin = time.perf_counter()
+        self._load()
+        load_s = time.perf_counter() - begin
+        for stage in todo:
+            self._stage(stage, load_s)
+            load_s = 0.0
+
+    def _load(self) -> None:
+        self.base = self.job.kit.base(self.job, self.runtime)
+        self.base_record = {"id": self.base.source, "digest": self.base.digest}
+        self.editor = self.job.kit.editor(self.job, self.base)
+        if self.commits:
+            self._take_over(self.commits[-1])
+        self.meter = self.job.kit.meter(self.job, self.editor)
+
+    def _take_over(self, commit: Commit) -> None:
+        """Put the editor into the committed state and prove that it is there."""
+        from safetensors.torch import load_file
+
+        if commit.base["digest"] != self.base_record["digest"]:
+            raise AdapterError(
+                f"run '{self.state.run_id}' was begun on the base model {commit.base['id']} of digest "
+                f"{commit.base['digest'][:12]}; the model found now has digest {self.base_record['digest'][:12]}. "
+                "Give back the old weights (model.source, model.revision, model.dtype)"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            directory = self.state.fetch(commit, Path(folder))
+            self.editor.load_state_dict(load_file(directory / "adapter.safetensors"))
+        found = state_digest(self.editor.state_dict())
+        if found != commit.state_digest:
+            raise AdapterError(
+                f"stage {commit.stage} of run '{self.state.run_id}' was committed with state {commit.state_digest[:12]}, "
+                f"but the editor has {found[:12]} after loading it: the method's load_state_dict loses something"
+            )
+
+    def _stage(self, stage: StagePlan, load_s: float) -> None:
+        self.report({"kind": "phase", "name": "edit", "stage": stage.stage})
+        receipt = self._edit(stage)
+        digest = self._agreed_digest()
+        self.report({"kind": "phase", "name": "evaluate", "stage": stage.stage})
+        begin = time.perf_counter()
+        metrics, retention, rows = self._measure(stage, receipt)
+        evaluate_s = time.perf_counter() - begin
+        refused = refusals(self.job.config.gates, metrics, self.job.config.evaluation.protocols)
+        if refused:
+            self._refuse(stage, refused, metrics, rows)
+        self.report({"kind": "phase", "name": "commit", "stage": stage.stage})
+        commit = Commit(
+            stage=stage.stage,
+            attempt=self.attempt,
+            first=stage.first,
+            edits=stage.end,
+            state_digest=digest,
+            parent=self.commits[-1].state_digest if self.commits else "",
+            config_digest=self.job.config.digest(),
+            files={},
+            base=self.base_record,
+            metrics=metrics,
+            retention=retention,
+            losses=[[round(float(x), 6) for x in curve] for curve in receipt.losses],
+            timing={"load_s": load_s, "edit_s": receipt.seconds, "evaluate_s": evaluate_s},
+            world=self._world(),
+        )
+        self._commit(commit, rows)
+
+    def _edit(self, stage: StagePlan) -> Receipt:
+        """Apply the edits of a stage, with all global randomness fixed by seed and stage."""
+
+        def progress(done: int, of: int, loss: float) -> None:
+            self.report({"kind": "batch", "stage": stage.stage, "done": done, "of": of, "loss": loss})
+
+        with torch.random.fork_rng():
+            torch.manual_seed(self.job.config.seed * 1_000_003 + stage.stage)
+            return self.editor.edit(list(self.job.edits[stage.first : stage.end]), progress)
+
+    def _agreed_digest(self) -> str:
+        """Digest of the state, the same on every rank: adapters are replicated, and replicas must not drift."""
+        digests = self.runtime.gather_objects(state_digest(self.editor.state_dict()))
+        if len(set(digests)) > 1:
+            shown = ", ".join(digest[:12] for digest in digests)
+            raise ElderError(
+                f"the workers hold different adapters after the stage ({shown}); nothing was committed. "
+                "Gradients were not summed the same way on all of them"
+            )
+        return str(digests[0])
+
+    def _measure(
+        self, stage: StagePlan, receipt: Receipt
+    ) -> tuple[dict[str, float], list[float], list[dict[str, Any]]]:
+        """Metrics over all measured edits, the retention row, and a row for each edit: from one measurement."""
+        wanted = self.job.config.evaluation
+        chosen = measured_edits(self.job.stages, stage.stage, wanted.retention, wanted.retention_sample, self.job.config.seed)
+
+        def progress(done: int, of: int) -> None:
+            self.report({"kind": "evaluated", "stage": stage.stage, "done": done, "of": of})
+
+        parts = (*wanted.parts, "perplexity")
+        found = self.meter.measure([self.job.edits[i] for i in chosen], parts, progress)
+        size = self.job.config.stream.stage_size
+        rows = [{"stage": i // size, "edit": i, **row} for i, row in zip(chosen, found.rows, strict=True)]
+        if stage == self.job.stages[-1]:
+            self._ask_before(rows)
+        retention = retention_row(rows, f"reliability.{wanted.protocols[0]}", stage.stage)
+        metrics = dict(found.metrics)
+        if retention:
+            metrics |= retention_summary([*(list(commit.retention) for commit in self.commits), retention])
+        return metrics | _receipt_figures(receipt, rows, stage), retention, rows
+
+    def _ask_before(self, rows: Sequence[dict[str, Any]]) -> None:
+        """At the end of a run: what the unedited model says to the first prompts, for the page that people read."""
+        count = self.job.config.evaluation.probes
+        if not count or "generate" not in self.job.config.evaluation.protocols:
+            return
+        with self.editor.disabled():
+            before = self.meter.measure(self.job.edits[:count], ("reliability",)).rows
+        for row, unedited in zip(rows, before, strict=False):
+            row["before"] = unedited.get("reliability.generate.text")
+
+    def _refuse(
+        self, stage: StagePlan, refused: Sequence[str], metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Leave the figures for whoever looks into it, and stop. The stage is not committed."""
+        if self.runtime.rank == 0:
+            self.report({"kind": "refused", "stage": stage.stage, "edits": stage.end, "metrics": dict(metrics)})
+            with tempfile.TemporaryDirectory() as folder:
+                self.state.upload(stage.stage, self.attempt, write_stage_files(Path(folder), rows, metrics))
+        where = self.state.stage_key(stage.stage, self.attempt)
+        raise GateError(
+            "\n".join(
+                [f"stage {stage.stage} (edits {stage.first} to {stage.end - 1}) was refused and not committed:"]
+                + [f"  {line}" for line in refused]
+                + [f"{stage.stage} stages stay committed; the refused stage's figures are under {where}/"]
+            )
+        )
+
+    def _commit(self, commit: Commit, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Upload, then make visible. Writing the state may be collective; rank 0 alone speaks to the store."""
+        begin = time.perf_counter()
+        extra = {"run_id": self.state.run_id, "stage": commit.stage, "config_digest": commit.config_digest}
+        with tempfile.TemporaryDirectory() as folder:
+            directory = Path(folder)
+            self.job.kit.save(directory, self.editor, extra)
+            if self.runtime.rank == 0:
+                write_stage_files(directory, rows, commit.metrics)
+                files = self.state.upload(commit.stage, commit.attempt, sorted(directory.iterdir()))
+                timing = {**commit.timing, "commit_s": time.perf_counter() - begin}
+                commit = self.state.commit(replace(commit, files=files, timing=timing))
+        commit = self.runtime.gather_objects(commit)[0]
+        self.commits.append(commit)
+        self.report(
+            {"kind": "committed", "stage": commit.stage, "edits": commit.edits, "metrics": dict(commit.metrics)}
+        )
+
+    def _world(self) -> dict[str, Any]:
+        return {"workers": self.runtime.world_size, "sharding": self.job.sharding, "torch": torch.__version__}
+
+
+def measured_edits(stages: Sequence[StagePlan], now: int, retention: str, sample: int, seed: int) -> list[int]:
+    """Numbers of the edits that are measured after a stage.
+
+    Args:
+        stages: All stages of the run.
+        now: The stage that was just applied; it is always measured in full.
+        retention: `all`: every edit so far. `sample`: a fixed sample of each earlier stage, the same at every
+            later stage; after the last stage everything is measured all the same.
+        sample: Size of that sample.
+        seed: Seed of the run.
+    """
+    chosen: list[int] = []
+    for stage in stages[: now + 1]:
+        numbers = list(range(stage.first, stage.end))
+        whole = retention == "all" or stage.stage == now or now == len(stages) - 1
+        if not whole and len(numbers) > sample:
+            numbers = sorted(random.Random(f"{seed}/{stage.stage}").sample(numbers, sample))
+        chosen += numbers
+    return chosen
+
+
+def retention_row(rows: Sequence[Mapping[str, Any]], figure: str, now: int) -> list[float]:
+    """Mean of a figure over the edits of stage 0, 1, ..., now; empty when it was not measured."""
+    by_stage: list[list[float]] = [[] for _ in range(now + 1)]
+    for row in rows:
+        if row.get(figure) is not None:
+            by_stage[row["stage"]].append(float(row[figure]))
+    if not all(by_stage):
+        return []
+    return [fmean(values) for values in by_stage]
+
+
+def _receipt_figures(receipt: Receipt, rows: Sequence[dict[str, Any]], stage: StagePlan) -> dict[str, float]:
+    """What the editor says about the stage: into the rows of its edits, and as figures."""
+    outcomes = {stage.first + i: outcome for i, outcome in enumerate(receipt.outcomes)}
+    for row in rows:
+        outcome = outcomes.get(row["edit"])
+        if outcome is not None:
+            row |= {"accepted": outcome.accepted, "final_loss": outcome.final_loss}
+            if outcome.note:
+                row["note"] = outcome.note
+    figures = {f"editor.{name}": float(value) for name, value in receipt.notes.items()}
+    if receipt.outcomes:
+        figures["edit.accepted"] = fmean(outcome.accepted for outcome in receipt.outcomes)
+        figures["edit.final_loss"] = fmean(outcome.final_loss for outcome in receipt.outcomes)
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def _silence(event: Event) -> None:
+    """Ranks other than 0 say nothing."""

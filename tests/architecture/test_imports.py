@@ -1,0 +1,88 @@
+"""Dependencies point downwards, and every library has one owner."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.sources import PACKAGES, Import, imports, modules, within
+
+STDLIB = set(sys.stdlib_module_names)
+LIBRARIES = {
+    "elder": {"torch", "transformers", "safetensors", "tokenizers", "numpy", "elder"},
+    "pipelines": {"torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "rich"}
+    | {"elder", "pipelines"},
+    "infra": {"boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "infra"},
+    "jobs": {"click", "rich", "transformers", "elder", "pipelines", "infra", "jobs"},
+}
+OWNERS = {
+    "deepspeed": {"pipelines/engine.py"},
+    "ray.train": {"pipelines/train_runner.py"},
+    "ray.tune": {"pipelines/tuning.py"},
+    "ray.job_submission": {"infra/submit.py"},
+    "boto3": {"infra/s3_store.py"},
+    "botocore": {"infra/s3_store.py", "infra/s3_errors.py"},
+    "mlflow": {"infra/mlflow_tracker.py", "infra/elder_pyfunc.py"},
+    "matplotlib": {"pipelines/plots.py", "pipelines/report.py"},
+    "requests": {"infra/mlflow_tracker.py"},  # what MLflow's client raises
+    "sqlalchemy": {"infra/mlflow_tracker.py"},
+}
+HEAVY = ("torch", "transformers", "ray", "mlflow", "boto3", "deepspeed", "matplotlib", "pandas", "numpy", "rich")
+
+
+def allowed_in_infra(path: Path, found: Import) -> bool:
+    """What infra may know of the house: errors and protocols; the pyfunc wrapper knows more, when it runs."""
+    if path.name == "elder_pyfunc.py" and not found.eager:
+        return within(found.name, "elder", "torch")
+    return within(found.name, "elder.errors", "pipelines.protocols")
+
+
+def breaches(package: str) -> list[str]:
+    """Imports of a package that its floor does not allow."""
+    bad = []
+    for path in modules(package):
+        for found in imports(path):
+            top = found.name.split(".")[0]
+            ok = top in STDLIB or top in LIBRARIES[package]
+            if package == "elder" and path.parts[1] == "datasets" and top == "datasets":
+                ok = not found.eager
+            if package == "infra" and not ok:
+                ok = allowed_in_infra(path, found)
+            if not ok:
+                bad.append(f"{path}:{found.line} imports {found.name}")
+    return bad
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_its_own_floor_and_those_below(package: str) -> None:
+    assert modules(package), f"no source found in {package}/"
+    assert breaches(package) == []
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_imported_by_its_owner_only(library: str) -> None:
+    users = {str(path) for path in modules() for found in imports(path) if within(found.name, library)}
+    assert users <= OWNERS[library]
+
+
+def test_the_command_line_imports_nothing_heavy_at_its_top() -> None:
+    # Display and pages are imported inside verbs, so they may import rich; verbs and main may not.
+    pages = {"jobs/display.py", "jobs/closing.py"}
+    bad = [
+        f"{path}:{found.line} imports {found.name}"
+        for path in modules("jobs")
+        for found in imports(path)
+        if found.eager and within(found.name, *(HEAVY[:-1] if str(path) in pages else HEAVY))
+    ]
+    assert bad == []
+
+
+def test_only_jobs_and_the_engine_room_read_environment_variables() -> None:
+    # Runners must set variables that DeepSpeed and Ray read; nobody else may depend on the environment.
+    bad = []
+    for path in modules("elder"):
+        text = (Path(__file__).resolve().parents[2] / path).read_text(encoding="utf-8")
+        bad += [str(path)] if "os.environ" in text or "getenv" in text else []
+    assert bad == []

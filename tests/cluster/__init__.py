@@ -1,0 +1,1 @@
+"""Tests that start real worker groups: Ray, DeepSpeed, processes that are killed."""

@@ -1,0 +1,29 @@
+"""Two processes with a gloo group, without Ray: the quickest way to run something under DeepSpeed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def on_ranks(function: Callable[..., Any], directory: Path, *args: Any, size: int = 2) -> list[Any]:
+    """Run `function(directory, *args)` on every rank; returns what each of them returned."""
+    mp.spawn(_rank, args=(size, str(directory), function, args), nprocs=size)
+    return [pickle.loads((directory / f"rank-{rank}.pickle").read_bytes()) for rank in range(size)]
+
+
+def _rank(rank: int, size: int, directory: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "DS_ACCELERATOR": "cpu"}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=size)
+    found = function(Path(directory), *args)
+    (Path(directory) / f"rank-{rank}.pickle").write_bytes(pickle.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()

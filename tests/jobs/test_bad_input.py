@@ -1,0 +1,135 @@
+"""Bad input: each kind stops `elder edit` before work starts, with a message that says where and what to do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import Elder, records, write_jsonl
+
+UNTRACKED = ("tracking.mlflow=null", "tracking.register=null")  # opening a new MLflow database takes seconds
+
+
+@pytest.fixture(autouse=True)
+def nothing_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that is reached although the input is bad fails the test."""
+
+    def started(*args: object, **kwargs: object) -> None:
+        raise AssertionError("work was started")
+
+    monkeypatch.setattr("pipelines.driver.run_edit", started)
+
+
+def refused(elder: Elder, small_run: list[str], *overrides: object, code: int = 2) -> str:
+    """Run `elder edit` and return what it complained about."""
+    found = elder("edit", "demo", *small_run, *overrides)
+    assert found.code == code, found.err
+    assert "Traceback" not in found.err and "AssertionError" not in found.err
+    return found.err
+
+
+def test_a_good_run_would_start(elder: Elder, small_run: list[str]) -> None:
+    found = elder("edit", "demo", *small_run, *UNTRACKED)
+    assert found.code == 1 and "work was started" in found.err
+
+
+def test_malformed_line(elder: Elder, small_run: list[str], edits_file: Path) -> None:
+    lines = edits_file.read_text().splitlines()
+    edits_file.write_text("\n".join([*lines[:2], '{"prompt": "x", ', *lines[3:]]) + "\n")
+    assert "edits.jsonl:3" in refused(elder, small_run)
+
+
+def test_missing_field_and_empty_target_are_reported_together(
+    elder: Elder, small_run: list[str], edits_file: Path
+) -> None:
+    rows = records(8)
+    del rows[1]["target"]
+    rows[4]["target"] = "  "
+    write_jsonl(edits_file, rows)
+    err = refused(elder, small_run)
+    assert "edits.jsonl:2" in err and "'target' is missing" in err
+    assert "edits.jsonl:5" in err and "'target' is empty" in err
+
+
+def test_duplicate_ids(elder: Elder, small_run: list[str], edits_file: Path) -> None:
+    rows = [{**row, "id": f"e{i}"} for i, row in enumerate(records(8))]
+    rows[6]["id"] = "e2"
+    write_jsonl(edits_file, rows)
+    assert "e2" in refused(elder, small_run)
+
+
+def test_prompt_longer_than_the_context(elder: Elder, small_run: list[str], edits_file: Path) -> None:
+    rows = records(8)
+    rows[3]["prompt"] = "Person 3, " * 30 + "lives in"
+    write_jsonl(edits_file, rows)
+    err = refused(elder, small_run)
+    assert "96" in err and "token" in err
+
+
+def test_same_prompt_with_two_targets(elder: Elder, small_run: list[str], edits_file: Path) -> None:
+    rows = records(8)
+    write_jsonl(edits_file, [*rows, {**rows[0], "target": "Paris"}])
+    err = refused(elder, small_run)
+    assert "Oslo" in err and "Paris" in err and "last_wins" in err
+    accepted = elder("validate", "demo", *small_run, "stream.conflicts=last_wins")
+    assert accepted.code == 0 and "8 edits" in accepted.out
+
+
+def test_absent_and_empty_files(elder: Elder, small_run: list[str], tmp_path: Path) -> None:
+    assert "nowhere.jsonl" in refused(elder, small_run, "data.path=nowhere.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "empty.jsonl" in refused(elder, small_run, "data.path=empty.jsonl")
+
+
+def test_unknown_config_key(elder: Elder, small_run: list[str]) -> None:
+    err = refused(elder, small_run, "stream.stagesize=3")
+    assert "command line: stream.stagesize" in err and "did you mean 'stage_size'" in err
+
+
+def test_unknown_dataset(elder: Elder, small_run: list[str]) -> None:
+    assert "counterfact" in refused(elder, small_run, "data.source=counterfakt")
+
+
+def test_model_directory_without_weights(
+    elder: Elder, small_run: list[str], model_directory: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(model_directory, bare, ignore=shutil.ignore_patterns("*.safetensors*"))
+    err = refused(elder, small_run, f"model.source={bare}")
+    assert "no weights" in err and str(bare) in err
+    assert "no directory" in refused(elder, small_run, "model.source=./absent")
+
+
+def test_model_and_data_are_reported_together(elder: Elder, small_run: list[str]) -> None:
+    err = refused(elder, small_run, "model.source=./absent", "data.path=nowhere.jsonl")
+    assert "./absent" in err and "nowhere.jsonl" in err
+
+
+def test_store_that_refuses_writes(elder: Elder, small_run: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    assert str(tmp_path / "file") in refused(elder, small_run, f"tracking.store={tmp_path}/file/store", code=3)
+    assert "tracking.store" in refused(elder, small_run, "tracking.store=ftp://x/y")
+    assert "tracking.mlflow" in refused(elder, small_run, "tracking.mlflow=ftp://x/y")
+
+
+def test_tracker_that_does_not_answer(elder: Elder, small_run: list[str]) -> None:
+    err = refused(elder, small_run, "tracking.mlflow=http://127.0.0.1:9", code=3)
+    assert "http://127.0.0.1:9" in err
+
+
+def test_no_compiler_for_deepspeed(
+    elder: Elder, small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    err = refused(elder, small_run, "cluster.workers=2", "cluster.sharding=zero3")
+    assert "C++ compiler" in err and "apt-get install g++" in err and "sharding=none" in err
+    found = elder("edit", "demo", *small_run, "cluster.workers=2", "cluster.sharding=none", *UNTRACKED)
+    assert "work was started" in found.err
+
+
+def test_result_file_that_cannot_be_written(elder: Elder, small_run: list[str]) -> None:
+    found = elder("edit", "demo", *small_run, "--json", "/proc/result.json")
+    assert found.code == 2 and "/proc/result.json" in found.err
