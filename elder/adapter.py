@@ -25,6 +25,7 @@ from elder.models import load_base
 
 FORMAT = 1
 WEIGHTS, MANIFEST = "adapter.safetensors", "manifest.json"
+ENTRIES = ("method", "options", "base", "files", "state_digest")  # what a manifest must hold
 
 
 def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -79,8 +80,13 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
         raise AdapterError(f"'{directory}' is no adapter: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
         raise AdapterError(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(manifest, dict):
+        raise AdapterError(f"'{path}' is no manifest: expected a JSON object, found {type(manifest).__name__}")
     if manifest.get("format") != FORMAT:
         raise AdapterError(f"'{path}' has format {manifest.get('format')}, this version of elder reads format {FORMAT}")
+    missing = [name for name in ENTRIES if name not in manifest]
+    if missing:
+        raise AdapterError(f"'{path}' is damaged: it lacks {', '.join(missing)}; pull the adapter again")
     return manifest
 
 

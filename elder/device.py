@@ -25,7 +25,10 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     if name.split(":")[0] == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"model.device: '{name}' asks for a GPU, but torch finds none; use 'auto' or 'cpu'")
-        return torch.device(name)
+        try:
+            return torch.device(name)
+        except RuntimeError:
+            raise ConfigError(f"model.device: '{name}' is no device (expected auto, cpu, cuda or cuda:N)") from None
     raise ConfigError(f"model.device: unknown device '{name}' (expected auto, cpu, cuda or cuda:N)")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -23,6 +24,7 @@ from elder.editors.base import Base
 from elder.errors import ModelError
 from elder.runtime import LocalRuntime, Runtime
 
+INNER_SIZES = ("intermediate_size", "n_inner", "ffn_dim")  # how configs call the inner width of their MLPs
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 
@@ -83,7 +85,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     """
     config = model.config.get_text_config()
     depth, width = config.num_hidden_layers, config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
+    inner = next((size for name in INNER_SIZES if (size := getattr(config, name, None))), 4 * width)
     lists = [
         m
         for m in model.modules()
@@ -101,7 +103,8 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
                 f"{type(model).__name__}, block {i}: expected one linear map {inner} -> {width}, found {len(out)}; "
                 "mixture-of-experts MLPs are not supported"
             )
-        maps_in.append(tuple(m for m, size in linear if size == (width, inner)))
+        siblings = {id(m) for parent in block.modules() if out[0] in parent.children() for m in parent.children()}
+        maps_in.append(tuple(m for m, size in linear if size == (width, inner) and id(m) in siblings))
         maps_out.append(out[0])
     names = {id(module): name for name, module in model.named_modules()}
     return Anatomy(list(blocks), width, inner, tuple(maps_in), tuple(maps_out), names)
@@ -205,6 +208,6 @@ def load_config(source: str, revision: str | None = None, cache_dir: str | Path 
 def _from_pretrained(factory: Any, place: str, source: str, **options: Any) -> Any:
     try:
         return factory.from_pretrained(place, **{k: v for k, v in options.items() if v is not None})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model.source: '{source}' cannot be loaded ({factory.__name__}): {reason}") from error

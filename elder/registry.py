@@ -82,7 +82,7 @@ def make_options(name: str, values: Mapping[str, Any]) -> Any:
             continue
         try:
             accepted[key] = _coerce(value, hints[key])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             problems.append(f"editor.{key}: expected {_type_name(hints[key])}, found {value!r}")
     if not problems:
         options = cls(**accepted)

@@ -1,1 +1,1 @@
-"""The outside world behind the protocols of `pipelines.protocols`: stores, tracking, clusters, checks of the machine."""
+"""The outside world behind the protocols of `pipelines.protocols`: stores, tracking, clusters, checks."""

@@ -182,7 +182,7 @@ def _tried(name: str, action: Callable[[], str], remedy: str) -> Check:
         return Check(name, True, action())
     except ElderError as error:
         return Check(name, False, str(error), remedy)
-    except Exception as error:  # noqa: BLE001 - a doctor that falls ill helps nobody
+    except Exception as error:
         return Check(name, False, f"{type(error).__name__}: {error}", remedy)
 
 

@@ -41,7 +41,7 @@ def save_model(path: Path, adapter: Path, model_id: str, run_id: str) -> dict[st
     staged = path.parent / "adapter"
     staged.symlink_to(adapter.resolve(), target_is_directory=True)  # gives the folder its name without a copy
     signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "prompt")]),
+        inputs=Schema([ColSpec("string")]),
         outputs=Schema([ColSpec("string")]),
         params=ParamSchema([ParamSpec("max_new_tokens", "long", MAX_NEW_TOKENS)]),
     )
@@ -70,54 +70,36 @@ class ElderModel:
 
     Args:
         directory: An adapter directory.
-        base: Where the base model is; default: where the manifest says.
+        base: Where the base model is; default: where the manifest says. A generated base is looked for in
+            the cache of ELDER_HOME.
     """
 
     def __init__(self, directory: Path, base: str | None = None) -> None:
         import elder
 
-        source = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["base"]["source"]
-        self._editor = elder.load_edited(directory, base=base or source)
+        home = os.environ.get("ELDER_HOME")
+        options = {"cache_dir": Path(home).expanduser()} if home else {}
+        self._editor = elder.load_edited(directory, base=base, **options)
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
-        """Greedy answers.
+        """Greedy answers, the same that elder's metrics judge.
 
         Args:
             model_input: Prompts: a text, a list of texts, or a table with a column `prompt`.
             params: `max_new_tokens`.
 
         Returns:
-            One answer for each prompt: the text up to the first line end or end of sequence.
+            One answer for each prompt: the text up to the end of the sequence or the line.
         """
-        prompts = _prompts(model_input)
+        from elder.metrics.generation import Decoder, generate
+        from elder.tokens import encode_prompt
+
+        base, model = self._editor.base, self._editor.model
         limit = int((params or {}).get("max_new_tokens", MAX_NEW_TOKENS))
-        answers: list[str] = []
-        for first in range(0, len(prompts), BATCH):
-            answers += self._answers(prompts[first : first + BATCH], limit)
-        return answers
-
-    def _answers(self, prompts: list[str], limit: int) -> list[str]:
-        import torch
-
-        model, tokenizer = self._editor.model, self._editor.base.tokenizer
-        before = tokenizer.padding_side
-        tokenizer.padding_side = "left"  # so that every answer begins in the same column
-        try:
-            batch = tokenizer(prompts, return_tensors="pt", padding=True)
-        finally:
-            tokenizer.padding_side = before
-        ids = batch["input_ids"].to(model.device)
-        mask = batch["attention_mask"].to(model.device)
-        with torch.inference_mode():
-            whole = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=limit,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        texts = tokenizer.batch_decode(whole[:, ids.shape[1] :], skip_special_tokens=True)
-        return [text.strip().split("\n", 1)[0].strip() for text in texts]
+        context = getattr(model.config, "max_position_embeddings", None)
+        decoder = Decoder.to_stop(base.tokenizer, limit, BATCH, context)
+        ids = [tuple(encode_prompt(base.tokenizer, prompt)) for prompt in _prompts(model_input)]
+        return [said.text for said in generate(model, ids, decoder, base.runtime)]
 
 
 def _prompts(model_input: Any) -> list[str]:

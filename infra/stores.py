@@ -6,6 +6,7 @@ s3 address is opened.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import uuid
@@ -93,10 +94,8 @@ def probe_store(store: Store) -> float:
 
 
 def _remove_quietly(store: Store, key: str) -> None:
-    try:
+    with contextlib.suppress(UnreachableError):  # the first failure is the one worth telling
         store.delete(key)
-    except UnreachableError:
-        pass  # the first failure is the one worth telling
 
 
 def _merged(settings: S3Settings | Mapping[str, Any] | None, options: Mapping[str, Any]) -> S3Settings:

@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last line before the user's terminal
+    except Exception as error:
         return _report(error)
 
 

@@ -16,14 +16,13 @@ from typing import Any
 from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, ElderError, GateError
 from pipelines.config import RunConfig
+from pipelines.job import Event, Job, Kit, Report
 from pipelines.protocols import Store, Tracker
 from pipelines.publisher import Publisher
+from pipelines.result import make_result
 from pipelines.state import Commit, RunState
-from pipelines.worker import Job, Kit
 
-Event = Mapping[str, Any]
-OnEvent = Callable[[Event], None]
-Runner = Callable[[Job, OnEvent], None]
+Runner = Callable[[Job, Report], None]
 
 
 class StageRefused(GateError):
@@ -36,7 +35,7 @@ def run_edit(
     config: RunConfig,
     store_factory: Callable[[], Store],
     tracker: Tracker,
-    on_event: OnEvent = lambda event: None,
+    on_event: Report = lambda event: None,
     *,
     cache_dir: Path | None = None,
     edits: Sequence[Edit] | None = None,
@@ -50,7 +49,7 @@ def run_edit(
         config: The resolved config. A run id that exists is continued, if config and edits are the same.
         store_factory: Picklable; makes the store, here and inside workers.
         tracker: The record of runs.
-        on_event: Receives events for a display, see `pipelines.worker`; called from other threads.
+        on_event: Receives events for a display, see docs/reliability.md; called from other threads.
         cache_dir: Where the embedded model is kept.
         edits: The stream, when it has been read and checked already; default: the config's data.
         tags: Further tags for the tracked run, such as the id of a Ray job.
@@ -69,10 +68,6 @@ def run_edit(
     store = store_factory()
     state = RunState(store, config.run_id)
     stream = read_stream(config, cache_dir) if edits is None else list(edits)
-    state.open(config, dataset_digest(stream), len(stream))
-    finished = state.result()
-    if finished is not None:
-        return finished
     job = Job(
         config=config,
         edits=tuple(stream),
@@ -82,6 +77,10 @@ def run_edit(
         perplexity_text=read_text(config),
         kit=kit or Kit(),
     )
+    state.open(config, dataset_digest(stream), len(stream))  # from here on the run exists
+    finished = state.result()
+    if finished is not None:
+        return finished
     return _Driver(job, state, tracker, on_event, tags or {}).run(runner or choose_runner(config))
 
 
@@ -158,14 +157,10 @@ def choose_runner(config: RunConfig) -> Runner:
 class _Driver:
     """One call of `run_edit`, once the run record is written."""
 
-    def __init__(
-        self, job: Job, state: RunState, tracker: Tracker, on_event: OnEvent, tags: Mapping[str, str]
-    ) -> None:
+    def __init__(self, job: Job, state: RunState, tracker: Tracker, on_event: Report, tags: Mapping[str, str]) -> None:
         self.job, self.config, self.state, self.tracker, self.on_event = job, job.config, state, tracker, on_event
         self.refused: Event | None = None
-        self.publisher = Publisher(
-            self.config, state, tracker, self._dataset(), {**self._tags(), **tags}, self._note
-        )
+        self.publisher = Publisher(self.config, state, tracker, self._dataset(), {**self._tags(), **tags}, self._note)
 
     def run(self, runner: Runner) -> dict[str, Any]:
         """Start or continue, then bring the record up to date and close the run."""
@@ -181,7 +176,7 @@ class _Driver:
         except GateError as error:
             self._abandon("FAILED")
             refused = StageRefused(str(error))
-            refused.result = self._result(self.state.commits(), None)
+            refused.result = self._result(None)
             raise refused from error
         except KeyboardInterrupt:
             self._abandon("KILLED")
@@ -204,7 +199,7 @@ class _Driver:
         if missing:
             raise ElderError(f"the workers ended without an error, but {missing} stages are not committed")
         self.publisher.complete()
-        result = self._result(commits, self._register(commits[-1]))
+        result = self._result(self._register(commits[-1]))
         self.publisher.patiently(lambda: self._report(result, commits))
         self.publisher.patiently(lambda: self.tracker.finish("FINISHED"))
         self.state.finish(result)
@@ -242,48 +237,8 @@ class _Driver:
                 self.state.store.put(self.state.key(f"report/{name.as_posix()}"), path)
                 self.tracker.log_artifact(path, (Path("report") / name).parent.as_posix())
 
-    def _result(self, commits: Sequence[Commit], registered: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The result, from what is committed only."""
-        stages = [
-            {
-                "stage": c.stage,
-                "edits": c.edits - c.first,
-                "state_digest": c.state_digest,
-                "committed": True,
-                "metrics": dict(c.metrics),
-            }
-            for c in commits
-        ]
-        if self.refused is not None:
-            number = int(self.refused["stage"])
-            own = self.job.stages[number]
-            stages.append(
-                {
-                    "stage": number,
-                    "edits": own.end - own.first,
-                    "state_digest": "",
-                    "committed": False,
-                    "metrics": dict(self.refused["metrics"]),
-                }
-            )
-        last = commits[-1] if commits else None
-        return {
-            "run_id": self.config.run_id,
-            "config_digest": self.config.digest(),
-            "base_model": dict(last.base) if last else {"id": self.config.model.source, "digest": ""},
-            "stages": stages,
-            "final": dict(last.metrics) if last else {},
-            "retention": [list(c.retention) for c in commits],
-            "adapter": self._adapter(last),
-            "registered": registered,
-            "timing": _timing(commits),
-        }
-
-    def _adapter(self, last: Commit | None) -> dict[str, Any]:
-        if last is None:
-            return {"uri": "", "bytes": 0, "digest": ""}
-        size = sum(int(record["bytes"]) for record in last.files.values())
-        return {"uri": self.state.adapter_uri(last), "bytes": size, "digest": last.state_digest}
+    def _result(self, registered: Mapping[str, Any] | None) -> dict[str, Any]:
+        return make_result(self.job, self.state, registered, self.refused)
 
     def _abandon(self, status: str) -> None:
         """Log what can be logged of a run that ends early; never hides the reason."""
@@ -295,7 +250,8 @@ class _Driver:
 
     def _dataset(self) -> dict[str, Any]:
         data, edits = self.config.data, self.job.edits
-        return {"name": data.source, "digest": dataset_digest(edits), "source": data.path or data.source, "count": len(edits)}
+        source = data.path or data.source
+        return {"name": data.source, "digest": dataset_digest(edits), "source": source, "count": len(edits)}
 
     def _tags(self) -> dict[str, str]:
         return {
@@ -309,13 +265,6 @@ class _Driver:
 
     def _note(self, text: str) -> None:
         self.on_event({"kind": "note", "text": text})
-
-
-def _timing(commits: Sequence[Commit]) -> dict[str, float]:
-    """Seconds over all committed stages, whichever attempt did them."""
-    total = {name: sum(c.timing.get(name, 0.0) for c in commits) for name in ("load_s", "edit_s", "evaluate_s", "commit_s")}
-    edits = commits[-1].edits if commits else 0
-    return {**total, "edits_per_s": edits / total["edit_s"] if total["edit_s"] else 0.0}
 
 
 def _examples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

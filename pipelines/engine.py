@@ -106,11 +106,11 @@ class DeepSpeedRuntime(DataParallelRuntime):
         """
         from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-        alive = HfDeepSpeedConfig(self._config)
+        alive = HfDeepSpeedConfig(self._config)  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
-            unset_hf_deepspeed_config()
+            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
             del alive
 
     def prepare(self, model: nn.Module) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from elder.device import pick_device
 from elder.runtime import LocalRuntime
-from pipelines.worker import Job, Report, run_stages
+from pipelines.job import Job, Report
+from pipelines.worker import run_stages
 
 
 def run_locally(job: Job, report: Report) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from elder.registry import editor_class
 from pipelines.config import RunConfig
 from pipelines.shapes import ModelShape
 
@@ -76,9 +77,8 @@ def edited_blocks(config: RunConfig, shape: ModelShape) -> tuple[int, ...]:
     layers = config.editor.options.get("layers")
     if layers:
         return tuple(layers)
-    from elder.editors.mixture_editor import default_layers
-
-    return default_layers(shape.blocks)
+    found: tuple[int, ...] = editor_class(config.editor.method).default_layers(shape.blocks)
+    return found
 
 
 def adapter_parameters(config: RunConfig, shape: ModelShape) -> int:

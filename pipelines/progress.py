@@ -108,5 +108,5 @@ class Listener:
                     self._on_event(event)
         except ray.exceptions.RayError:
             return  # the actor is gone and the run goes on without a display; what is committed is in the store
-        except BaseException as error:  # noqa: BLE001 - re-raised in the driver's thread
+        except BaseException as error:  # raised again in the driver's thread
             self._error = error

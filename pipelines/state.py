@@ -121,10 +121,8 @@ class RunState:
     def _check_config(self, config: RunConfig) -> None:
         before = parse_config(self.store.get(self.key(CONFIG)).decode(), f"config of run {self.run_id}")
         if before.digest() != config.digest():
-            changes = [f"  {line}" for line in diff(before, config)]
-            raise ConfigError(
-                [f"run '{self.run_id}' exists with another config; undo these changes to continue it, or {NEW_RUN}:", *changes]
-            )
+            head = f"run '{self.run_id}' exists with another config; undo these changes to continue it, or {NEW_RUN}:"
+            raise ConfigError([head, *(f"  {line}" for line in diff(before, config))])
 
     def commits(self) -> list[Commit]:
         """All committed stages in order.
@@ -137,9 +135,9 @@ class RunState:
         parent = ""
         for number, commit in enumerate(found):
             if commit.stage != number:
-                raise AdapterError(f"run '{self.run_id}': stage {number} is missing though stage {commit.stage} is committed")
+                raise AdapterError(f"{self.root}: stage {number} is missing though stage {commit.stage} is committed")
             if commit.parent != parent:
-                raise AdapterError(f"run '{self.run_id}': stage {number} does not follow from stage {number - 1} as committed")
+                raise AdapterError(f"{self.root}: stage {number} does not follow from stage {number - 1} as committed")
             parent = commit.state_digest
         return found
 
@@ -200,7 +198,7 @@ class RunState:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result down; the first one stands."""
-        self.store.create(self.key(RESULT), _json(result))
+        self.store.create(self.key(RESULT), json.dumps(result, indent=1, ensure_ascii=False).encode())
 
     def adapter_uri(self, commit: Commit) -> str:
         """Where the adapter directory of a stage lies."""
@@ -210,7 +208,8 @@ class RunState:
 def write_stage_files(directory: Path, rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[Path]:
     """Write `results.jsonl` (one row for each measured edit) and `metrics.json`; returns their paths."""
     results, figures = directory / "results.jsonl", directory / "metrics.json"
-    results.write_text("".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows), encoding="utf-8")
+    lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows]
+    results.write_text("".join(lines), encoding="utf-8")
     figures.write_bytes(_json(metrics))
     return [results, figures]
 

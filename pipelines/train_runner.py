@@ -16,7 +16,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,9 +29,15 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from elder.device import backend_for, pick_device, pick_dtype
 from elder.errors import ConfigError, ElderError, UnreachableError
 from pipelines.config import ClusterConfig
+from pipelines.job import Job, Report
 from pipelines.progress import Listener, Sender, open_mailbox
-from pipelines.worker import Job, Report, run_stages
+from pipelines.worker import run_stages
 
+DRIVER_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a config are relative to where the user stands
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead worker, or the end, is noticed
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
 AGREEMENT_S = 5.0  # how long a rank that must stop waits for the others to say the same
 OBJECT_STORE_BYTES = 160 * 2**20  # of a cluster of our own: edits and adapters are small
 
@@ -45,24 +51,24 @@ def run_on_ray(job: Job, report: Report) -> None:
     """
     cluster = job.config.cluster
     environment = worker_environment(cluster)
-    with connection(cluster, environment, report) as worker_environment_needed:
+    with connection(cluster, environment, report) as environment_needed:
         mailbox = open_mailbox()
         storage = tempfile.mkdtemp(prefix="elder-train-")
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             _train_function(job, mailbox),
             scaling_config=_scaling(cluster),
             torch_config=TorchConfig(backend=backend_for(cluster.gpus_per_worker)),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[call-arg]
                 name=f"{job.config.run_id}-{uuid.uuid4().hex[:8]}",  # a name used before would continue that run
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=cluster.max_failures),
-                worker_runtime_env={"env_vars": environment} if worker_environment_needed else {},
+                worker_runtime_env={"env_vars": environment} if environment_needed else {},
             ),
         )
         try:
             with Listener(mailbox, report):
                 failure = _fit(trainer)
-            _, error = ray.get(mailbox.verdict.remote())
+            error = _verdict(mailbox)
         finally:
             shutil.rmtree(storage, ignore_errors=True)
         if isinstance(error, ElderError):
@@ -74,15 +80,15 @@ def run_on_ray(job: Job, report: Report) -> None:
 def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
     """Environment variables of every worker process."""
     threads = str(threads_of(cluster))
+    root = str(Path(__file__).resolve().parent.parent)  # a checkout that is not installed, or a job's working directory
     found = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", "")))),
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONWARNINGS": "ignore",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     }
     if not cluster.gpus_per_worker:
         found["DS_ACCELERATOR"] = "cpu"
@@ -127,8 +133,6 @@ def connection(cluster: ClusterConfig, environment: dict[str, str], report: Repo
 
 def _start_cluster(cluster: ClusterConfig, environment: dict[str, str]) -> None:
     """A cluster in processes of this one, which die with it. Workers share cores if there are too few."""
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, math.ceil(cluster.workers * cluster.cpus_per_worker)),
@@ -136,9 +140,9 @@ def _start_cluster(cluster: ClusterConfig, environment: dict[str, str]) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {**environment, "PYTHONPATH": path}},
+        runtime_env={"env_vars": environment},
     )
-    gpus = ray.cluster_resources().get("GPU", 0.0)
+    gpus = _resources().get("GPU", 0.0)
     needed = cluster.workers * cluster.gpus_per_worker
     if needed > gpus:
         ray.shutdown()
@@ -150,12 +154,16 @@ def _start_cluster(cluster: ClusterConfig, environment: dict[str, str]) -> None:
 
 def _check_resources(cluster: ClusterConfig, report: Report) -> None:
     """Say so when the cluster is too small as it stands; it may be one that grows."""
-    present = ray.cluster_resources()
+    present = _resources()
     for name, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
         needed = cluster.workers * each
         if needed > present.get(name, 0.0):
-            text = f"the run needs {needed:g} {name}, the Ray cluster has {present.get(name, 0.0):g} now; waiting for it to grow"
-            report({"kind": "note", "text": text})
+            text = f"the run needs {needed:g} {name}, the Ray cluster has {present.get(name, 0.0):g} now"
+            report({"kind": "note", "text": f"{text}; waiting for it to grow"})
+
+
+def _resources() -> dict[str, float]:
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
 def _scaling(cluster: ClusterConfig) -> ScalingConfig:
@@ -167,13 +175,50 @@ def _scaling(cluster: ClusterConfig) -> ScalingConfig:
     )
 
 
-def _fit(trainer: TorchTrainer) -> Exception | None:
+class _Trainer(TorchTrainer):
+    """A trainer that leaves Ctrl-C alone. Ray's own handler would end the process with exit code 0."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+
+def _fit(trainer: _Trainer) -> Exception | None:
     """Run to the end; a failure is returned, because the mailbox may know its reason better."""
     try:
-        trainer.fit()
+        with _driver_environment():
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         return error
+    except KeyboardInterrupt:
+        if trainer.controller is not None:
+            with suppress(Exception):
+                ray.get(trainer.controller.abort.remote(), timeout=10)
+        raise
     return None
+
+
+def _verdict(mailbox: Any) -> BaseException | None:
+    """Why the run must stop, if a worker said so; None also when the actor is gone."""
+    with suppress(ray.exceptions.RayError):
+        return cast(BaseException | None, ray.get(mailbox.verdict.remote())[1])
+    return None
+
+
+@contextmanager
+def _driver_environment() -> Iterator[None]:
+    """Settings that Ray Train reads from the driver's environment only."""
+    before = {name: os.environ.get(name) for name in DRIVER_ENVIRONMENT}
+    os.environ.update(DRIVER_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _explain(failure: BaseException | None, max_failures: int) -> str:
@@ -182,10 +227,8 @@ def _explain(failure: BaseException | None, max_failures: int) -> str:
     if not workers:
         return f"a worker failed, and failed again in the same way: {type(failure).__name__}: {failure}"
     lines = [f"  worker {rank}: {_last_line(error)}" for rank, error in sorted(workers.items())]
-    return "\n".join(
-        [f"the workers failed more than {max_failures} times (cluster.max_failures); the last time:", *lines]
-        + ["committed stages are kept: the same command goes on from them"]
-    )
+    head = f"the workers failed more than {max_failures} times (cluster.max_failures); the last time:"
+    return "\n".join([head, *lines, "committed stages are kept: the same command goes on from them"])
 
 
 def _last_line(error: BaseException) -> str:
@@ -253,7 +296,7 @@ def _portable(error: BaseException) -> BaseException:
     trace = "".join(traceback.format_exception(error))
     try:
         copy = pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - whatever a foreign class does when it is pickled
+    except Exception:  # whatever a foreign class does when it is pickled
         copy = RuntimeError(f"{type(error).__name__}: {error}")
     copy.add_note(trace)
     return cast(BaseException, copy)

@@ -12,115 +12,22 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from elder.edit import Edit
-from elder.editors.base import Base, Editor, Receipt, state_digest
+from elder.editors.base import Receipt, state_digest
 from elder.errors import AdapterError, ElderError, GateError
 from elder.metrics.retention import retention_summary
 from elder.runtime import Runtime
-from pipelines.config import RunConfig
 from pipelines.gates import refusals
-from pipelines.plan import StagePlan, split
-from pipelines.protocols import Store
+from pipelines.job import Event, Job, Report
+from pipelines.plan import StagePlan
 from pipelines.state import Commit, RunState, write_stage_files
-
-Event = Mapping[str, Any]
-Report = Callable[[Event], None]
-"""Where rank 0 says what is going on; must be cheap and must not fail."""
-
-
-class Measurement(Protocol):
-    """The part of `elder.metrics.report.Report` that a stage uses."""
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Figures by name."""
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One for each edit, in the order asked."""
-
-
-class Meter(Protocol):
-    """The part of `elder.metrics.evaluator.Evaluator` that a stage uses."""
-
-    def measure(
-        self, edits: Sequence[Edit], parts: Sequence[str], progress: Callable[[int, int], None] | None = None
-    ) -> Measurement:
-        """Measure the editor as it is now."""
-
-
-@dataclass(frozen=True)
-class Kit:
-    """How a worker makes its parts. Tests hand in others; everything must be picklable."""
-
-    def base(self, job: Job, runtime: Runtime) -> Base:
-        """Load the base model; the embedded one is trained by one rank of each machine, the others wait."""
-        from elder.models import load_base, resolve_source
-
-        model = job.config.model
-        if job.local_rank == 0:
-            resolve_source(model.source, job.cache_dir)
-        runtime.barrier()
-        return load_base(
-            model.source, revision=model.revision, dtype=model.dtype, runtime=runtime, cache_dir=job.cache_dir
-        )
-
-    def editor(self, job: Job, base: Base) -> Editor:
-        """A fresh editor of the config's method."""
-        from elder.registry import editor_class
-
-        return editor_class(job.config.editor.method)(base, job.config.editor_options())  # type: ignore[no-any-return]
-
-    def meter(self, job: Job, editor: Editor) -> Meter:
-        """The evaluator of the config."""
-        from elder.metrics.evaluator import Evaluator
-
-        wanted = job.config.evaluation
-        return Evaluator(editor, wanted.protocols, wanted.max_new_tokens, wanted.batch_size, job.perplexity_text)
-
-    def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
-        """Write the adapter directory of the editor's state."""
-        from elder.adapter import save_adapter
-
-        save_adapter(directory, editor, extra=dict(extra))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run as it travels to the workers.
-
-    Attributes:
-        config: The resolved config.
-        edits: The whole stream, validated.
-        store_factory: Makes a `Store` inside a worker.
-        sharding: `none`, `zero2` or `zero3`, decided.
-        cache_dir: Where the embedded model is kept.
-        perplexity_text: Text for the perplexity alarm; None takes the built-in one.
-        kit: How parts are made.
-        local_rank: Rank on this machine; set by the runner inside the worker.
-    """
-
-    config: RunConfig
-    edits: Sequence[Edit]
-    store_factory: Callable[[], Store]
-    sharding: str = "none"
-    cache_dir: Path | None = None
-    perplexity_text: str | None = None
-    kit: Kit = field(default_factory=Kit)
-    local_rank: int = 0
-
-    @property
-    def stages(self) -> tuple[StagePlan, ...]:
-        """The stages of the stream."""
-        return split(len(self.edits), self.config.stream.stage_size, self.config.stream.batch_size)
 
 
 def run_stages(job: Job, runtime: Runtime, report: Report) -> None:
@@ -187,8 +94,9 @@ class StageLoop:
         found = state_digest(self.editor.state_dict())
         if found != commit.state_digest:
             raise AdapterError(
-                f"stage {commit.stage} of run '{self.state.run_id}' was committed with state {commit.state_digest[:12]}, "
-                f"but the editor has {found[:12]} after loading it: the method's load_state_dict loses something"
+                f"stage {commit.stage} of run '{self.state.run_id}' was committed with state "
+                f"{commit.state_digest[:12]}, but the editor has {found[:12]} after loading it: the method's "
+                "load_state_dict loses something"
             )
 
     def _stage(self, stage: StagePlan, load_s: float) -> None:
@@ -246,8 +154,8 @@ class StageLoop:
         self, stage: StagePlan, receipt: Receipt
     ) -> tuple[dict[str, float], list[float], list[dict[str, Any]]]:
         """Metrics over all measured edits, the retention row, and a row for each edit: from one measurement."""
-        wanted = self.job.config.evaluation
-        chosen = measured_edits(self.job.stages, stage.stage, wanted.retention, wanted.retention_sample, self.job.config.seed)
+        wanted, seed = self.job.config.evaluation, self.job.config.seed
+        chosen = measured_edits(self.job.stages, stage.stage, wanted.retention, wanted.retention_sample, seed)
 
         def progress(done: int, of: int) -> None:
             self.report({"kind": "evaluated", "stage": stage.stage, "done": done, "of": of})
@@ -292,17 +200,17 @@ class StageLoop:
         )
 
     def _commit(self, commit: Commit, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Upload, then make visible. Writing the state may be collective; rank 0 alone speaks to the store."""
-        begin = time.perf_counter()
-        extra = {"run_id": self.state.run_id, "stage": commit.stage, "config_digest": commit.config_digest}
-        with tempfile.TemporaryDirectory() as folder:
-            directory = Path(folder)
-            self.job.kit.save(directory, self.editor, extra)
-            if self.runtime.rank == 0:
+        """Upload, then make visible. Every rank holds the whole adapter; rank 0 writes it and tells the others."""
+        if self.runtime.rank == 0:
+            begin = time.perf_counter()
+            extra = {"run_id": self.state.run_id, "stage": commit.stage, "config_digest": commit.config_digest}
+            with tempfile.TemporaryDirectory() as folder:
+                directory = Path(folder)
+                self.job.kit.save(directory, self.editor, extra)
                 write_stage_files(directory, rows, commit.metrics)
                 files = self.state.upload(commit.stage, commit.attempt, sorted(directory.iterdir()))
-                timing = {**commit.timing, "commit_s": time.perf_counter() - begin}
-                commit = self.state.commit(replace(commit, files=files, timing=timing))
+            timing = {**commit.timing, "commit_s": time.perf_counter() - begin}
+            commit = self.state.commit(replace(commit, files=files, timing=timing))
         commit = self.runtime.gather_objects(commit)[0]
         self.commits.append(commit)
         self.report(

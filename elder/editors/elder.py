@@ -35,6 +35,12 @@ class ElderEditor(MixtureEditor):
     def _build(self, generator: torch.Generator) -> None:
         o = self.options
         self.query_layer = self.layers[0] - 1 if o.query_layer is None else o.query_layer
+        if not 0 <= self.query_layer < self.layers[0]:
+            remedy = "" if self.layers[0] else "; leave block 0 out of editor.layers"
+            raise ModelError(
+                f"editor.query_layer: expected a block below the first edited one, {self.layers[0]}, "
+                f"found {self.query_layer}{remedy}"
+            )
         query = self._parts.target(self.query_layer, o.target)
         width = _size(query)[0]
         self._query = query
@@ -42,8 +48,6 @@ class ElderEditor(MixtureEditor):
         self.router = Router(width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.allocator = Allocator(len(self.layers), o.experts, o.top_k, o.seed)
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
-        if self.query_layer >= self.layers[0]:
-            raise ModelError(f"editor.query_layer: {self.query_layer} must lie below the first edited block {self.layers[0]}")
 
     def _tap(self) -> nn.Module:
         return self._query
@@ -55,6 +59,8 @@ class ElderEditor(MixtureEditor):
     def _decide(self, tapped: Tensor) -> Route | None:
         moment = self.clock.moment
         assert moment is not None
+        if not len(self.codes):
+            return None
         weights, chosen = keep_top(self.router(at_positions(tapped, moment.positions)), self.options.top_k)
         rows = rows_in_scope(self.codes.nearest(chosen) < self.options.epsilon)
         return None if rows is False else Route(weights.transpose(0, 1), rows)  # type: ignore[arg-type]
@@ -64,12 +70,11 @@ class ElderEditor(MixtureEditor):
         allocation = self.allocator.allocate([row.label for row in rows]).to(self.base.runtime.device)
         parts = self.trainer.prepare(rows)
         tokens = sum(len(row.answer) for row in rows)
-        queries = [at_positions(part.tapped, part.rows.key_positions) for part in parts]
         last: dict[int, tuple[Tensor, Tensor]] = {}
 
         def loss_of(number: int, part: Prepared) -> Callable[[], Tensor]:
             def loss() -> Tensor:
-                log_p = self.router(queries[number])
+                log_p = self.router(part.query)
                 weights, chosen = keep_top(log_p, self.options.top_k)
                 answer = self.trainer.answer_losses(part, Route(weights.transpose(0, 1)))
                 guide = guided_loss(log_p, allocation[list(part.index)])

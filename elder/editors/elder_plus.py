@@ -6,6 +6,8 @@ What differs from the paper, each switchable (docs/elder_plus.md has the measure
 - Deferral by calibrated keys (`elder.mixture.keys`) instead of Hamming distances between routing codes.
 - A sequence is routed by the stored edit it matches, not by its own last token, so wordings share a route.
 - Rows of earlier edits are replayed from the ledger in every step.
+- When the low-rank maps have taken up as many edits as they have room for, a new group of them is opened and the old
+  one stays as it is for ever. Training touches one group, so its cost does not grow with the stream.
 """
 
 from __future__ import annotations
@@ -47,8 +49,10 @@ class ElderPlusEditor(MixtureEditor):
     method = "elder-plus"
     options: ElderPlusOptions
 
-    def _layers(self, depth: int) -> tuple[int, ...]:
-        count = max(1, depth // 4)
+    @staticmethod
+    def default_layers(depth: int) -> tuple[int, ...]:
+        """The last three eighths of the blocks."""
+        count = max(1, depth * 3 // 8)
         return tuple(range(depth - count, depth))
 
     def _build(self, generator: torch.Generator) -> None:
@@ -63,6 +67,7 @@ class ElderPlusEditor(MixtureEditor):
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
         self.ledger = Ledger(o.seed)
         self.known: list[dict[str, Any]] = []  # id, prompt and subject of every edit, by number
+        self.group_of = torch.zeros(0, dtype=torch.long)  # the group of low-rank maps of every edit
         self.allocation = torch.zeros(0, len(self.layers), o.experts, dtype=torch.bool, device=device)
         self._low: Tensor | None = None
         self._parts.blocks[self.subject_layer].register_forward_pre_hook(self._listen)
@@ -95,8 +100,16 @@ class ElderPlusEditor(MixtureEditor):
 
     def trainable(self) -> list[nn.Parameter]:
         """The low-rank maps, and the routers where they are used."""
-        own = super().trainable()
+        own = list(self.groups[-1].parameters())
         return [*own, *self.router.parameters()] if self._routed else own
+
+    @property
+    def room(self) -> int:
+        """How many edits one group takes up; 0: any number."""
+        if self.options.parameters_per_edit == 0 or self.options.gate == "hamming":
+            return 0
+        size = sum(p.numel() for p in self.mixtures.parameters())
+        return max(self.options.batch_size, size // self.options.parameters_per_edit)
 
     # ---- routing ------------------------------------------------------------------------------------------------
 
@@ -112,14 +125,14 @@ class ElderPlusEditor(MixtureEditor):
         moment, low = self.clock.moment, self._low
         self._low = None
         assert moment is not None and low is not None
+        if not len(self.keys):
+            return None
         last = at_positions(tapped, moment.positions)
         if self.options.gate == "hamming":
             query = self.keys.unit(last, self.keys.answer_center)
             weights, chosen = keep_top(self.router(query), self.options.top_k)
             inside = self.codes.nearest(chosen) < self.options.epsilon
         else:
-            if not len(self.keys):
-                return None
             match = self.keys.match(low, moment.prompt, last, *self.thresholds)
             inside, weights = match.inside, self._weights(match.owner)[0]
         rows = rows_in_scope(inside)
@@ -127,7 +140,11 @@ class ElderPlusEditor(MixtureEditor):
             return None
         start = None if self.options.start == "prompt" else moment.positions
         first = 0 if start is None else int(start.min())
-        return Route(weights.transpose(0, 1), rows, start, first)  # type: ignore[arg-type]
+        parts: tuple[tuple[int, Tensor | None], ...] = ((0, None),)
+        if len(self.groups) > 1:
+            owners = match.owner if rows is None else match.owner[rows]  # type: ignore[index]
+            parts = _by_group(self.group_of[owners.cpu()], owners.device)
+        return Route(weights.transpose(0, 1), rows, start, first, parts)  # type: ignore[arg-type]
 
     def _weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gates (B, L, N) of rows that match the given edits, and the router's log-probabilities if it was asked."""
@@ -142,6 +159,7 @@ class ElderPlusEditor(MixtureEditor):
         first = len(self.known)
         rows, prompts = self._rows(edits, first)
         replaced = self._forget_former(edits)
+        self._grow()
         own = self._prepare(rows)
         seen = survey(self, edits, prompts, [row.owner - first for row in rows], own)
         self._remember(edits, seen)
@@ -173,7 +191,7 @@ class ElderPlusEditor(MixtureEditor):
         former = {record["prompt"]: number for number, record in enumerate(self.known)}
         hit = {i: former[edit.prompt] for i, edit in enumerate(edits) if edit.prompt in former}
         for number in hit.values():
-            self.keys.real[number] = False
+            self.keys.drop(number)
             self.known[number] = {**self.known[number], "prompt": None}
         self.ledger.drop(set(hit.values()))
         return set(hit)
@@ -184,9 +202,22 @@ class ElderPlusEditor(MixtureEditor):
             rng = random.Random(f"{self.options.seed}/allocation/{len(self.known) + i}")
             for layer in row:
                 layer[rng.sample(range(self.options.experts), self.options.top_k)] = True
+        group = torch.full((len(edits),), len(self.groups) - 1)
+        self.group_of = torch.cat([self.group_of, group])
         self.allocation = torch.cat([self.allocation, drawn.to(self.allocation.device)])
         self.known += [{"id": e.id, "prompt": e.prompt, "subject": e.subject} for e in edits]
         self.keys.add(seen.subject, seen.real, seen.answer)
+
+    def _grow(self) -> None:
+        """Open a new group when the last one is full; only rows of its own edits are replayed from then on."""
+        inside = int((self.group_of == len(self.groups) - 1).sum())
+        if self.room and inside >= self.room:
+            self._open_group()
+            self.ledger.drop({row.owner for row in self.ledger.rows})
+
+    def _open_group(self) -> None:
+        generator = torch.Generator().manual_seed(self.options.seed + 1_000_003 * len(self.groups))
+        self.groups.append(self._new_group(generator))
 
     def _prepare(self, rows: Sequence[Row]) -> list[Tail]:
         return self.tails.prepare(rows)
@@ -199,7 +230,7 @@ class ElderPlusEditor(MixtureEditor):
             weights = keep_top(log_p, self.options.top_k)[0]
         else:
             weights, log_p = self._weights(owners)  # type: ignore[assignment]
-        return self.tails.answer_losses(part, weights.transpose(0, 1)), log_p, owners
+        return self.tails.answer_losses(part, weights.transpose(0, 1), len(self.groups) - 1), log_p, owners
 
     def _fit(
         self, rows: Sequence[Row], own: Sequence[Tail], pools: Sequence[Sequence[Row]], replays: Sequence[Sequence[Tail]]
@@ -286,14 +317,14 @@ class ElderPlusEditor(MixtureEditor):
 
     def _notes(self) -> dict[str, float]:
         subject, answer = self.thresholds
-        return {"ledger_rows": float(len(self.ledger)), "subject_threshold": subject, "answer_threshold": answer}
+        return {"groups": float(len(self.groups)), "ledger_rows": float(len(self.ledger)), "subject_threshold": subject, "answer_threshold": answer}
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"router.{name}": p.detach().cpu().clone() for name, p in self.router.named_parameters()}
         state |= {f"keys.{name}": t for name, t in self.keys.state().items()}
         state |= {f"ledger.{name}": t for name, t in self.ledger.state().items()}
         state["known"] = pack_json(self.known)
-        state["allocation"] = self.allocation.cpu()
+        state["allocation"], state["group_of"] = self.allocation.cpu(), self.group_of.clone()
         state["codes"] = self.codes.state()
         state["codes.recorded"] = torch.tensor(self.codes.recorded)
         for name, gate in self.gates.items():
@@ -301,13 +332,29 @@ class ElderPlusEditor(MixtureEditor):
             state[f"gate.{name}.unwanted"] = torch.tensor(gate.unwanted, dtype=torch.float64)
         return state
 
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Editor.load_state_dict`."""
+        del self.groups[1:]
+        for _ in range(len({name.split(".")[1] for name in state if name.startswith("mixtures.")}) - 1):
+            self._open_group()
+        super().load_state_dict(state)
+
     def _load(self, state: Mapping[str, Tensor]) -> None:
         load_parameters({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
         self.keys.load({name.removeprefix("keys."): t for name, t in state.items() if name.startswith("keys.")})
         self.ledger.load({name.removeprefix("ledger."): t for name, t in state.items() if name.startswith("ledger.")})
         self.known = unpack_json(state["known"])
         self.allocation = state["allocation"].to(self.allocation.device)
+        self.group_of = state["group_of"].clone()
         self.codes.load(state["codes"], int(state["codes.recorded"]))
         for name, gate in self.gates.items():
             gate.wanted = state[f"gate.{name}.wanted"].tolist()
             gate.unwanted = state[f"gate.{name}.unwanted"].tolist()
+
+
+def _by_group(groups: Tensor, device: torch.device) -> tuple[tuple[int, Tensor | None], ...]:
+    """Rows by the group that serves them: (M,) group numbers -> pairs (group, indices of its rows)."""
+    present = groups.unique().tolist()
+    if len(present) == 1:
+        return ((present[0], None),)
+    return tuple((g, (groups == g).nonzero()[:, 0].to(device)) for g in present)

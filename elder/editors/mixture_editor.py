@@ -6,7 +6,7 @@ A subclass says how a sequence is routed (`_decide`) and how a batch is learnt (
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from elder.edit import Edit
 from elder.editors.base import Base, EditOutcome, Progress, Receipt, pack_json, unpack_json, weights_digest
 from elder.editors.options import ElderOptions
-from elder.errors import AdapterError, ConfigError
+from elder.errors import AdapterError, ConfigError, ModelError
 from elder.mixture.attach import attach_mixtures, attach_tap
 from elder.mixture.lora import LowRankMixture, initial_bound
 from elder.mixture.partial import PartialForward
 from elder.mixture.route import Route, RoutingClock
+from elder.mixture.shortcuts import FirstBlock, LastBlock
 from elder.mixture.suffix import SuffixTrainer
 from elder.models import anatomy, clone_sharing_weights, dimensions
 from elder.tokens import pad_id
@@ -42,43 +43,45 @@ class MixtureEditor:
         self.base, self.options = base, options
         self.model = clone_sharing_weights(base.model)
         parts = anatomy(self.model)
-        self.layers = options.layers or self._layers(len(parts.blocks))
+        self.layers = options.layers or self.default_layers(len(parts.blocks))
+        if not self.layers:
+            raise ModelError(f"editor.layers: a model of {len(parts.blocks)} block has none to edit above a query")
         self._parts = parts
         self.targets = [parts.target(layer, options.target) for layer in self.layers]
         self.clock = RoutingClock()
         self._seen = {"edits": 0, "batches": 0}
         generator = torch.Generator().manual_seed(options.seed)
-        scale = (options.rank if options.alpha is None else options.alpha) / options.rank
-        self.mixtures = nn.ModuleList()
-        for target in self.targets:
-            d_in, d_out = _size(target)
-            bound = initial_bound(options.init, d_in, options.rank)
-            mixture = LowRankMixture(d_in, d_out, options.experts, options.rank, scale, bound, generator)
-            self.mixtures.append(mixture.to(base.runtime.device))
+        self.mixtures = self._new_group(generator)
+        self.groups: list[nn.ModuleList] = [self.mixtures]  # subclasses may open more
         self._build(generator)
         self._partial = PartialForward(parts.blocks)
         attach_tap(self._tap(), self.clock, self._decide)
-        attach_mixtures(self.targets, list(self.mixtures), self.clock)  # type: ignore[arg-type]
+        attach_mixtures(self.targets, self.groups, self.clock)  # type: ignore[arg-type]
         self._trainers()
         self._watch()
         base.runtime.prepare(self.model)
 
     def _trainers(self) -> None:
         """What runs the edited part alone; hooks that read states go on here, before the model is prepared."""
+        blocks = self._parts.blocks
         self.trainer = SuffixTrainer(
             self.model,
             self._partial,
-            self.layers[0],
+            self.layers,
             self._tap(),
             self.clock,
             self.base.runtime,
             pad_id(self.base.tokenizer),
             self.options.micro_batch,
+            FirstBlock(blocks[self.layers[0]], self.targets[0]),
+            LastBlock(blocks[-1], self._parts.mlp_out[-1], self.model.get_output_embeddings()),
+            len(blocks),
         )
 
     # ---- what a subclass says -----------------------------------------------------------------------------------
 
-    def _layers(self, depth: int) -> tuple[int, ...]:
+    @staticmethod
+    def default_layers(depth: int) -> tuple[int, ...]:
         """The blocks to edit when the options name none."""
         return default_layers(depth)
 
@@ -113,7 +116,7 @@ class MixtureEditor:
     # ---- the Editor protocol ------------------------------------------------------------------------------------
 
     def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
-        """Apply edits in batches of `options.batch_size` (see `Editor.edit`).
+        """Apply edits in batches of `options.batch_size` (see `Editor.edit`); a prompt comes once in a batch.
 
         Raises:
             ConfigError: There are no edits.
@@ -121,15 +124,14 @@ class MixtureEditor:
         if not edits:
             raise ConfigError("edit: there are no edits to apply")
         begin, outcomes, losses = time.perf_counter(), [], []
-        for start in range(0, len(edits), self.options.batch_size):
-            batch = edits[start : start + self.options.batch_size]
+        for batch in _batches(edits, self.options.batch_size):
             done, curve = self._learn(batch)
             self._seen["edits"] += len(batch)
             self._seen["batches"] += 1
             outcomes += done
             losses.append(tuple(curve))
             if progress is not None:
-                progress(min(start + len(batch), len(edits)), len(edits), curve[-1] if curve else float("nan"))
+                progress(len(outcomes), len(edits), curve[-1] if curve else float("nan"))
         return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, self._notes())
 
     def disabled(self) -> AbstractContextManager[None]:
@@ -164,7 +166,7 @@ class MixtureEditor:
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `Editor.state_dict`."""
-        state = {f"mixtures.{name}": p.detach().cpu().clone() for name, p in self.mixtures.named_parameters()}
+        state = {name: p.detach().cpu().clone() for name, p in self._low_rank().items()}
         state["cursor"] = pack_json(self._seen)
         return state | self._state()
 
@@ -174,8 +176,7 @@ class MixtureEditor:
         Raises:
             AdapterError: The state belongs to other options: names or shapes differ.
         """
-        own = {f"mixtures.{name}": p for name, p in self.mixtures.named_parameters()}
-        load_parameters(own, state)
+        load_parameters(self._low_rank(), state)
         self._seen = unpack_json(state["cursor"])
         self._load(state)
 
@@ -190,6 +191,20 @@ class MixtureEditor:
     def trainable(self) -> list[nn.Parameter]:
         """The low-rank maps; subclasses add their router."""
         return list(self.mixtures.parameters())
+
+    def _low_rank(self) -> dict[str, Tensor]:
+        """The low-rank maps of all groups by name."""
+        return {f"mixtures.{g}.{name}": p for g, group in enumerate(self.groups) for name, p in group.named_parameters()}
+
+    def _new_group(self, generator: torch.Generator) -> nn.ModuleList:
+        """A fresh mixture for every edited layer; it changes nothing yet."""
+        o, group = self.options, nn.ModuleList()
+        for target in self.targets:
+            d_in, d_out = _size(target)
+            scale = (o.rank if o.alpha is None else o.alpha) / o.rank
+            bound = initial_bound(o.init, d_in, o.rank)
+            group.append(LowRankMixture(d_in, d_out, o.experts, o.rank, scale, bound, generator))
+        return group.to(self.base.runtime.device)
 
     def _watch(self) -> None:
         """Let the clock see every pass of the clone, and take all passes of one generate as one."""
@@ -212,6 +227,17 @@ def default_layers(depth: int) -> tuple[int, ...]:
     count = min(6, max(1, depth // 2))
     first = max(1, min(round(depth * 21 / 32), depth - count))
     return tuple(range(first, min(first + count, depth)))
+
+
+def _batches(edits: Sequence[Edit], size: int) -> Iterator[list[Edit]]:
+    """Batches in order; one ends early before a prompt that it has already, so that the last word can count."""
+    batch: list[Edit] = []
+    for edit in edits:
+        if len(batch) == size or any(edit.prompt == other.prompt for other in batch):
+            yield batch
+            batch = []
+        batch.append(edit)
+    yield batch
 
 
 def load_parameters(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -47,7 +47,7 @@ class ElderOptions:
                 found.append(f"{name}: must be at least 1, found {getattr(self, name)}")
         if self.top_k > self.experts:
             found.append(f"top_k: {self.top_k} LoRAs cannot be chosen out of experts = {self.experts}")
-        if self.lr <= 0:
+        if not 0 < self.lr < float("inf"):
             found.append(f"lr: must be positive, found {self.lr}")
         if self.guide_weight < 0:
             found.append(f"guide_weight: must not be negative, found {self.guide_weight}")
@@ -58,8 +58,8 @@ class ElderOptions:
                 found.append("layers: the list is empty")
             elif list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
                 found.append(f"layers: expected different block numbers in rising order, found {list(self.layers)}")
-            elif self.query_layer is not None and self.query_layer > self.layers[0]:
-                found.append(f"query_layer: {self.query_layer} must not lie behind the first edited block {self.layers[0]}")
+            elif self.query_layer is not None and self.query_layer >= self.layers[0]:
+                found.append(f"query_layer: {self.query_layer} must lie below the first edited block {self.layers[0]}")
         return found
 
 
@@ -67,12 +67,9 @@ class ElderOptions:
 class ElderPlusOptions(ElderOptions):
     """Our ELDER. What differs from the paper is described, with measurements, in docs/elder_plus.md."""
 
-    target: Literal["auto", "mlp_in", "mlp_out"] = opt(
-        "mlp_in", "which linear map of the MLP is edited: mlp_in, mlp_out, or auto as for ELDER"
-    )
-    layers: tuple[int, ...] | None = opt(None, "blocks that get a mixture; default: the last quarter of the blocks")
+    layers: tuple[int, ...] | None = opt(None, "blocks that get a mixture; default: the last three eighths")
     experts: int = opt(16, "LoRAs in each layer (N)")
-    lr: float = opt(3e-3, "learning rate of Adam, which starts afresh with every batch")
+    lr: float = opt(5e-3, "learning rate of Adam, which starts afresh with every batch")
     guide_weight: float = opt(1e-2, "weight of the guided loss; used with routing: router")
     batch_size: int = opt(10, "edits applied together")
     subject_layer: int | None = opt(None, "block whose input gives the subject keys; default: an eighth of the depth")
@@ -82,6 +79,9 @@ class ElderPlusOptions(ElderOptions):
     )
     start: Literal["answer", "prompt"] = opt(
         "answer", "correct from the last prompt token on, or the whole prompt as ELDER does"
+    )
+    parameters_per_edit: int = opt(
+        3000, "room: low-rank parameters for each edit; when a group of LoRAs is full a new one opens; 0: never"
     )
     replay: int = opt(40, "rows of earlier edits in every step; 0: none")
     replay_pool: int = opt(4, "how many different sets of replayed rows a batch draws")
@@ -96,7 +96,7 @@ class ElderPlusOptions(ElderOptions):
     def problems(self) -> list[str]:
         """See `ElderOptions.problems`."""
         found = super().problems()
-        for name in ("replay", "prefixes", "extra_steps"):
+        for name in ("replay", "prefixes", "extra_steps", "parameters_per_edit"):
             if getattr(self, name) < 0:
                 found.append(f"{name}: must not be negative, found {getattr(self, name)}")
         for name in ("replay_pool", "subject_tokens", "key_width"):

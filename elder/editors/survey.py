@@ -14,14 +14,18 @@ from torch import Tensor
 
 from elder.edit import Edit
 from elder.mixture.keys import late_interaction
+from elder.mixture.prefixes import SENTENCES
+from elder.mixture.samples import Row
 from elder.mixture.subject import pick_subject
 from elder.mixture.tail import Tail
 from elder.runtime import merge_shares
+from elder.tokens import encode_prompt, pad_id
 
 if TYPE_CHECKING:
     from elder.editors.elder_plus import ElderPlusEditor
 
 SAMPLED = 256  # stored edits that new ones are compared with
+FEW = 4  # a first batch of fewer edits is not what keys can be centred on alone
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ def survey(
     states = _gather_states(editor, parts, len(prompts))
     keys, device = editor.keys, editor.base.runtime.device
     if not len(keys):
-        keys.subject_center = torch.cat([low for low, _ in states]).float().mean(0).to(device)
-        keys.answer_center = torch.stack([last for _, last in states]).float().mean(0).to(device)
+        typical = states + _plain_states(editor) if len(edits) < FEW else states
+        keys.subject_center = torch.cat([low for low, _ in typical]).float().mean(0).to(device)
+        keys.answer_center = torch.stack([last for _, last in typical]).float().mean(0).to(device)
     units = [keys.unit(low.to(device), keys.subject_center) for low, _ in states]
     lasts = [keys.unit(last.to(device), keys.answer_center) for _, last in states]
     longest = max(len(u) for u in units)
@@ -99,7 +104,7 @@ def calibrate(editor: ElderPlusEditor, edits: Sequence[Edit], seen: Survey, firs
         given = seen.worded[i].nonzero()[:, 0].tolist()
         usable = seen.real[i].any(-1).nonzero()[:, 0].tolist()
         queries = [j for j in (given if len(given) > 1 else usable) if j] or usable
-        foreign = [k for k, (n, o) in enumerate(zip(names, others.tolist(), strict=True)) if o != first + i and (n is None or n != edit.subject)]
+        foreign = [k for k, (n, o) in enumerate(zip(names, others.tolist(), strict=True)) if o != first + i and (n is None or n != edit.subject) and editor.known[o]["prompt"] is not None]
         for j in queries:
             tokens, prompt, last = seen.tokens[i, j][None], seen.prompt[i, j][None], seen.answer[i, j]
             rest = [r for r in usable if r != j]
@@ -124,6 +129,13 @@ def _gather_states(editor: ElderPlusEditor, parts: Sequence[Tail], count: int) -
             begin = int(rows.attention_mask[b].argmax())
             mine.append((part.low[b, begin:end].cpu(), part.last[b].cpu()))
     return merge_shares(editor.base.runtime.gather_objects(mine))[:count]
+
+
+def _plain_states(editor: ElderPlusEditor) -> list[tuple[Tensor, Tensor]]:
+    """States of unrelated sentences: centred on one edit alone, its own keys would be next to nothing."""
+    tokenizer = editor.base.tokenizer
+    rows = [Row(tuple(encode_prompt(tokenizer, text)), (pad_id(tokenizer),), 0, "") for text in SENTENCES]
+    return _gather_states(editor, editor.tails.prepare(rows), len(rows))
 
 
 def _background(units: Sequence[Tensor], owners: Sequence[int], owner: int) -> Tensor:

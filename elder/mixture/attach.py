@@ -16,10 +16,15 @@ from elder.mixture.lora import LowRankMixture
 from elder.mixture.route import Route, RoutingClock
 
 
-def attach_mixtures(targets: Sequence[nn.Module], mixtures: Sequence[LowRankMixture], clock: RoutingClock) -> None:
-    """Add `mixtures[l]` to the output of `targets[l]` whenever the clock holds a route."""
-    for layer, (target, mixture) in enumerate(zip(targets, mixtures, strict=True)):
-        target.register_forward_hook(_correction(layer, mixture, clock))
+def attach_mixtures(
+    targets: Sequence[nn.Module], groups: Sequence[Sequence[LowRankMixture]], clock: RoutingClock
+) -> None:
+    """Add `groups[g][l]` to the output of `targets[l]` for the rows that the clock's route gives to group g.
+
+    Groups that are appended to `groups` later are seen.
+    """
+    for layer, target in enumerate(targets):
+        target.register_forward_hook(_correction(layer, groups, clock))
 
 
 def attach_tap(module: nn.Module, clock: RoutingClock, decide: Callable[[Tensor], Route | None]) -> None:
@@ -32,13 +37,15 @@ def attach_tap(module: nn.Module, clock: RoutingClock, decide: Callable[[Tensor]
     module.register_forward_pre_hook(hook)
 
 
-def corrected(x: Tensor, y: Tensor, mixture: LowRankMixture, gates: Tensor, route: Route, cached: bool) -> Tensor:
+def corrected(
+    x: Tensor, y: Tensor, groups: Sequence[LowRankMixture], gates: Tensor, route: Route, cached: bool
+) -> Tensor:
     """The output of one edited map.
 
     Args:
         x: (B, T, in) its input.
         y: (B, T, out) what the base module made of it.
-        mixture: The low-rank maps of this layer.
+        groups: The low-rank maps of this layer, by group.
         gates: (B, N).
         route: Which rows and tokens are corrected.
         cached: The pass continues a cache, so that all its tokens come behind the prompt.
@@ -48,7 +55,7 @@ def corrected(x: Tensor, y: Tensor, mixture: LowRankMixture, gates: Tensor, rout
     """
     rows = slice(None) if route.rows is None else route.rows
     first = 0 if cached or route.start is None else route.first
-    delta = mixture(x[rows, first:], gates[rows]).to(y.dtype)
+    delta = _delta(x[rows, first:], groups, gates[rows], route).to(y.dtype)
     if first == 0 and route.rows is None and (cached or route.start is None):
         return y + delta
     if route.start is not None and not cached:
@@ -59,12 +66,24 @@ def corrected(x: Tensor, y: Tensor, mixture: LowRankMixture, gates: Tensor, rout
     return result
 
 
-def _correction(layer: int, mixture: LowRankMixture, clock: RoutingClock) -> Callable[..., Tensor | None]:
+def _delta(x: Tensor, groups: Sequence[LowRankMixture], gates: Tensor, route: Route) -> Tensor:
+    """The corrections of the rows in scope, each from its own group."""
+    if len(route.parts) == 1:
+        return groups[route.parts[0][0]](x, gates)  # type: ignore[no-any-return]
+    pieces = [groups[group](x[rows], gates[rows]) for group, rows in route.parts]
+    order = torch.cat([rows for _, rows in route.parts if rows is not None])
+    return torch.cat(pieces)[order.argsort()]
+
+
+def _correction(
+    layer: int, groups: Sequence[Sequence[LowRankMixture]], clock: RoutingClock
+) -> Callable[..., Tensor | None]:
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         route = clock.route
         if route is None:
             return None
-        return corrected(args[0], output, mixture, route.gates[layer], route, clock.cached)
+        maps = [group[layer] for group in groups]
+        return corrected(args[0], output, maps, route.gates[layer], route, clock.cached)
 
     return hook
 

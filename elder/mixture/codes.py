@@ -31,41 +31,38 @@ class CodeStore:
     def __init__(self, layers: int, experts: int, top_k: int, device: torch.device) -> None:
         self.layers, self.experts, self.top_k, self.device = layers, experts, top_k, device
         self.subsets = math.comb(experts, top_k)
-        choices = torch.zeros(self.subsets, experts, dtype=torch.bool)
-        for i, picked in enumerate(itertools.combinations(range(experts), top_k)):
-            choices[i, list(picked)] = True
-        self._choices = choices.to(device)
-        overlap = choices.float() @ choices.float().T
-        self._subset_distance = (2 * (top_k - overlap)).to(torch.uint8)  # (S, S)
-        powers = 1 << torch.arange(experts)
-        lookup = torch.zeros(1 << experts, dtype=torch.long)
-        lookup[(choices * powers).sum(-1)] = torch.arange(self.subsets)
-        self._powers, self._subset_of = powers.to(device), lookup.to(device)
-        self._place = (self.subsets ** torch.arange(layers - 1, -1, -1)).to(device)
         self.tabled = self.subsets**layers <= TABLE_LIMIT
+        # the subset {c_1 < ... < c_k} has the number C(c_1, 1) + ... + C(c_k, k)
+        binomials = [[math.comb(c, i + 1) for i in range(top_k)] for c in range(experts)]
+        self._binomials = torch.tensor(binomials, device=device) if self.tabled else None
+        self._place = (self.subsets ** torch.arange(layers - 1, -1, -1)).to(device) if self.tabled else None
+        self._subset_distance = _subset_distances(experts, top_k) if self.tabled else None
         self._table = torch.full((self.subsets**layers if self.tabled else 0,), NEVER, dtype=torch.uint8, device=device)
-        self._digits = torch.zeros(0, layers, dtype=torch.long)  # (M, L) unique codes by subset number
-        self._known: set[tuple[int, ...]] = set()
+        self._codes = torch.zeros(0, layers, experts, dtype=torch.bool)  # the different codes, on the CPU
+        self._known: set[bytes] = set()
         self.recorded = 0
 
     def __len__(self) -> int:
         """Number of different codes."""
         return len(self._known)
 
-    def digits(self, chosen: Tensor) -> Tensor:
-        """The number of the subset picked in each layer: (B, L, N) bool -> (B, L) long."""
-        return self._subset_of[(chosen * self._powers).sum(-1)]
+    def numbers(self, chosen: Tensor) -> Tensor:
+        """The number of the subset picked in each layer: (B, L, N) bool -> (B, L) long (small code spaces only)."""
+        assert self._binomials is not None
+        picked = chosen.nonzero()[:, 2].view(len(chosen), self.layers, self.top_k)
+        return self._binomials[picked, torch.arange(self.top_k, device=chosen.device)].sum(-1)
 
     def add(self, chosen: Tensor) -> None:
         """Store the codes of a batch, (B, L, N) bool."""
         fresh = []
-        for row in self.digits(chosen).tolist():
+        for row in chosen.cpu():
             self.recorded += 1
-            if tuple(row) not in self._known:
-                self._known.add(tuple(row))
+            name = row.numpy().tobytes()
+            if name not in self._known:
+                self._known.add(name)
                 fresh.append(row)
         if fresh:
-            self._insert(torch.tensor(fresh))
+            self._insert(torch.stack(fresh))
 
     def nearest(self, chosen: Tensor) -> Tensor:
         """Hamming distance of each code to the nearest stored one.
@@ -76,37 +73,44 @@ class CodeStore:
         Returns:
             (B,) long; 255 when nothing is stored.
         """
-        digits = self.digits(chosen)
-        if self.tabled:
-            return self._table[(digits * self._place).sum(-1)].long()
+        if self._place is not None:
+            return self._table[(self.numbers(chosen) * self._place).sum(-1)].long()
         if not len(self):
             return torch.full((len(chosen),), NEVER, device=chosen.device)
-        bits = self._choices[digits.to(self.device)].flatten(1).float()
-        stored = self._choices[self._digits.to(self.device)].flatten(1).float()
+        bits, stored = chosen.flatten(1).float(), self._codes.to(chosen.device).flatten(1).float()
         return (2 * (self.layers * self.top_k - (bits @ stored.T).amax(-1))).round().long()
 
     def codes(self) -> Tensor:
         """The different codes in order of arrival, (M, L*N) bool."""
-        return self._choices.cpu()[self._digits].flatten(1)
+        return self._codes.flatten(1)
 
     def state(self) -> Tensor:
-        """The different codes as subset numbers, (M, L) int32, enough to build the store again."""
-        return self._digits.to(torch.int32)
+        """The different codes, (M, L, N) bool, enough to build the store again."""
+        return self._codes.clone()
 
-    def load(self, digits: Tensor, recorded: int) -> None:
+    def load(self, codes: Tensor, recorded: int) -> None:
         """Replace the content by what `state` gave."""
         self._table.fill_(NEVER)
-        self._digits, self._known = self._digits[:0], {tuple(row) for row in digits.tolist()}
+        self._codes, self._known = self._codes[:0], {row.numpy().tobytes() for row in codes}
         self.recorded = recorded
-        if len(digits):
-            self._insert(digits.long())
+        if len(codes):
+            self._insert(codes)
 
-    def _insert(self, digits: Tensor) -> None:
-        self._digits = torch.cat([self._digits, digits])
-        if not self.tabled:
+    def _insert(self, codes: Tensor) -> None:
+        self._codes = torch.cat([self._codes, codes])
+        if self._subset_distance is None:
             return
-        for row in digits:  # one vectorised pass over the table for each new code
+        for row in self.numbers(codes.to(self.device)).cpu():  # one vectorised pass over the table for each new code
             distance = torch.zeros(1, dtype=torch.uint8)
-            for digit in row:
-                distance = (distance[:, None] + self._subset_distance[digit][None, :]).flatten()
+            for number in row:
+                distance = (distance[:, None] + self._subset_distance[number][None, :]).flatten()
             torch.minimum(self._table, distance.to(self.device), out=self._table)
+
+
+def _subset_distances(experts: int, top_k: int) -> Tensor:
+    """Hamming distance between any two subsets by their numbers, (S, S) uint8."""
+    subsets = sorted(itertools.combinations(range(experts), top_k), key=lambda c: tuple(reversed(c)))
+    bits = torch.zeros(len(subsets), experts)
+    for i, picked in enumerate(subsets):
+        bits[i, list(picked)] = 1
+    return (2 * (top_k - bits @ bits.T)).round().to(torch.uint8)

@@ -77,13 +77,13 @@ class KeyMemory:
 
     def add(self, subject: Tensor, real: Tensor, answer: Tensor) -> None:
         """Store edits: unit keys (E, J, S, Q), which of them are real (E, J, S), and unit answer keys (E, J, Q)."""
-        self.subject = torch.cat([self.subject, subject])
+        self.subject = torch.cat([self.subject, _rounded(subject * real.unsqueeze(-1))])
         self.real = torch.cat([self.real, real])
-        self.answer = torch.cat([self.answer, answer])
+        self.answer = torch.cat([self.answer, _rounded(answer)])
 
-    def replace(self, at: Tensor, subject: Tensor, real: Tensor, answer: Tensor) -> None:
-        """Overwrite the keys of stored edits (an edit that is made again)."""
-        self.subject[at], self.real[at], self.answer[at] = subject, real, answer
+    def drop(self, edit: int) -> None:
+        """Let a stored edit never match again."""
+        self.real[edit], self.subject[edit] = False, 0.0
 
     def similarities(self, tokens: Tensor, prompt: Tensor, last: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Subject and answer similarity of prompts to the edits [begin, end).
@@ -130,14 +130,27 @@ class KeyMemory:
         return Match(found[0], inside, found[1].clamp(min=-1), found[2].clamp(min=-1))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything stored, on the CPU; padding is kept, so that loading is exact."""
-        names = ("subject_center", "answer_center", "subject", "real", "answer")
-        return {name: getattr(self, name).detach().cpu().clone() for name in names}
+        """Everything stored, on the CPU: real keys only, in half precision, which is how they were rounded."""
+        return {
+            "subject_center": self.subject_center.cpu().clone(),
+            "answer_center": self.answer_center.cpu().clone(),
+            "subject": self.subject[self.real].half().cpu(),
+            "real": self.real.cpu().clone(),
+            "answer": self.answer.half().cpu(),
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        for name in ("subject_center", "answer_center", "subject", "real", "answer"):
+        """Take over what `state` gave, bit for bit."""
+        for name in ("subject_center", "answer_center", "real"):
             setattr(self, name, state[name].to(self.device).clone())
+        self.answer = state["answer"].to(self.device).float()
+        self.subject = torch.zeros(*self.real.shape, self.width, device=self.device)
+        self.subject[self.real] = state["subject"].to(self.device).float()
+
+
+def _rounded(keys: Tensor) -> Tensor:
+    """Keys as half precision holds them, so that saving loses nothing."""
+    return keys.half().float()
 
 
 def late_interaction(tokens: Tensor, prompt: Tensor, subject: Tensor, real: Tensor) -> Tensor:

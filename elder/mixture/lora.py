@@ -39,13 +39,14 @@ class LowRankMixture(nn.Module):
 
         Args:
             x: (B, T, in) input of the layer, any float dtype.
-            gate: (B, N) weight of each map for each row.
+            gate: (B, N) weight of each map for each row, or (B, T, N) for each token.
 
         Returns:
             (B, T, out) in the dtype of x.
         """
-        columns = (gate * self.scale).to(x.dtype).repeat_interleave(self.rank, dim=-1)  # (B, N*r)
-        return ((x @ self.a.to(x.dtype)) * columns[:, None, :]) @ self.b.to(x.dtype)
+        columns = (gate * self.scale).to(x.dtype).repeat_interleave(self.rank, dim=-1)  # (B, N*r) or (B, T, N*r)
+        columns = columns[:, None, :] if gate.dim() == 2 else columns
+        return ((x @ self.a.to(x.dtype)) * columns) @ self.b.to(x.dtype)
 
 
 def initial_bound(init: str, d_in: int, rank: int) -> float:

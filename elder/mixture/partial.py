@@ -32,9 +32,9 @@ class PartialForward:
             block.forward = partial(self._forward, i, block.forward)
 
     @contextmanager
-    def only_below(self, end: int) -> Iterator[PartialForward]:
-        """Run blocks [0, end) only; afterwards `reached()` is what block `end` would have got, (B, T, D)."""
-        self._end, self._capture_at = end, end
+    def only_below(self, end: int, capture: int | None = None) -> Iterator[PartialForward]:
+        """Run blocks [0, end) only; afterwards `reached()` is what block `capture` (default: `end`) got, (B, T, D)."""
+        self._end, self._capture_at = end, end if capture is None else capture
         try:
             yield self
         finally:

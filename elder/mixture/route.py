@@ -6,7 +6,7 @@ cache, for beams, for teacher forcing. Knows nothing of how routes are chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +20,20 @@ class Route:
     """The gates of one batch.
 
     Attributes:
-        gates: (L, B, N) weight of each low-rank map; rows out of scope are ignored.
+        gates: (L, B, N) weight of each low-rank map; rows out of scope are ignored. In training also L tensors
+            (B, T, N), one weight for each token.
         rows: (M,) indices of the rows in scope, or None when all B rows are.
         start: (B,) first token of each row that is corrected, or None for all; tokens generated later always are.
         first: The smallest `start`, as a number.
+        parts: Which group of low-rank maps serves which of the rows in scope, as pairs (group, indices among those rows,
+            or None for all of them). Default: group 0 serves all.
     """
 
-    gates: Tensor
+    gates: Tensor | Sequence[Tensor]
     rows: Tensor | None = None
     start: Tensor | None = None
     first: int = 0
+    parts: tuple[tuple[int, Tensor | None], ...] = ((0, None),)
 
 
 @dataclass(frozen=True)

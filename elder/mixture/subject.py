@@ -27,8 +27,10 @@ def subject_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str
         offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
         count = len(encode_prompt(tokenizer, prompt))
         return [i for i, (a, b) in enumerate(offsets[:count]) if a < end and b > begin and b > a]
-    head = len(encode_prompt(tokenizer, prompt[:begin].rstrip())) if prompt[:begin].strip() else 1
-    return list(range(head, len(encode_prompt(tokenizer, prompt[:end]))))
+    ids = encode_prompt(tokenizer, prompt[:end])
+    before = prompt[:begin].rstrip()
+    head = len(encode_prompt(tokenizer, before)) if before else int(ids[0] == tokenizer.bos_token_id)
+    return list(range(head, len(ids)))
 
 
 def distinctive_tokens(states: Tensor, background: Tensor, count: int) -> list[int]:

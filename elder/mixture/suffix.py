@@ -1,13 +1,14 @@
 """Training the edited part of a decoder on a frozen prefix that is computed once for each batch of edits.
 
-The blocks below the first edited one do not change while a batch is learnt, so their output is cached and every step
-runs the upper blocks only, and the vocabulary projection at answer positions only. Rows are dealt to the ranks of
-the runtime; gradients are summed over them. Knows nothing of routing rules.
+What runs before the first edited map does not change while a batch is learnt, so it is cached; every step runs the
+upper blocks only, the last MLP and the vocabulary projection at answer positions only, and rows are packed, not
+padded. Rows are dealt to the ranks of the runtime; gradients are summed over them. Knows nothing of routing rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from elder.mixture.packing import Packed, pack
 from elder.mixture.partial import PartialForward
 from elder.mixture.route import Route, RoutingClock
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
+from elder.mixture.shortcuts import FirstBlock, LastBlock, Memo
 from elder.runtime import Runtime, rounds, share
 
 CHECK_EVERY = 10  # steps between two questions whether a batch is learnt
@@ -25,19 +28,23 @@ CHECK_EVERY = 10  # steps between two questions whether a batch is learnt
 
 @dataclass(frozen=True)
 class Prepared:
-    """One micro-batch ready for training.
+    """One micro-batch of R rows, ready for training.
 
     Attributes:
-        rows: The padded rows.
-        hidden: (B, T, D) input of the first edited block.
-        tapped: (B, T, Q) what the routing tap saw.
-        index: Which of all rows of the step these are, (B,) in the order given to `prepare`.
+        rows: The rows, padded; training itself uses `packed`.
+        packed: The same rows, laid end to end on P lines of T tokens.
+        hidden: (P, T, D) input of the first edited block.
+        query: (R, Q) what the routing tap saw at each row's last prompt token.
+        index: Which of all rows of the step these are, (R,) in the order given to `prepare`.
+        memo: What the first edited block computes up to its edited map.
     """
 
     rows: RowBatch
+    packed: Packed
     hidden: Tensor
-    tapped: Tensor
+    query: Tensor
     index: tuple[int, ...]
+    memo: Memo
 
 
 class SuffixTrainer:
@@ -46,27 +53,35 @@ class SuffixTrainer:
     Args:
         model: The clone whose blocks `partial` controls.
         partial: Lets a range of blocks run alone.
-        first: The first edited block.
-        tap: Module whose input routes a sequence; it lies below `first`, or is that block itself.
+        layers: The edited blocks.
+        tap: Module whose input routes a sequence; it lies below the first of them.
         clock: Holds the route that the mixtures use.
         runtime: Where the model lives.
         pad: Id that fills rows up.
         micro_batch: Rows in one pass.
+        entry: Shortcut through the first edited block.
+        exit: Shortcut through the model's last block.
+        depth: Number of blocks.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         partial: PartialForward,
-        first: int,
+        layers: Sequence[int],
         tap: nn.Module,
         clock: RoutingClock,
         runtime: Runtime,
         pad: int,
         micro_batch: int,
+        entry: FirstBlock,
+        exit: LastBlock,
+        depth: int,
     ) -> None:
-        self.model, self.partial, self.first = model, partial, first
+        self.model, self.partial, self.layers, self.entry, self.exit = model, partial, layers, entry, exit
         self.clock, self.runtime, self.pad, self.micro_batch = clock, runtime, pad, micro_batch
+        self._trims = exit.trims and layers[0] < depth - 1
+        self._trimmed = depth - 1 if self._trims else None
         self._tapped: Tensor | None = None
         self._listening = False
         tap.register_forward_pre_hook(self._listen)
@@ -76,46 +91,69 @@ class SuffixTrainer:
         mine = share(list(enumerate(rows)), self.runtime)
         real = len(mine)
         mine += [(0, rows[0])] * (rounds(len(rows), self.runtime) - real)
+        device, config = self.runtime.device, self.model.config.get_text_config()
         prepared = []
         for begin in range(0, len(mine), self.micro_batch):
             part = mine[begin : begin + self.micro_batch]
-            batch = collate([row for _, row in part], self.pad, self.runtime.device, max(0, real - begin))
-            hidden, tapped = self._prefix(batch)
-            prepared.append(Prepared(batch, hidden, tapped, tuple(i for i, _ in part)))
+            own = [row for _, row in part]
+            packed = pack(own, self.pad, config.hidden_size, device, self.model.dtype)
+            memo: Memo = {}
+            hidden, query = self._prefix(packed, memo)
+            batch = collate(own, self.pad, device, max(0, real - begin))
+            prepared.append(Prepared(batch, packed, hidden, query, tuple(i for i, _ in part), memo))
         return prepared
 
     def answer_losses(self, part: Prepared, route: Route) -> Tensor:
-        """Summed cross-entropy of each row's answer under a route, (B,), with gradients to the mixtures."""
-        rows = part.rows
-        with self.clock.imposing(route), self.partial.only_from(self.first, part.hidden):
-            logits = self.model(
-                input_ids=rows.input_ids,
-                attention_mask=rows.attention_mask,
-                position_ids=rows.position_ids,
-                use_cache=False,
-                logits_to_keep=rows.answer_width + 1,
-            ).logits[:, :-1]
+        """Summed cross-entropy of each row's answer under a route of gates (L, R, N), with gradients to the mixtures.
+
+        Returns:
+            (R,).
+        """
+        packed = part.packed
+        with ExitStack() as only:
+            only.enter_context(self.clock.imposing(Route(self._spread(packed, route))))
+            only.enter_context(self.partial.only_from(self.layers[0], part.hidden))
+            only.enter_context(self.entry.replaying(part.memo))
+            only.enter_context(self.exit.keeping(packed.kept if self._trims else None, packed.places))
+            logits = self._run(packed)
         loss = F.cross_entropy(
-            logits.float().transpose(1, 2), rows.labels, ignore_index=IGNORED, reduction="none"
+            logits.float().transpose(1, 2), part.rows.labels, ignore_index=IGNORED, reduction="none"
         )
         return loss.sum(dim=1)
 
-    def _prefix(self, batch: RowBatch) -> tuple[Tensor, Tensor]:
+    def _spread(self, packed: Packed, route: Route) -> list[Tensor]:
+        """The gates of rows as gates of tokens, in the shape in which each edited block sees the tokens."""
+        kept = packed.row.flatten()[packed.kept][None]
+        return [
+            gates[kept if block == self._trimmed else packed.row]
+            for block, gates in zip(self.layers, route.gates, strict=True)
+        ]
+
+    def _run(self, packed: Packed) -> Tensor:
+        logits: Tensor = self.model(
+            input_ids=packed.input_ids,
+            attention_mask=packed.mask,
+            position_ids=packed.position_ids,
+            use_cache=False,
+        ).logits
+        return logits
+
+    def _prefix(self, packed: Packed, memo: Memo) -> tuple[Tensor, Tensor]:
         self._listening = True
-        with torch.no_grad(), self.clock.disabled(), self.partial.only_below(self.first) as partial:
-            self.model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                use_cache=False,
-                logits_to_keep=1,
-            )
+        first = self.layers[0]
+        with ExitStack() as only:
+            only.enter_context(torch.no_grad())
+            only.enter_context(self.clock.disabled())
+            only.enter_context(self.entry.recording(memo))
+            only.enter_context(self.exit.keeping(None, packed.keys[:1, None]))
+            partial = only.enter_context(self.partial.only_below(first + 1, capture=first))
+            self._run(packed)
             hidden = partial.reached()
         self._listening = False
         if self._tapped is None:
             raise RuntimeError("the routing tap lies behind the first edited block")
         tapped, self._tapped = self._tapped, None
-        return hidden, tapped
+        return hidden, tapped.flatten(0, 1)[packed.keys]
 
     def _listen(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         if self._listening:

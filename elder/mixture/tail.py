@@ -96,10 +96,16 @@ class TailTrainer:
             if (part := mine[begin : begin + self.micro_batch])
         ]
 
-    def answer_losses(self, tail: Tail, gates: Tensor) -> Tensor:
-        """Summed cross-entropy of each row's answer, (B,), under gates (L, B, N), with gradients to the mixtures."""
+    def answer_losses(self, tail: Tail, gates: Tensor, group: int = 0) -> Tensor:
+        """Summed cross-entropy of each row's answer, (B,), with gradients to the mixtures.
+
+        Args:
+            tail: The rows.
+            gates: (L, B, N).
+            group: The group of low-rank maps that serves all of them.
+        """
         rows, width = tail.rows, tail.hidden.shape[1]
-        route = Route(gates, None, None if self.whole else tail.start, 0)
+        route = Route(gates, None, None if self.whole else tail.start, 0, ((group, None),))
         with self.clock.imposing(route), self.partial.only_from(self.first, tail.hidden):
             logits = self.model(
                 input_ids=rows.input_ids[:, -width - 1 : -1],

@@ -54,7 +54,8 @@ class Training:
     Attributes:
         epochs: Passes over all statements.
         batch_size: Statements in a step.
-        lr: Peak learning rate of the one-cycle schedule.
+        lr: Peak rate of AdamW, for the embedding and the norms.
+        matrix_lr: Peak rate of Muon, for the matrices inside blocks.
         warmup: Share of the steps in which the rate rises.
         weight_decay: Decoupled decay of the matrices.
         text_share: Share of the tokens outside the answers that are trained too, drawn anew for every step.
@@ -65,6 +66,7 @@ class Training:
     epochs: int
     batch_size: int
     lr: float
+    matrix_lr: float = 0.02
     warmup: float = 0.1
     weight_decay: float = 0.01
     text_share: float = 0.1

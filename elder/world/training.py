@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from elder.world.facts import World
+from elder.world.forward import TrainingForward
+from elder.world.muon import Muon
 from elder.world.prose import sentences
 from elder.world.recipe import Recipe, Shape
 
@@ -114,20 +116,28 @@ def train(recipe: Recipe, world: World, tokenizer: PreTrainedTokenizerBase, prog
     with repeatable(recipe.size.seed):
         model = build_model(recipe.shape, tokenizer).train()
         steps = plan.epochs * -(-len(rows.ids) // plan.batch_size)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, plan.lr, total_steps=steps, pct_start=plan.warmup, cycle_momentum=False
-        )
+        matrices = [p for layer in model.model.layers for p in layer.parameters() if p.dim() == 2]
+        inside = {id(p) for p in matrices}
+        muon = Muon(matrices)
+        rest = [p for p in model.parameters() if id(p) not in inside]
+        adam = torch.optim.AdamW(rest, lr=plan.lr, betas=(0.9, 0.98), weight_decay=plan.weight_decay)
+        forward = TrainingForward(model, rows.ids.shape[1])
         for step, batch in enumerate(_batches(rows, plan.epochs, plan.batch_size), start=1):
-            loss, answer_loss = _loss(model, batch, plan.text_share)
+            pace = _pace(step / steps, plan.warmup)
+            loss, answer_loss = _loss(model, forward, batch, plan.text_share)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
+            muon.step(plan.matrix_lr * pace)
+            adam.param_groups[0]["lr"] = plan.lr * pace
+            adam.step()
+            model.zero_grad(set_to_none=True)
             if progress is not None:
                 progress(step, steps, answer_loss)
     return model.eval()
+
+
+def _pace(done: float, warmup: float) -> float:
+    """Share of the peak rates: rises during the warm-up, stays, falls to zero over the second half."""
+    return min(1.0, done / warmup, 2 * (1 - done) + 1e-3)
 
 
 def _batches(rows: Rows, epochs: int, batch_size: int) -> Iterator[Rows]:
@@ -143,7 +153,9 @@ def _batches(rows: Rows, epochs: int, batch_size: int) -> Iterator[Rows]:
             yield Rows(rows.ids[chosen, :length], rows.lengths[chosen], rows.answers[chosen])
 
 
-def _loss(model: LlamaForCausalLM, batch: Rows, text_share: float) -> tuple[Tensor, float]:
+def _loss(
+    model: LlamaForCausalLM, forward: TrainingForward, batch: Rows, text_share: float
+) -> tuple[Tensor, float]:
     """Mean cross-entropy over the answers and a random share of the other tokens; and over the answers only.
 
     Padding stands at the right of a causal model, so no attention mask is needed. Logits are made only
@@ -153,7 +165,7 @@ def _loss(model: LlamaForCausalLM, batch: Rows, text_share: float) -> tuple[Tens
     answers = answer_mask(batch, length)
     real = torch.arange(1, length) < batch.lengths[:, None]
     scored = answers | (real & (torch.rand(real.shape) < text_share))
-    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1][scored]
+    hidden = forward(batch.ids)[:, :-1][scored]
     losses = F.cross_entropy(model.lm_head(hidden), batch.ids[:, 1:][scored], reduction="none")
     return losses.mean(), float(losses.detach()[answers[scored]].mean())
 

@@ -84,7 +84,8 @@ def _compare_one(source: str) -> dict[str, Any]:
     found["partial"] = _partial(model, adapters, reference, expected, parts)
     second, more, _ = _adapted(base.model)
     runtime.prepare(second)
-    found["second_editor"] = max(_distance(_gradients(second, more), truth), _distance(_gradients(model, adapters), truth))
+    both = [_gradients(second, more), _gradients(model, adapters)]
+    found["second_editor"] = max(_distance(each, truth) for each in both)
     with torch.no_grad():
         found["base_untouched"] = weights_digest(base.model, runtime) == found["digests"][1]
     found["sum"] = runtime.sum(torch.full((3,), float(runtime.rank + 1)).expand(2, 3).contiguous().t())
@@ -92,7 +93,9 @@ def _compare_one(source: str) -> dict[str, Any]:
     return found
 
 
-def _partial(model: Any, adapters: list[torch.Tensor], reference: Any, expected: list[torch.Tensor], parts: Any) -> float:
+def _partial(
+    model: Any, adapters: list[torch.Tensor], reference: Any, expected: list[torch.Tensor], parts: Any
+) -> float:
     """Runs in changing order: all blocks, or without block 0 on given hidden states; gradients on and off."""
     hidden: list[torch.Tensor] = []
     with torch.no_grad():

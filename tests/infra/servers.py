@@ -21,6 +21,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 ACCESS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
+LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def free_port() -> int:
@@ -61,12 +62,14 @@ def moto(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow_server(directory: Path, artifacts: str, env: Mapping[str, str]) -> Iterator[str]:
-    """A real MLflow server on sqlite that passes artifacts on to `artifacts`; yields its address."""
+def mlflow_server(database: Path, artifacts: str, env: Mapping[str, str]) -> Iterator[str]:
+    """A real MLflow server on a sqlite file that passes artifacts on to `artifacts`; yields its address."""
     port = free_port()
-    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
+    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
     arguments += ["--artifacts-destination", artifacts, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with child(arguments, f"http://127.0.0.1:{port}/health", directory / "mlflow.log", env, patience_s=120):
+    with child(
+        arguments, f"http://127.0.0.1:{port}/health", database.with_suffix(".log"), {**LEAN, **env}, patience_s=120
+    ):
         yield f"http://127.0.0.1:{port}"
 
 

@@ -1,107 +1,93 @@
-"""The MLflow model around an adapter: what is saved, how it is loaded, how it answers."""
+"""The MLflow model around an adapter: what is saved, how it is loaded, how it answers. With a real edited model."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import mlflow.pyfunc
 import pandas
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import elder
+from elder.editors.base import Editor
+from elder.errors import ElderError
+from elder.metrics.generation import Decoder, generate
+from elder.tokens import encode_prompt
 from infra.elder_pyfunc import ElderModel, save_model
-from tests.contracts.tracker import write_adapter
+from tests.cluster.tiny import make_edits, write_model
 
-WORDS = ("<pad>", "</s>", "the", "capital", "of", "France", "Peru", "is", "Lima", "Paris")
-
-
-@pytest.fixture
-def edited(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Replaces `elder.load_edited` by one that takes down its arguments and gives a tiny random Llama."""
-    calls: list[Any] = []
-    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    editor = SimpleNamespace(model=LlamaForCausalLM(config).eval(), base=SimpleNamespace(tokenizer=tokenizer))
-
-    def load_edited(directory: Path, base: str) -> Any:
-        calls.append((Path(directory), base))
-        return editor
-
-    monkeypatch.setattr(elder, "load_edited", load_edited, raising=False)
-    return calls
+EDITS = make_edits(4)
+PROMPTS = [edit.prompt for edit in EDITS] + ["Water", "what is thing t9 ?"]
 
 
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "adapter", source="world:small")
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pyfunc")
 
 
-def test_mlflow_loads_what_was_saved(edited: list[Any], adapter: Path, tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    tags = save_model(tmp_path / "work" / "model", adapter, "m-1", "run")
-    assert tags["elder.method"] == "elder"
-    model = mlflow.pyfunc.load_model(str(tmp_path / "work" / "model"))
-    assert [(place.name, base) for place, base in edited] == [("adapter", "world:small")]
-    table = pandas.DataFrame({"prompt": ["the capital of France is", "Peru"]})
-    answers = model.predict(table, params={"max_new_tokens": 3})
-    assert len(answers) == 2
-    assert all(isinstance(answer, str) and len(answer.split()) <= 3 for answer in answers)
+@pytest.fixture(scope="module")
+def editor(place: Path) -> Editor:
+    """A tiny Llama with four edits; its adapter lies in `adapter/`, an MLflow model of it in `work/model/`."""
+    base = elder.load_base(str(write_model(place / "base", "llama")), device="cpu")
+    editor = elder.make_editor("elder", base, steps=10, lr=1e-2)
+    editor.edit(EDITS)
+    editor.save(place / "adapter")
+    (place / "work").mkdir()
+    save_model(place / "work" / "model", place / "adapter", "m-1", "run")
+    return editor
 
 
-def test_another_base_can_be_named(
-    edited: list[Any], adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def expected(editor: Editor, prompts: list[str], limit: int) -> list[str]:
+    tokenizer = editor.base.tokenizer
+    ids = [tuple(encode_prompt(tokenizer, prompt)) for prompt in prompts]
+    decoder = Decoder.to_stop(tokenizer, limit, batch_size=1)
+    return [said.text for said in generate(editor.model, ids, decoder, editor.base.runtime)]
+
+
+def test_mlflow_loads_it_and_it_answers_like_the_edited_model(editor: Editor, place: Path) -> None:
+    model = mlflow.pyfunc.load_model(str(place / "work" / "model"))
+    answers = model.predict(pandas.DataFrame({"prompt": PROMPTS}), params={"max_new_tokens": 4})
+    assert answers == expected(editor, PROMPTS, 4)
+    with editor.disabled():
+        assert answers != expected(editor, PROMPTS, 4)
+
+
+def test_the_base_comes_from_config_or_environment(
+    editor: Editor, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "work").mkdir()
-    save_model(tmp_path / "work" / "model", adapter, "m-1", "run")
-    place = str(tmp_path / "work" / "model")
-    monkeypatch.setenv("ELDER_BASE", "/from/environment")
-    mlflow.pyfunc.load_model(place)
-    mlflow.pyfunc.load_model(place, model_config={"base": "/from/config"})
-    assert [base for _, base in edited] == ["/from/environment", "/from/config"]
+    """The manifest's base is gone; the model was moved to another machine."""
+    moved = Path(shutil.copytree(place / "work" / "model", tmp_path / "model"))
+    manifest = moved / "data" / "adapter" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["base"]["source"] = str(tmp_path / "gone")
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ElderError, match="gone"):
+        mlflow.pyfunc.load_model(str(moved))
+    model = mlflow.pyfunc.load_model(str(moved), model_config={"base": str(place / "base")})
+    assert model.predict(["Water"], params={"max_new_tokens": 3}) == expected(editor, ["Water"], 3)
+    monkeypatch.setenv("ELDER_BASE", str(place / "base"))
+    model = mlflow.pyfunc.load_model(str(moved))
+    assert model.predict(["Water"], params={"max_new_tokens": 3}) == expected(editor, ["Water"], 3)
 
 
-def test_the_model_needs_only_the_library(adapter: Path, tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    save_model(tmp_path / "work" / "model", adapter, "m-1", "run")
-    place = tmp_path / "work" / "model"
-    assert (place / "data" / "adapter" / "manifest.json").is_file()
-    assert not (place / "data" / "adapter").is_symlink()
-    requirements = (place / "requirements.txt").read_text()
+def test_the_model_needs_only_the_library(editor: Editor, place: Path) -> None:
+    model = place / "work" / "model"
+    assert (model / "data" / "adapter" / "manifest.json").is_file()
+    assert not (model / "data" / "adapter").is_symlink()
+    requirements = (model / "requirements.txt").read_text()
     assert "torch==" in requirements
     assert "+cpu" not in requirements
-    loader = (place / "code" / "elder_pyfunc.py").read_text()
+    loader = (model / "code" / "elder_pyfunc.py").read_text()
     assert "from infra" not in loader
     assert "import infra" not in loader
 
 
-def test_a_batch_answers_like_single_prompts(edited: list[Any], adapter: Path) -> None:
-    """Prompts of different length share a batch; padding must not change an answer."""
-    model = ElderModel(adapter)
-    prompts = ["the capital of France is", "Peru is", "of", "the capital"]
-    together = model.predict(prompts, {"max_new_tokens": 5})
-    assert together == [model.predict(prompt, {"max_new_tokens": 5})[0] for prompt in prompts]
-    assert len(set(together)) > 1
-
-
-def test_forms_of_input(edited: list[Any], adapter: Path) -> None:
-    model = ElderModel(adapter)
-    expected = model.predict(["Peru is"])
-    for form in ("Peru is", {"prompt": "Peru is"}, [{"prompt": "Peru is"}], pandas.DataFrame({"prompt": ["Peru is"]})):
-        assert model.predict(form) == expected
+def test_forms_of_input(editor: Editor, place: Path) -> None:
+    model = ElderModel(place / "adapter")
+    prompt = EDITS[0].prompt
+    answer = expected(editor, [prompt], 32)
+    for form in (prompt, [prompt], {"prompt": prompt}, [{"prompt": prompt}], pandas.DataFrame({"prompt": [prompt]})):
+        assert model.predict(form) == answer
     assert model.predict([]) == []

@@ -132,9 +132,10 @@ def test_a_model_that_was_left_pending_is_completed(
             raise Killed
         return call(self, method, *args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(Connection, "call", dying)
-        tracker.log_adapter(0, adapter, {"a": 1.0}, 10)
+        with pytest.raises(Killed):
+            tracker.log_adapter(0, adapter, {"a": 1.0}, 10)
     resumed = again(database)
     model_id = resumed.log_adapter(0, adapter, {"a": 1.0}, 10)
     experiment = client.get_experiment_by_name("tests/of tracker").experiment_id

@@ -26,13 +26,15 @@ def refused(elder: Elder, small_run: list[str], *overrides: object, code: int = 
     """Run `elder edit` and return what it complained about."""
     found = elder("edit", "demo", *small_run, *overrides)
     assert found.code == code, found.err
-    assert "Traceback" not in found.err and "AssertionError" not in found.err
+    assert "Traceback" not in found.err
+    assert "AssertionError" not in found.err
     return found.err
 
 
 def test_a_good_run_would_start(elder: Elder, small_run: list[str]) -> None:
     found = elder("edit", "demo", *small_run, *UNTRACKED)
-    assert found.code == 1 and "work was started" in found.err
+    assert found.code == 1
+    assert "work was started" in found.err
 
 
 def test_malformed_line(elder: Elder, small_run: list[str], edits_file: Path) -> None:
@@ -49,8 +51,10 @@ def test_missing_field_and_empty_target_are_reported_together(
     rows[4]["target"] = "  "
     write_jsonl(edits_file, rows)
     err = refused(elder, small_run)
-    assert "edits.jsonl:2" in err and "'target' is missing" in err
-    assert "edits.jsonl:5" in err and "'target' is empty" in err
+    assert "edits.jsonl:2" in err
+    assert "'target' is missing" in err
+    assert "edits.jsonl:5" in err
+    assert "'target' is empty" in err
 
 
 def test_duplicate_ids(elder: Elder, small_run: list[str], edits_file: Path) -> None:
@@ -65,16 +69,20 @@ def test_prompt_longer_than_the_context(elder: Elder, small_run: list[str], edit
     rows[3]["prompt"] = "Person 3, " * 30 + "lives in"
     write_jsonl(edits_file, rows)
     err = refused(elder, small_run)
-    assert "96" in err and "token" in err
+    assert "96" in err
+    assert "token" in err
 
 
 def test_same_prompt_with_two_targets(elder: Elder, small_run: list[str], edits_file: Path) -> None:
     rows = records(8)
     write_jsonl(edits_file, [*rows, {**rows[0], "target": "Paris"}])
     err = refused(elder, small_run)
-    assert "Oslo" in err and "Paris" in err and "last_wins" in err
+    assert "Oslo" in err
+    assert "Paris" in err
+    assert "last_wins" in err
     accepted = elder("validate", "demo", *small_run, "stream.conflicts=last_wins")
-    assert accepted.code == 0 and "8 edits" in accepted.out
+    assert accepted.code == 0
+    assert "8 edits" in accepted.out
 
 
 def test_absent_and_empty_files(elder: Elder, small_run: list[str], tmp_path: Path) -> None:
@@ -85,7 +93,8 @@ def test_absent_and_empty_files(elder: Elder, small_run: list[str], tmp_path: Pa
 
 def test_unknown_config_key(elder: Elder, small_run: list[str]) -> None:
     err = refused(elder, small_run, "stream.stagesize=3")
-    assert "command line: stream.stagesize" in err and "did you mean 'stage_size'" in err
+    assert "command line: stream.stagesize" in err
+    assert "did you mean 'stage_size'" in err
 
 
 def test_unknown_dataset(elder: Elder, small_run: list[str]) -> None:
@@ -98,13 +107,15 @@ def test_model_directory_without_weights(
     bare = tmp_path / "bare"
     shutil.copytree(model_directory, bare, ignore=shutil.ignore_patterns("*.safetensors*"))
     err = refused(elder, small_run, f"model.source={bare}")
-    assert "no weights" in err and str(bare) in err
+    assert "no weights" in err
+    assert str(bare) in err
     assert "no directory" in refused(elder, small_run, "model.source=./absent")
 
 
 def test_model_and_data_are_reported_together(elder: Elder, small_run: list[str]) -> None:
     err = refused(elder, small_run, "model.source=./absent", "data.path=nowhere.jsonl")
-    assert "./absent" in err and "nowhere.jsonl" in err
+    assert "./absent" in err
+    assert "nowhere.jsonl" in err
 
 
 def test_store_that_refuses_writes(elder: Elder, small_run: list[str], tmp_path: Path) -> None:
@@ -125,11 +136,14 @@ def test_no_compiler_for_deepspeed(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     err = refused(elder, small_run, "cluster.workers=2", "cluster.sharding=zero3")
-    assert "C++ compiler" in err and "apt-get install g++" in err and "sharding=none" in err
+    assert "C++ compiler" in err
+    assert "apt-get install g++" in err
+    assert "sharding=none" in err
     found = elder("edit", "demo", *small_run, "cluster.workers=2", "cluster.sharding=none", *UNTRACKED)
     assert "work was started" in found.err
 
 
 def test_result_file_that_cannot_be_written(elder: Elder, small_run: list[str]) -> None:
     found = elder("edit", "demo", *small_run, "--json", "/proc/result.json")
-    assert found.code == 2 and "/proc/result.json" in found.err
+    assert found.code == 2
+    assert "/proc/result.json" in found.err

@@ -19,13 +19,17 @@ def test_help_lists_every_verb_and_every_verb_has_help(elder: Elder) -> None:
     for verb in VERBS:
         assert re.search(rf"^  {verb} ", top.out, re.MULTILINE), verb
         own = elder(verb, "--help")
-        assert own.code == 0 and f"Usage: elder {verb}" in own.out and len(own.out.splitlines()) > 4
+        assert own.code == 0
+        assert f"Usage: elder {verb}" in own.out
+        assert len(own.out.splitlines()) > 4
 
 
 def test_a_process_of_its_own_has_the_same_exit_codes(tmp_path: Path) -> None:
     assert elder_process("--help", cwd=tmp_path).returncode == 0
     wrong = elder_process("plan", "nowhere.yaml", cwd=tmp_path)
-    assert wrong.returncode == 2 and "no such config file" in wrong.stderr and wrong.stdout == ""
+    assert wrong.returncode == 2
+    assert "no such config file" in wrong.stderr
+    assert wrong.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,9 @@ def test_unforeseen_errors_show_their_trace(elder: Elder, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("pipelines.config.load_config", broken)
     found = elder("plan", "demo")
-    assert found.code == 1 and "ZeroDivisionError: oops" in found.err and "please report" in found.err
+    assert found.code == 1
+    assert "ZeroDivisionError: oops" in found.err
+    assert "please report" in found.err
 
 
 def test_interrupts_exit_130(elder: Elder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,10 +134,13 @@ def test_cp_copies_with_comments_and_never_over_a_file(elder: Elder, tmp_path: P
         assert target.read_text() == source.read_text()
     (tmp_path / "x.yaml").write_text("mine")
     refused = elder("cp", "demo", "x.yaml")
-    assert refused.code == 2 and "exists already" in refused.err and (tmp_path / "x.yaml").read_text() == "mine"
+    assert refused.code == 2
+    assert "exists already" in refused.err
+    assert (tmp_path / "x.yaml").read_text() == "mine"
     assert elder("cp", "demo", "x.yaml", "--force").code == 0
     (tmp_path / "folder").mkdir()
-    assert elder("cp", "demo", "folder").code == 0 and (tmp_path / "folder" / "demo.yaml").exists()
+    assert elder("cp", "demo", "folder").code == 0
+    assert (tmp_path / "folder" / "demo.yaml").exists()
     assert elder("cp", "nothing", "y.yaml").code == 2
 
 
@@ -163,7 +172,8 @@ def test_validate_prints_the_resolved_config_and_starts_nothing(
     before = set(tmp_path.iterdir())
     found = elder("validate", "demo", *small_run, "--json", tmp_path.parent / "v.json")
     assert found.code == 0, found.err
-    assert "config ok" in found.out and "data ok: 8 edits" in found.out
+    assert "config ok" in found.out
+    assert "data ok: 8 edits" in found.out
     assert set(tmp_path.iterdir()) == before
     assert json.loads((tmp_path.parent / "v.json").read_text())["edits"] == 8
 
@@ -174,11 +184,13 @@ def test_validate_of_the_embedded_world_does_not_train_it(
     monkeypatch.setenv("ELDER_HOME", str(tmp_path / "home"))
     found = elder("validate", "demo")
     assert found.code == 0, found.err
-    assert "200 edits" in found.out and "trained on first use" in found.out
+    assert "200 edits" in found.out
+    assert "trained on first use" in found.out
     assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize("name", [n for n in sorted(packaged_configs()) if n.startswith(("paper/", "counterfact"))])
 def test_configs_without_a_file_say_how_to_name_one(elder: Elder, name: str, model_directory: Path) -> None:
     found = elder("validate", name, f"model.source={model_directory}")
-    assert found.code == 2 and "data.path" in found.err
+    assert found.code == 2
+    assert "data.path" in found.err

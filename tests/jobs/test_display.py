@@ -41,7 +41,8 @@ def shown(terminal: bool) -> tuple[str, Display]:
 def test_plain_lines_without_a_terminal() -> None:
     text, display = shown(terminal=False)
     assert "\x1b" not in text
-    assert "stage 0: edit" in text and "load the base model" in text
+    assert "stage 0: edit" in text
+    assert "load the base model" in text
     assert "note: worker 1 failed [once]" in text
     assert "stage 0: committed, 4 edits, reliability (generate/forced) 0.750 / 1.000" in text
     assert "locality (generate/forced) 0.500 / -" in text
@@ -50,7 +51,9 @@ def test_plain_lines_without_a_terminal() -> None:
 
 def test_bars_and_one_table_row_a_stage_on_a_terminal() -> None:
     text, _ = shown(terminal=True)
-    assert "4/4" in text and "loss 0.500" in text and "3/9" in text
+    assert "4/4" in text
+    assert "loss 0.500" in text
+    assert "3/9" in text
     assert "0.750 / 1.000" in text
     assert "worker 1 failed [once]" in text
 
@@ -74,4 +77,6 @@ def test_scores_leave_out_what_was_not_measured() -> None:
     stream = io.StringIO()
     Console(file=stream, width=80).print(table)
     text = stream.getvalue()
-    assert "portability" not in text and "perplexity" in text and "in scope: edits" in text
+    assert "portability" not in text
+    assert "perplexity" in text
+    assert "in scope: edits" in text

@@ -33,7 +33,8 @@ def done(elder: Elder, small_run: list[str], tmp_path: Path) -> dict:  # type: i
 
 def test_edit_show_pull_evaluate(elder: Elder, done: dict, small_run: list[str], tmp_path: Path) -> None:  # type: ignore[type-arg]
     result, out = done["result"], done["out"]
-    assert set(result) == FIELDS and result["run_id"] == "r1"
+    assert set(result) == FIELDS
+    assert result["run_id"] == "r1"
     assert [stage["committed"] for stage in result["stages"]] == [True, True]
     assert [len(row) for row in result["retention"]] == [1, 2]
     for text in (
@@ -49,9 +50,11 @@ def test_edit_show_pull_evaluate(elder: Elder, done: dict, small_run: list[str],
     assert str(tmp_path / "elder-runs/store/runs/r1/report") in out.replace("\n", "")
 
     listed = elder("runs", "--json", "runs.json")
-    assert listed.code == 0 and "r1" in listed.out
+    assert listed.code == 0
+    assert "r1" in listed.out
     shown = elder("show", "r1", "--json", "show.json")
-    assert shown.code == 0 and "reliability" in shown.out
+    assert shown.code == 0
+    assert "reliability" in shown.out
 
     pulled = elder("pull", "models:/elder-demo@champion", "adapter", "--json", "pull.json")
     assert pulled.code == 0, pulled.err
@@ -79,7 +82,8 @@ def test_a_finished_run_is_returned_and_another_config_refused(
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "again.json").read_text()) == done["result"]
     other = elder("edit", "demo", *small_run, "run_id=r1", "seed=1")
-    assert other.code == 2 and "seed: 0 -> 1" in other.err
+    assert other.code == 2
+    assert "seed: 0 -> 1" in other.err
 
 
 def test_plan_names_the_keys_that_a_run_writes(elder: Elder, done: dict, small_run: list[str], tmp_path: Path) -> None:  # type: ignore[type-arg]
@@ -96,7 +100,8 @@ def test_plan_names_the_keys_that_a_run_writes(elder: Elder, done: dict, small_r
 def test_gate_refuses_with_exit_4_and_leaves_its_result(elder: Elder, small_run: list[str], tmp_path: Path) -> None:
     found = elder("edit", "demo", *small_run, *UNTRACKED, "gates.reliability=1.0", "run_id=g1", "--json", "gate.json")
     assert found.code == 4, found.err
-    assert "gates.reliability" in found.err and "continue with: elder edit demo" in found.err
+    assert "gates.reliability" in found.err
+    assert "continue with: elder edit demo" in found.err
     stages = json.loads((tmp_path / "gate.json").read_text())["stages"]
     assert [stage["committed"] for stage in stages] == [False]
 
@@ -120,7 +125,8 @@ def test_interrupted_run_says_what_stands_and_continues(
         patch.setattr(Display, "__call__", interrupting)
         stopped = elder("edit", "demo", *small_run, "run_id=cut")
     assert stopped.code == 130
-    assert "stage 0 stands committed (4 edits)" in stopped.err and "run_id=cut" in stopped.err
+    assert "stage 0 stands committed (4 edits)" in stopped.err
+    assert "run_id=cut" in stopped.err
     assert elder("edit", "demo", *small_run, "run_id=cut", "--json", "cut.json").code == 0
     states = [
         [stage["state_digest"] for stage in json.loads((tmp_path / name).read_text())["stages"]]

@@ -27,7 +27,7 @@ from elder.runtime import Runtime, share
 from infra.local_store import LocalStore
 from infra.null_tracker import NullTracker
 from pipelines.config import RunConfig, parse_config
-from pipelines.worker import Job, Kit
+from pipelines.job import Job, Kit
 
 
 def make_edits(count: int) -> list[Edit]:
@@ -164,7 +164,12 @@ class FakeMeter:
     ) -> FakeReport:
         self.asked.append([edit.id for edit in edits])
         held = [float(self.editor.ids.count(edit.id) == 1) for edit in edits]
-        rows = [{"edit_id": e.id, "prompt": e.prompt, "target": e.target, "reliability.generate": h, "reliability.generate.text": "x"} for e, h in zip(edits, held, strict=True)]
+        rows: list[dict[str, Any]] = [
+            {"edit_id": edit.id, "prompt": edit.prompt, "target": edit.target, "reliability.generate.text": "x"}
+            for edit in edits
+        ]
+        for row, value in zip(rows, held, strict=True):
+            row["reliability.generate"] = value
         if progress is not None:
             progress(len(edits), len(edits))
         return FakeReport({"reliability.generate": sum(held) / len(held), "perplexity": 7.0}, rows)

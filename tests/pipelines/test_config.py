@@ -69,7 +69,8 @@ def test_overrides_reach_every_kind_of_key() -> None:
     assert config.editor.options["lr"] == 2e-5
     assert config.editor_options().layers == (1, 2)
     assert config.tracking.mlflow is None
-    assert config.cluster.gpus_per_worker == 1.0 and isinstance(config.cluster.gpus_per_worker, float)
+    assert config.cluster.gpus_per_worker == 1.0
+    assert isinstance(config.cluster.gpus_per_worker, float)
     assert config_of("", "run_id=0042").run_id == "0042"  # not the number 34 that YAML reads
     assert config_of("", "gates.reliability.forced=0.5").gates == {"reliability.forced": 0.5}
     assert config_of("", "evaluation.protocols=forced").evaluation.protocols == ("forced",)
@@ -148,7 +149,8 @@ def test_malformed_files_and_overrides_say_where(tmp_path: Path) -> None:
     )
     assert "at the top" in problems_of("- 1\n", tmp_path=tmp_path)[0]
     found = problems_of("seed: 1\n", "=3", "seed", "a b=2", tmp_path=tmp_path)
-    assert len(found) == 3 and all("not of the form" in line for line in found)
+    assert len(found) == 3
+    assert all("not of the form" in line for line in found)
     assert "holds a value" in problems_of("seed: 1\n", "seed.x=3", tmp_path=tmp_path)[0]
     with pytest.raises(ConfigError, match="did you mean 'demo'"):
         load_config("dmo")
@@ -181,7 +183,9 @@ def test_digest_ignores_exactly_what_cannot_change_the_result() -> None:
     for key, value in samples.items():
         assert any(key == name or key.startswith(name + ".") for name in NEUTRAL)
         changed = config_of("", "run_id=r1", f"{key}={value}")
-        assert changed != config and changed.digest() == config.digest() and diff(config, changed) == []
+        assert changed != config
+        assert changed.digest() == config.digest()
+        assert diff(config, changed) == []
     for key, value in {
         "seed": 1,
         "editor.lr": 1,
@@ -202,7 +206,8 @@ def test_stream_and_seed_are_handed_to_the_method() -> None:
 
 def test_run_ids_are_fresh_and_usable_as_keys() -> None:
     made = {fresh_run_id("My run/№ 1") for _ in range(20)}
-    assert len(made) == 20 and all(name.startswith("my-run-1-") for name in made)
+    assert len(made) == 20
+    assert all(name.startswith("my-run-1-") for name in made)
     assert config_of("name: Über").run_id.isascii()
 
 

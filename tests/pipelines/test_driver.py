@@ -19,7 +19,9 @@ FIELDS = {
 }  # fmt: skip
 
 
-def run(root: Path, tracker: RecordingTracker | None = None, kit: FakeKit | None = None, **sections: Any) -> dict[str, Any]:
+def run(
+    root: Path, tracker: RecordingTracker | None = None, kit: FakeKit | None = None, **sections: Any
+) -> dict[str, Any]:
     config = make_config(**sections)
     factory = StoreAt(str(root / "store"))
     return run_edit(config, factory, tracker or RecordingTracker(), edits=make_edits(10), kit=kit or FakeKit())
@@ -136,9 +138,8 @@ def test_workers_that_end_early_are_noticed(tmp_path: Path) -> None:
 
 def test_events_reach_the_display(tmp_path: Path) -> None:
     events: list[Any] = []
-    run_edit(
-        make_config(), StoreAt(str(tmp_path / "store")), RecordingTracker(), events.append, edits=make_edits(10), kit=FakeKit()
-    )
+    factory = StoreAt(str(tmp_path / "store"))
+    run_edit(make_config(), factory, RecordingTracker(), events.append, edits=make_edits(10), kit=FakeKit())
     assert {"phase", "batch", "evaluated", "committed"} <= {event["kind"] for event in events}
 
 

@@ -68,7 +68,8 @@ def test_world_shape_comes_from_the_recipe_and_trains_nothing(tmp_path: Path, mo
 def test_stages_cover_the_stream_once() -> None:
     stages = split(23, 10, 4)
     assert [(s.first, s.end, s.batches) for s in stages] == [(0, 10, 3), (10, 20, 3), (20, 23, 1)]
-    assert split(0, 10, 4) == () and split(None, 10, 4) == ()
+    assert split(0, 10, 4) == ()
+    assert split(None, 10, 4) == ()
 
 
 def test_memory_follows_the_formulas() -> None:
@@ -77,7 +78,8 @@ def test_memory_follows_the_formulas() -> None:
     none, zero2, zero3 = estimate(config, shape)
     assert none.base == zero2.base == shape.parameters * 4
     assert zero3.base == -(-shape.parameters * 4 // 4)
-    assert none.gathered == 0 and zero3.gathered == max(2 * shape.block_parameters, shape.embedding_parameters) * 4
+    assert none.gathered == 0
+    assert zero3.gathered == max(2 * shape.block_parameters, shape.embedding_parameters) * 4
     assert none.adapters == zero3.adapters == 16 * adapter_parameters(config, shape)
     depth = 4 - 2  # the default edits the upper blocks 2 and 3
     assert none.training == 4 * 64 * (depth * (8 * 32 + 3 * 80) * 4 + 2 * 50 * 4)
@@ -116,7 +118,8 @@ def test_plan_names_every_key_and_touches_nothing(tmp_path: Path, monkeypatch: p
     assert len(set(found.keys)) == len(found.keys)
     assert list(tmp_path.iterdir()) == []
     record = found.to_dict()
-    assert record["config_digest"] == found.config.digest() and len(record["memory"]) == 3
+    assert record["config_digest"] == found.config.digest()
+    assert len(record["memory"]) == 3
 
 
 def test_plan_refuses_blocks_that_are_not_there() -> None:
@@ -126,7 +129,8 @@ def test_plan_refuses_blocks_that_are_not_there() -> None:
 
 def test_plan_says_when_auto_would_choose_otherwise() -> None:
     found = plan(config_of("cluster: {workers: 2, sharding: zero3}"), memory_per_worker=2**34)
-    assert found.sharding == "zero3" and "auto" in found.reason
+    assert found.sharding == "zero3"
+    assert "auto" in found.reason
     found = plan(config_of("cluster: {workers: 2, sharding: auto}"), memory_per_worker=2**34)
     assert found.sharding == "none"
 

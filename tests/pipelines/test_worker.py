@@ -12,10 +12,11 @@ import torch
 
 from elder.errors import AdapterError, ElderError, GateError
 from elder.runtime import LocalRuntime
+from pipelines.job import Job
 from pipelines.local_runner import run_locally
 from pipelines.plan import split
 from pipelines.state import Commit, RunState
-from pipelines.worker import Job, measured_edits, retention_row, run_stages
+from pipelines.worker import measured_edits, retention_row, run_stages
 from tests.pipelines.fakes import FakeEditor, FakeKit, FakeMeter, Mishap, StoreAt, make_config, make_edits
 
 
@@ -140,7 +141,7 @@ def test_a_gate_refuses_and_earlier_stages_stand(tmp_path: Path) -> None:
         run_locally(job, events.append)
     assert [c.stage for c in commits(job)] == [0]
     assert [e["stage"] for e in events if e["kind"] == "refused"] == [1]
-    left = [key for key in job.store_factory().list("runs/run-1/stages/000001/")]
+    left = job.store_factory().list("runs/run-1/stages/000001/")
     assert sorted(key.rsplit("/", 1)[1] for key in left) == ["metrics.json", "results.jsonl"]
 
 

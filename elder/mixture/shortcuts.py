@@ -1,0 +1,149 @@
+"""What the two outer blocks of the trained range need not compute in every step.
+
+In the first edited block everything that runs before the edited map gives the same in every step, and so does the
+map itself: only the correction changes. In the model's last block only the answer's tokens go on to the logits, so
+its MLP, which treats every token by itself, can leave out the others. Both are exact. Patches a clone only. Knows
+nothing of architectures beyond "a block has children, one of which holds the MLP's maps", and nothing of mixtures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elder.models import dimensions
+
+Memo = dict[str, Any]
+"""What the children of one block returned for one micro-batch, by name."""
+
+
+class FirstBlock:
+    """Remembers what runs up to the edited map of a block, and gives it back instead of running it again.
+
+    Only calls that end before the edited map's first one are remembered: they cannot depend on its correction.
+
+    Args:
+        block: The first edited block.
+        target: Its edited map.
+    """
+
+    def __init__(self, block: nn.Module, target: nn.Module) -> None:
+        self.target = target
+        self._memo: Memo | None = None
+        self._recording = False
+        for name, child in block.named_children():
+            if any(module is target for module in child.modules()):
+                if child is not target:
+                    self._wrap(child, self._branch)
+            elif any(dimensions(module) for module in child.modules()):
+                self._wrap(child, lambda forward, args, kwargs, name=name: self._before(name, forward, args, kwargs))
+        self._wrap(target, self._mapped)
+
+    @contextmanager
+    def recording(self, memo: Memo) -> Iterator[None]:
+        """Fill a memo from the pass in this block of code, which must be uncorrected and without gradients."""
+        self._memo, self._recording = memo, True
+        try:
+            yield
+        finally:
+            self._memo, self._recording = None, False
+
+    @contextmanager
+    def replaying(self, memo: Memo) -> Iterator[None]:
+        """Passes in this block of code, on the same inputs, take what the memo holds."""
+        self._memo = memo
+        try:
+            yield
+        finally:
+            self._memo = None
+
+    def _wrap(self, module: nn.Module, around: Callable[..., Any]) -> None:
+        forward = module.forward
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return forward(*args, **kwargs) if self._memo is None else around(forward, args, kwargs)
+
+        module.forward = wrapped
+
+    def _before(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A child beside the edited branch, such as attention."""
+        memo = self._memo
+        assert memo is not None
+        if not self._recording:
+            return memo[name] if name in memo else forward(*args, **kwargs)
+        out = forward(*args, **kwargs)
+        if "target" not in memo:
+            memo[name] = out
+        return out
+
+    def _branch(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The child that holds the edited map; where that map comes last, nothing else of it need run."""
+        memo = self._memo
+        assert memo is not None
+        if not self._recording:
+            return self.target(memo["input"]) if memo.get("last") else forward(*args, **kwargs)
+        out = forward(*args, **kwargs)
+        memo["last"] = out is memo.get("target")
+        if not memo["last"]:
+            memo.pop("input", None)
+        return out
+
+    def _mapped(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The edited map; its hooks, which add the correction, run on what this returns."""
+        memo = self._memo
+        assert memo is not None
+        if self._recording:
+            memo["input"], memo["target"] = args[0], forward(*args, **kwargs)
+        return memo["target"]
+
+
+class LastBlock:
+    """Lets the MLP of the last block, and the vocabulary projection, work on a few tokens only.
+
+    Args:
+        block: The model's last block.
+        out: The last map of its MLP; the whole MLP is run where this is no part of a child of its own.
+        head: The vocabulary projection.
+    """
+
+    def __init__(self, block: nn.Module, out: nn.Module, head: nn.Module) -> None:
+        self._kept: Tensor | None = None
+        self._places: Tensor | None = None
+        holders = [c for c in block.children() if c is not out and any(module is out for module in c.modules())]
+        self.trims = bool(holders)
+        for mlp in holders:
+            self._wrap(mlp)
+        head.register_forward_pre_hook(self._at_places)
+
+    @contextmanager
+    def keeping(self, kept: Tensor | None, places: Tensor) -> Iterator[None]:
+        """Passes in this block of code give logits at some tokens.
+
+        Args:
+            kept: (M,) indices into all B*T tokens; the MLP sees them as one row of M. None: all as they are.
+            places: (R, K) indices into all B*T tokens, among `kept`; logits are (R, K, V).
+        """
+        self._kept, self._places = kept, places
+        try:
+            yield
+        finally:
+            self._kept, self._places = None, None
+
+    def _at_places(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return None if self._places is None else (args[0].flatten(0, 1)[self._places], *args[1:])
+
+    def _wrap(self, mlp: nn.Module) -> None:
+        forward = mlp.forward
+
+        def wrapped(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._kept is None:
+                return forward(x, *args, **kwargs)
+            flat = x.flatten(0, 1)
+            out = forward(flat[None, self._kept], *args, **kwargs)
+            return torch.zeros_like(flat).index_copy(0, self._kept, out[0]).view_as(x)
+
+        mlp.forward = wrapped

@@ -1,0 +1,111 @@
+"""One run as it travels from the driver to its workers, and how workers make their parts.
+
+Plain data and picklable factories; heavy imports happen where a part is made. Knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from elder.edit import Edit
+from elder.editors.base import Base, Editor
+from elder.runtime import Runtime
+from pipelines.config import RunConfig
+from pipelines.plan import StagePlan, split
+from pipelines.protocols import Store
+
+Event = Mapping[str, Any]
+"""What happens, with a "kind"; see docs/reliability.md."""
+
+Report = Callable[[Event], None]
+"""Where events go; must be cheap and must not fail."""
+
+
+class Measurement(Protocol):
+    """The part of `elder.metrics.report.Report` that a stage uses."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures by name."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each edit, in the order asked."""
+
+
+class Meter(Protocol):
+    """The part of `elder.metrics.evaluator.Evaluator` that a stage uses."""
+
+    def measure(
+        self, edits: Sequence[Edit], parts: Sequence[str], progress: Callable[[int, int], None] | None = None
+    ) -> Measurement:
+        """Measure the editor as it is now."""
+
+
+@dataclass(frozen=True)
+class Kit:
+    """How a worker makes its parts. Tests hand in others; everything must be picklable."""
+
+    def base(self, job: Job, runtime: Runtime) -> Base:
+        """Load the base model; the embedded one is trained by one rank of each machine, the others wait."""
+        from elder.models import load_base, resolve_source
+
+        model = job.config.model
+        if job.local_rank == 0:
+            resolve_source(model.source, job.cache_dir)
+        runtime.barrier()
+        return load_base(
+            model.source, revision=model.revision, dtype=model.dtype, runtime=runtime, cache_dir=job.cache_dir
+        )
+
+    def editor(self, job: Job, base: Base) -> Editor:
+        """A fresh editor of the config's method."""
+        from elder.registry import editor_class
+
+        return editor_class(job.config.editor.method)(base, job.config.editor_options())  # type: ignore[no-any-return]
+
+    def meter(self, job: Job, editor: Editor) -> Meter:
+        """The evaluator of the config."""
+        from elder.metrics.evaluator import Evaluator
+
+        wanted = job.config.evaluation
+        return Evaluator(editor, wanted.protocols, wanted.max_new_tokens, wanted.batch_size, job.perplexity_text)
+
+    def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
+        """Write the adapter directory of the editor's state."""
+        from elder.adapter import save_adapter
+
+        save_adapter(directory, editor, extra=dict(extra))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as it travels to the workers.
+
+    Attributes:
+        config: The resolved config.
+        edits: The whole stream, validated.
+        store_factory: Makes a `Store` inside a worker.
+        sharding: `none`, `zero2` or `zero3`, decided.
+        cache_dir: Where the embedded model is kept.
+        perplexity_text: Text for the perplexity alarm; None takes the built-in one.
+        kit: How parts are made.
+        local_rank: Rank on this machine; set by the runner inside the worker.
+    """
+
+    config: RunConfig
+    edits: Sequence[Edit]
+    store_factory: Callable[[], Store]
+    sharding: str = "none"
+    cache_dir: Path | None = None
+    perplexity_text: str | None = None
+    kit: Kit = field(default_factory=Kit)
+    local_rank: int = 0
+
+    @property
+    def stages(self) -> tuple[StagePlan, ...]:
+        """The stages of the stream."""
+        return split(len(self.edits), self.config.stream.stage_size, self.config.stream.batch_size)

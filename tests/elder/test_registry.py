@@ -1,0 +1,121 @@
+"""Methods and options by name: what is wrong is told all at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elder.editors.base import Base
+from elder.editors.make import make_editor
+from elder.errors import ConfigError
+from elder.registry import METHODS, editor_class, make_options, method, options_class
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def problems(name: str, **values: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        make_options(name, values)
+    return caught.value.problems
+
+
+def test_every_method_has_its_classes_and_documented_options() -> None:
+    assert set(METHODS) == {"elder", "elder-plus"}
+    for name in METHODS:
+        assert editor_class(name).method == name
+        assert METHODS[name].summary
+        options = options_class(name)
+        assert options().problems() == []
+        assert all(f.metadata["help"] for f in fields(options))
+
+
+def test_the_papers_values_are_elders_defaults() -> None:
+    o = make_options("elder", {})
+    assert (o.rank, o.experts, o.top_k, o.lr, o.steps, o.batch_size) == (8, 4, 2, 1e-4, 50, 4)
+    assert (o.guide_weight, o.epsilon, o.alpha, o.router_bias) == (1e-2, 12, None, True)
+
+
+def test_unknown_methods_get_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"unknown method 'eldr'; did you mean 'elder'.*known: elder, elder-plus"):
+        method("eldr")
+    for function in (editor_class, options_class):
+        with pytest.raises(ConfigError, match="unknown method 'rome'"):
+            function("rome")
+
+
+def test_all_wrong_keys_and_types_are_told_at_once() -> None:
+    found = problems("elder", stepz=3, rank="many", target="nose", router_bias=1, layers="12", lr=None, quux=0)
+    assert len(found) == 7
+    text = "\n".join(found)
+    assert "editor.stepz: 'elder' has no such option; did you mean 'steps'" in text
+    assert "editor.rank: expected a whole number, found 'many'" in text
+    assert "editor.target: expected one of auto, mlp_in, mlp_out, found 'nose'" in text
+    assert "editor.router_bias: expected true or false, found 1" in text
+    assert "editor.layers: expected nothing or a list of a whole number, found '12'" in text.replace(
+        "a list of a whole number or nothing", "nothing or a list of a whole number"
+    )
+    assert "editor.lr: expected a number, found None" in text
+    assert "editor.quux" in text
+
+
+def test_all_impossible_values_are_told_at_once() -> None:
+    found = problems("elder", rank=0, experts=2, top_k=3, lr=0, epsilon=-1, layers=[3, 3], guide_weight=-0.1, steps=-5)
+    assert len(found) == 7
+    for name in ("rank", "top_k", "lr", "epsilon", "layers", "guide_weight", "steps"):
+        assert any(p.startswith(f"editor.{name}: ") for p in found), name
+
+
+@pytest.mark.parametrize("layers", [[], [2, 1], [-1, 2], [1, 1]])
+def test_layers_must_be_different_blocks_in_order(layers: list[int]) -> None:
+    assert problems("elder", layers=layers)[0].startswith("editor.layers")
+
+
+@pytest.mark.parametrize("query_layer", [2, 3])
+def test_the_query_must_lie_below_the_first_edited_block(query_layer: int) -> None:
+    assert problems("elder", layers=[2], query_layer=query_layer)[0].startswith("editor.query_layer")
+
+
+@pytest.mark.parametrize("value", [2.5, True, float("inf"), float("nan"), "x", [1]])
+def test_whole_numbers_are_whole(value: Any) -> None:
+    assert problems("elder", steps=value) == (f"editor.steps: expected a whole number, found {value!r}",)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0, "-1e-4"])
+def test_learning_rates_are_positive_numbers(value: Any) -> None:
+    assert problems("elder", lr=value)[0].startswith("editor.lr")
+
+
+def test_values_of_a_file_become_typed() -> None:
+    o = make_options("elder-plus", {"lr": "1e-4", "steps": 7.0, "layers": [1, 2], "subject_threshold": "0.5", "alpha": None})
+    assert (o.lr, o.steps, o.layers, o.subject_threshold, o.alpha) == (1e-4, 7, (1, 2), 0.5, None)
+    assert isinstance(o.steps, int)
+
+
+def test_options_of_our_method_are_checked_too() -> None:
+    found = problems("elder-plus", replay=-1, prefixes=-1, replay_pool=0, subject_tokens=0, key_width=0, rank=0)
+    assert len(found) == 6
+    assert problems("elder", replay=3)[0].startswith("editor.replay: 'elder' has no such option")
+
+
+def test_make_editor_refuses_the_same(base: Base) -> None:
+    with pytest.raises(ConfigError, match="no such option"):
+        make_editor("elder", base, ranks=2)
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        make_options("elder", {}).rank = 3
+
+
+def test_listing_methods_and_checking_options_imports_no_torch() -> None:
+    code = (
+        "import sys; from elder.registry import *; "
+        "[options_class(n)().problems() for n in METHODS]; make_options('elder-plus', {'rank': 2}); "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
