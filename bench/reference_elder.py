@@ -49,7 +49,9 @@ class Shared:
 class DenseMixture(nn.Module):
     """A linear map and N low-rank maps beside it, each computed for all rows."""
 
-    def __init__(self, base: nn.Module, mixture: nn.Module, weight: Tensor, bias: Tensor | None, k: int, shared: Shared):
+    def __init__(
+        self, base: nn.Module, mixture: nn.Module, weight: Tensor, bias: Tensor | None, k: int, shared: Shared
+    ):
         super().__init__()
         self.base, self.k, self.shared, self.scale = base, k, shared, mixture.scale
         split = mixture.rank
@@ -142,9 +144,7 @@ class ReferenceElder:
         for step in range(self.options.steps):
             shared.recording = step == self.options.steps - 1
             optimizer.zero_grad()
-            logits = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-            ).logits
+            logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
             answer = F.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED
             )
@@ -152,16 +152,14 @@ class ReferenceElder:
             loss = answer + self.options.guide_weight * guide
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         shared.training, shared.recording, shared.key = False, False, None
         optimizer.zero_grad()
         return losses
 
     def _batch(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         device = self.base.runtime.device
-        ids, mask, positions = pad_left(
-            [row.prompt + row.answer for row in rows], pad_id(self.base.tokenizer), device
-        )
+        ids, mask, positions = pad_left([row.prompt + row.answer for row in rows], pad_id(self.base.tokenizer), device)
         labels = torch.full_like(ids, IGNORED)
         for i, row in enumerate(rows):
             labels[i, -len(row.answer) :] = ids[i, -len(row.answer) :]

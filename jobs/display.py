@@ -6,16 +6,31 @@ Driven by the events of `pipelines.driver` alone. Knows nothing of how the run w
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-PHASES = {"load": "load the base model", "edit": "edit", "evaluate": "measure", "commit": "commit"}
+PHASES = {
+    "start": "start the workers",
+    "load": "load the base model",
+    "edit": "edit",
+    "evaluate": "measure",
+    "commit": "commit",
+}
 WIDE = 160
 COLUMNS = ("reliability", "generalization", "locality")
 
@@ -83,7 +98,7 @@ class Display:
 
     def _phase(self, event: Mapping[str, Any]) -> None:
         name = str(event.get("name"))
-        where = "" if name == "load" or event.get("stage") is None else f"stage {event['stage']}: "
+        where = "" if name in ("start", "load") or event.get("stage") is None else f"stage {event['stage']}: "
         self._label = where + PHASES.get(name, name)
         if name == "edit":
             self._stage_begun = time.monotonic()
@@ -144,3 +159,26 @@ class Display:
 def figure(value: float | None) -> str:
     """A share with three digits, or a dash for what was not measured."""
     return "-" if value is None else f"{value:.3f}"
+
+
+@contextmanager
+def training_progress(console: Console) -> Iterator[Callable[[int, int, float], None]]:
+    """A callback for (steps done, steps of all, loss): a bar on a terminal, a line for every tenth elsewhere."""
+    if not console.is_terminal:
+        said = [0]
+
+        def tell(done: int, of: int, loss: float) -> None:
+            if done * 10 // of > said[0]:
+                said[0] = done * 10 // of
+                console.print(f"  training: {done} of {of} steps, loss {loss:.3f}", highlight=False)
+
+        yield tell
+        return
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("training", total=None, detail="")
+
+        def move(done: int, of: int, loss: float) -> None:
+            progress.update(task, completed=done, total=of, detail=f"loss {loss:.3f}")
+
+        yield move

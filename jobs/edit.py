@@ -109,6 +109,8 @@ def perform(job: Job, console: Console) -> dict[str, Any]:
     display = Display(console, config.evaluation.protocols)
     try:
         with display:
+            if config.cluster.workers:
+                display({"kind": "phase", "name": "start"})
             return run_edit(config, factory, tracker, display, cache_dir=home(), edits=inputs.checked_edits)
     except InputError:
         raise  # nothing was started
@@ -128,44 +130,34 @@ def finish(job: Job, console: Console, result: Mapping[str, Any], following: Seq
 
 
 def show_world(config: RunConfig, console: Console) -> None:
-    """Train the embedded model with a progress bar, if the config names it and it is not cached."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
+    """Train the embedded model where it can be watched, if the config names it and it is not cached."""
+    from jobs.display import training_progress
     from jobs.preflight import cached_world, prepare_world
 
     source = config.model.source
     if not source.startswith("world:") or cached_world(source) is not None:
         return
     console.print(f"{source}: training its model once (1 to 2 minutes); later runs find it cached", markup=False)
-    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[detail]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("training", total=None, detail="")
-
-        def step(done: int, of: int, loss: float) -> None:
-            progress.update(task, completed=done, total=of, detail=f"loss {loss:.3f}")
-
+    with training_progress(console) as step:
         prepare_world(config, step)
 
 
 def answers_of(config: RunConfig, store: Store) -> list[dict[str, Any]]:
-    """Prompts of the first edits with the answers after the run, and before where the rows or a small base tell.
-
-    A large base model is not loaded again for three sentences; then `before` is left open.
-    """
-    from jobs.answers import base_answers
+    """Prompts of the first edits with the answers before and after, as the last stage's rows have them."""
     from pipelines.state import RunState
 
     state = RunState(store, config.run_id)
     commits = state.commits()
-    if not commits or not config.evaluation.probes:
-        return []
-    rows = [row for row in state.read_rows(commits[-1]) if row.get("reliability.generate.text") is not None]
-    rows = rows[: config.evaluation.probes]
-    known = [row.get("before") for row in rows]
-    before = known if all(known) else base_answers(config, [row["prompt"] for row in rows])
+    rows = state.read_rows(commits[-1]) if commits else []
     return [
-        {"prompt": row["prompt"], "target": row["target"], "before": said, "after": row["reliability.generate.text"]}
-        for row, said in zip(rows, before, strict=True)
+        {
+            "prompt": row["prompt"],
+            "target": row["target"],
+            "before": row.get("before"),
+            "after": row["reliability.generate.text"],
+        }
+        for row in rows[: config.evaluation.probes]
+        if row.get("reliability.generate.text") is not None
     ]
 
 

@@ -15,6 +15,7 @@ from importlib import import_module
 
 import click
 
+from elder import __version__
 from elder.errors import ElderError, GateError, InputError, UnreachableError
 
 VERBS = {
@@ -64,7 +65,7 @@ class Verbs(click.Group):
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="elder", message="elder %(version)s")
+@click.version_option(__version__, message="elder %(version)s")
 def cli() -> None:
     """Lifelong knowledge editing of language models: a stream of edits goes in; a committed, measured, reversible
     adapter comes out, on a laptop or on a Ray cluster.

@@ -74,7 +74,7 @@ class MixtureEditor:
             pad_id(self.base.tokenizer),
             self.options.micro_batch,
             FirstBlock(blocks[self.layers[0]], self.targets[0]),
-            LastBlock(blocks[-1], self._parts.mlp_out[-1], self.model.get_output_embeddings()),
+            LastBlock(blocks[-1], self._parts.mlp_out[-1], self.model.get_output_embeddings()),  # type: ignore[no-untyped-call]
             len(blocks),
         )
 

@@ -104,7 +104,13 @@ def calibrate(editor: ElderPlusEditor, edits: Sequence[Edit], seen: Survey, firs
         given = seen.worded[i].nonzero()[:, 0].tolist()
         usable = seen.real[i].any(-1).nonzero()[:, 0].tolist()
         queries = [j for j in (given if len(given) > 1 else usable) if j] or usable
-        foreign = [k for k, (n, o) in enumerate(zip(names, others.tolist(), strict=True)) if o != first + i and (n is None or n != edit.subject) and editor.known[o]["prompt"] is not None]
+        foreign = [
+            k
+            for k, (name, other) in enumerate(zip(names, others.tolist(), strict=True))
+            if other != first + i
+            and (name is None or name != edit.subject)
+            and editor.known[other]["prompt"] is not None  # replaced edits are no strangers
+        ]
         for j in queries:
             tokens, prompt, last = seen.tokens[i, j][None], seen.prompt[i, j][None], seen.answer[i, j]
             rest = [r for r in usable if r != j]

@@ -97,5 +97,5 @@ def pack(rows: Sequence[Row], pad: int, width: int, device: torch.device, dtype:
         owner.clamp(min=0).to(device),
         torch.tensor(keys).to(device),
         where.to(device),
-        where.unique().to(device),
+        where.unique().to(device),  # type: ignore[no-untyped-call]
     )

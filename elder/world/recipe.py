@@ -89,9 +89,9 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             "small",
-            WorldSize(people=660, relations=4, protected=60, editable_per_person=2, trained_templates=4, seed=20),
-            Shape(layers=6, width=128, mlp_width=344, heads=4, vocab=1280),
-            Training(epochs=12, batch_size=192, lr=4e-3),
+            WorldSize(people=560, relations=3, protected=60, editable_per_person=2, trained_templates=4, seed=20),
+            Shape(layers=5, width=128, mlp_width=320, heads=4, vocab=2304),
+            Training(epochs=12, batch_size=128, lr=4e-3),
         ),
         Recipe(
             "tiny",

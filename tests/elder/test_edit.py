@@ -58,7 +58,8 @@ def test_wordings_that_are_trained_are_never_held_out() -> None:
 
 
 def test_space_around_texts_is_taken_off() -> None:
-    edit = Edit.from_dict({"prompt": "a ", "target": " b ", "rephrases": ["c  "], "locality": [{"prompt": "d ", "answer": " e "}]})
+    probe = {"prompt": "d ", "answer": " e "}
+    edit = Edit.from_dict({"prompt": "a ", "target": " b ", "rephrases": ["c  "], "locality": [probe]})
     assert (edit.prompt, edit.target, edit.rephrases, edit.locality) == ("a", "b", ("c",), (Probe("d", "e"),))
 
 
@@ -103,7 +104,8 @@ def test_the_digest_of_a_stream_knows_order_and_every_field() -> None:
     one, other = Edit("a", "b"), Edit("c", "d")
     digest = dataset_digest([one, other])
     assert digest == dataset_digest([Edit("a", "b"), Edit("c", "d")])
-    assert len({digest, dataset_digest([other, one]), dataset_digest([one]), dataset_digest([one, Edit("c", "d", author="x")])}) == 4
+    streams = [other, one], [one], [one, Edit("c", "d", author="x")]
+    assert len({digest, *map(dataset_digest, streams)}) == 4
 
 
 def test_edits_are_values() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -17,8 +18,20 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from elder.editors.base import Base
 from elder.editors.make import make_editor
 from elder.errors import ConfigError, ModelError
+from elder.mixture.samples import Row, edit_rows
 from elder.models import anatomy, clone_sharing_weights, dimensions, load_base, load_config, wrap_base
-from tests.elder.tiny import DEPTH, EDITS, OPTIONS, OTHERS, WIDTH, logits_of, make_model, make_tokenizer, padded
+from tests.elder.tiny import (
+    DEPTH,
+    EDITS,
+    METHODS,
+    OPTIONS,
+    OTHERS,
+    WIDTH,
+    logits_of,
+    make_model,
+    make_tokenizer,
+    padded,
+)
 
 COMMON = {"vocab_size": 259, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 MODERN = {
@@ -44,7 +57,7 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], int, bool, str, str]] = {
     "opt": ({**PLAIN, "ffn_dim": 128, "word_embed_proj_dim": 32}, 128, False, "fc1", "fc2"),
     "opt-narrow": ({**PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 32}, 48, False, "fc1", "fc2"),
     "bloom": ({"hidden_size": 32, "n_layer": 4, "n_head": 4}, 128, False, "dense_h_to_4h", "dense_4h_to_h"),
-    "gptj": ({"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4, "n_positions": 128}, 128, False, "fc_in", "fc_out"),
+    "gptj": ({"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4}, 128, False, "fc_in", "fc_out"),
 }
 
 
@@ -78,16 +91,35 @@ def test_parts_are_found_by_structure(name: str) -> None:
                 parts.target(block, "mlp_in")
 
 
-@pytest.mark.parametrize("method", ["elder", "elder-plus"])
-@pytest.mark.parametrize("name", ["mistral", "qwen2", "gpt_neox", "opt", "phi3", "bloom"])
+FLAT = pytest.mark.xfail(strict=True, reason="OPT's MLP sees rows and tokens flattened into one dimension")
+ALIBI = pytest.mark.xfail(strict=True, reason="Bloom reads positions off a padding mask, packed rows have none")
+
+
+def mean_answer_loss(base: Base, rows: list[Row]) -> float:
+    """The base model's loss of every answer token, row by row."""
+    losses = []
+    for row in rows:
+        logits = base.model(input_ids=torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1]
+        losses.append(F.cross_entropy(logits, torch.tensor(row.answer), reduction="none"))
+    return float(torch.cat(losses).mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, method) for name in ("mistral", "qwen2", "gemma2", "gpt_neox", "gptj", "phi3") for method in METHODS]
+    + [pytest.param("bloom", "elder", marks=ALIBI), ("bloom", "elder-plus")]
+    + [pytest.param("opt", method, marks=FLAT) for method in METHODS],
+)
 def test_other_architectures_are_edited_and_are_the_base_elsewhere(name: str, method: str) -> None:
     base = wrap_base(build(name), make_tokenizer(), name)
-    editor = make_editor(method, base, **{**OPTIONS[method], "target": "auto"})
+    editor = make_editor(method, base, **{**OPTIONS[method], "guide_weight": 0.0})
     prompts = [EDITS[0].prompt, OTHERS[0], EDITS[1].prompt, OTHERS[3]]
     inputs = padded(base, prompts)
     before = logits_of(base.model, inputs)
     assert torch.equal(logits_of(editor.model, inputs), before)
     receipt = editor.edit(EDITS[:2])
+    rows = edit_rows(base.tokenizer, EDITS[:2], "eos") if method == "elder" else editor.ledger.rows
+    assert receipt.losses[0][0] == pytest.approx(mean_answer_loss(base, rows), rel=1e-4)  # fresh maps change nothing
     assert receipt.losses[0][-1] < receipt.losses[0][0]
     assert torch.equal(logits_of(base.model, inputs), before)
     inside = editor.in_scope(inputs["input_ids"], inputs["attention_mask"])
@@ -96,8 +128,8 @@ def test_other_architectures_are_edited_and_are_the_base_elsewhere(name: str, me
     assert inside[2]
     for row in range(4):
         assert torch.equal(after[row][real[row]], before[row][real[row]]) != bool(inside[row])
-    runs = [editor.model.generate(**inputs, max_new_tokens=4, do_sample=False, use_cache=cache) for cache in (True, False)]
-    assert torch.equal(*runs)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(*(editor.model.generate(**inputs, **options, use_cache=cache) for cache in (True, False)))
 
 
 def test_blocks_that_do_not_exist_are_refused() -> None:
@@ -164,7 +196,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("shard", ["5GB", "60KB"])
-def test_directories_are_loaded_whole_or_sharded(saved: Callable[..., Path], base: Base, family: str, shard: str) -> None:
+def test_directories_are_loaded_whole_or_sharded(
+    saved: Callable[..., Path], base: Base, family: str, shard: str
+) -> None:
     path = saved(family, shard)
     assert (path / "model.safetensors.index.json").exists() == (shard == "60KB")
     loaded = load_base(str(path), device="cpu")

@@ -91,7 +91,8 @@ def test_learning_rates_are_positive_numbers(value: Any) -> None:
 
 
 def test_values_of_a_file_become_typed() -> None:
-    o = make_options("elder-plus", {"lr": "1e-4", "steps": 7.0, "layers": [1, 2], "subject_threshold": "0.5", "alpha": None})
+    values = {"lr": "1e-4", "steps": 7.0, "layers": [1, 2], "subject_threshold": "0.5", "alpha": None}
+    o = make_options("elder-plus", values)
     assert (o.lr, o.steps, o.layers, o.subject_threshold, o.alpha) == (1e-4, 7, (1, 2), 0.5, None)
     assert isinstance(o.steps, int)
 

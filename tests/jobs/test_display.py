@@ -61,9 +61,14 @@ def test_bars_and_one_table_row_a_stage_on_a_terminal() -> None:
 def test_an_error_inside_leaves_the_terminal_usable() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100)
-    with pytest.raises(ValueError, match="x"), Display(console, ("generate",)) as display:
-        display(EVENTS[0])
-        raise ValueError("x")
+
+    def broken(display: Display) -> None:
+        with display:
+            display(EVENTS[0])
+            raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        broken(Display(console, ("generate",)))
     assert stream.getvalue().rstrip().endswith("\x1b[?25h"), "the cursor is shown again"
 
 

@@ -135,6 +135,20 @@ def test_interrupted_run_says_what_stands_and_continues(
     assert states[0] == states[1]
 
 
+def test_demo_pulls_the_adapter_back_and_asks_it(elder: Elder, small_run: list[str], tmp_path: Path) -> None:
+    found = elder("demo", *small_run, "run_id=d1")
+    assert found.code == 0, found.err
+    assert "pulled back from MLflow into elder-runs/pulled/d1" in found.out
+    assert found.out.count("before and after") == 2  # once as committed, once from the pulled adapter
+    first, second = found.out.split("before and after")[1:]
+    table = first.split("adapter")[0].strip().splitlines()
+    assert [line.split() for line in table] == [line.split() for line in second.strip().splitlines()]
+    assert {path.name for path in (tmp_path / "elder-runs/pulled/d1").iterdir()} >= {
+        "adapter.safetensors",
+        "manifest.json",
+    }
+
+
 def test_without_mlflow(elder: Elder, small_run: list[str], tmp_path: Path) -> None:
     found = elder("edit", "demo", *small_run, *UNTRACKED, "--json", "r.json")
     assert found.code == 0, found.err

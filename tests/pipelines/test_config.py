@@ -154,8 +154,8 @@ def test_malformed_files_and_overrides_say_where(tmp_path: Path) -> None:
     assert "holds a value" in problems_of("seed: 1\n", "seed.x=3", tmp_path=tmp_path)[0]
     with pytest.raises(ConfigError, match="did you mean 'demo'"):
         load_config("dmo")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="cannot be read"):
-        (tmp_path / "b.yaml").write_bytes(b"\xff\xfe")
         load_config(str(tmp_path / "b.yaml"))
 
 

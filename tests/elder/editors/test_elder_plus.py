@@ -142,6 +142,7 @@ def test_matched_edits_use_their_own_allocation(base: Base) -> None:
     editor.edit(EDITS[:4])
     assert editor.allocation.shape == (4, 2, 6)
     assert (editor.allocation.sum(-1) == 2).all()
+    assert len({tuple(row.flatten().tolist()) for row in editor.allocation}) == 4  # batches draw anew, not again
     logits_of(editor.model, padded(base, [LEARNT[2], OTHERS[0], LEARNT[0]]))
     route = editor.clock.route
     assert route.rows.tolist() == [0, 2]
@@ -233,7 +234,8 @@ def test_the_ledger_holds_every_row_and_its_last_loss(base: Base) -> None:
     assert [row.owner for row in editor.ledger.rows] == [i // 4 for i in range(16)]
     assert all(a != b for a, b in zip(early, editor.ledger.loss, strict=False))
     for i, outcome in enumerate(receipt.outcomes):
-        own = [(len(r.answer), x) for r, x in zip(editor.ledger.rows, editor.ledger.loss, strict=True) if r.owner == 2 + i]
+        held = zip(editor.ledger.rows, editor.ledger.loss, strict=True)
+        own = [(len(row.answer), loss) for row, loss in held if row.owner == 2 + i]
         assert sum(n * x for n, x in own) / sum(n for n, _ in own) == pytest.approx(outcome.final_loss, rel=1e-4)
 
 
@@ -257,7 +259,7 @@ def test_a_stream_in_pieces_is_the_stream_in_one_call(base: Base) -> None:
 
 
 def test_a_full_group_is_left_as_it_is_and_a_new_one_opens(base: Base) -> None:
-    editor = plus(base, parameters_per_edit=1000, steps=20)
+    editor = plus(base, parameters_per_edit=10**6, steps=20)
     assert editor.room == 2
     receipt = editor.edit(EDITS[:2])
     assert receipt.notes["groups"] == 1
@@ -272,7 +274,7 @@ def test_a_full_group_is_left_as_it_is_and_a_new_one_opens(base: Base) -> None:
 
 
 def test_a_batch_across_groups_is_answered_row_by_row(base: Base) -> None:
-    editor = plus(base, parameters_per_edit=1000)
+    editor = plus(base, parameters_per_edit=10**6)
     editor.edit(EDITS)
     prompts = [EDITS[i].prompt for i in (4, 0, 2, 5, 1, 3)]
     prompts.insert(2, OTHERS[0])
@@ -282,8 +284,8 @@ def test_a_batch_across_groups_is_answered_row_by_row(base: Base) -> None:
         alone = logits_of(editor.model, padded(base, [prompt]))[0]
         torch.testing.assert_close(together[row, -len(alone) :], alone, atol=1e-4, rtol=1e-4)
     assert torch.equal(together[2, -5:], logits_of(base.model, inputs)[2, -5:])
-    runs = [editor.model.generate(**inputs, max_new_tokens=5, do_sample=False, use_cache=cache) for cache in (True, False)]
-    assert torch.equal(*runs)
+    options = {"max_new_tokens": 5, "do_sample": False}
+    assert torch.equal(*(editor.model.generate(**inputs, **options, use_cache=cache) for cache in (True, False)))
 
 
 def test_room_is_never_less_than_a_batch_and_zero_means_no_end(base: Base) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -189,7 +190,7 @@ def test_e08_the_scope_only_grows_with_epsilon_and_zero_lets_nothing_in(
             scopes.append(scope_of(editor, inputs))
     assert not scopes[0].any()
     assert scopes[-1].all()
-    for narrow, wide in zip(scopes, scopes[1:], strict=False):
+    for narrow, wide in pairwise(scopes):
         assert not (narrow & ~wide).any()
 
 
@@ -216,7 +217,7 @@ def test_e08_the_scope_only_shrinks_with_the_thresholds(
             scopes.append(scope_of(editor, inputs))
     assert scopes[0].all()
     assert not scopes[-1].any()
-    for wide, narrow in zip(scopes, scopes[1:], strict=False):
+    for wide, narrow in pairwise(scopes):
         assert not (narrow & ~wide).any()
 
 

@@ -16,15 +16,18 @@ VARIANTS = [
     ("elder", {}),
     ("elder", {"batch_size": 1, "micro_batch": 1}),
     ("elder-plus", {"subject_threshold": None, "answer_threshold": None}),
+    ("elder-plus", {"parameters_per_edit": 10**6, "batch_size": 1}),
     ("elder-plus", {"batch_size": 1, "replay": 1, "replay_pool": 1, "prefixes": 0}),
-    ("elder-plus", {"gate": "hamming", "epsilon": 4, "lr": 2e-3}),
+    ("elder-plus", {"gate": "hamming", "epsilon": 4, "lr": 1e-3}),
 ]
-NAMES = ["elder", "elder-odd", "plus", "plus-odd", "plus-hamming"]
+NAMES = ["elder", "elder-odd", "plus", "plus-growing", "plus-odd", "plus-hamming"]
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize(("method", "options"), VARIANTS, ids=NAMES)
-def test_ranks_reach_the_state_of_one_process(base: Base, method: str, options: dict[str, Any], world_size: int) -> None:
+def test_ranks_reach_the_state_of_one_process(
+    base: Base, method: str, options: dict[str, Any], world_size: int
+) -> None:
     options = {**OPTIONS[method], **options}
 
     def program(runtime: ThreadRuntime) -> tuple[dict[str, torch.Tensor], Any]:
@@ -38,16 +41,23 @@ def test_ranks_reach_the_state_of_one_process(base: Base, method: str, options: 
     assert len({state_digest(state) for state, _ in ranks}) == 1
     for name, tensor in ranks[0][0].items():
         if tensor.is_floating_point():
-            torch.testing.assert_close(tensor.float(), wanted[name].float(), atol=tolerance(name), rtol=1e-5)
+            torch.testing.assert_close(tensor.float(), wanted[name].float(), atol=tolerance(name, options), rtol=1e-5)
         else:
             assert torch.equal(tensor, wanted[name]), name
     for _, theirs in ranks:
         assert [o.edit_id for o in theirs.outcomes] == [o.edit_id for o in receipt.outcomes]
-        assert [o.final_loss for o in theirs.outcomes] == pytest.approx([o.final_loss for o in receipt.outcomes], abs=1e-4)
+        final = [o.final_loss for o in receipt.outcomes]
+        assert [o.final_loss for o in theirs.outcomes] == pytest.approx(final, abs=1e-4)
         for curve, other in zip(theirs.losses, receipt.losses, strict=True):
             assert curve == pytest.approx(other, abs=1e-4)
 
 
-def tolerance(name: str) -> float:
-    """1e-5; but stored keys are rounded to half precision, where the last bit may fall either way."""
-    return 1e-3 if name in ("keys.subject", "keys.answer") else 1e-5
+def tolerance(name: str, options: dict[str, Any]) -> float:
+    """1e-5, with two exceptions.
+
+    Stored keys are rounded to half precision, where the last bit may fall either way. And where a gradient is next
+    to nothing Adam makes steps of its rounding: one weight of the Hamming variant moves by 1% of a step.
+    """
+    if name in ("keys.subject", "keys.answer"):
+        return 1e-3
+    return 3e-5 if "gate" in options else 1e-5

@@ -64,7 +64,8 @@ def test_rows_are_served_by_their_own_group(mixture: LowRankMixture, rows: list[
     route = Route(gates[None], None if rows is None else torch.tensor(rows), start, 1, parts)
     result = corrected(x, y, [mixture, other], gates, route, cached)
     for group, maps in ((0, mixture), (1, other)):
-        alone = Route(gates[None], torch.tensor([b for b, own in zip(inside, group_of, strict=True) if own == group]), start, 1)
+        own = torch.tensor([b for b, of in zip(inside, group_of, strict=True) if of == group])
+        alone = Route(gates[None], own, start, 1)
         wanted = brute_force(x, y, maps, gates, alone, cached)
         for b in alone.rows.tolist():
             torch.testing.assert_close(result[b], wanted[b])

@@ -64,7 +64,10 @@ def test_the_optimiser_starts_afresh_with_every_call() -> None:
 
 def test_a_batch_that_is_learnt_ends_early_and_is_asked_every_ten_steps() -> None:
     parameter, asked = nn.Parameter(torch.zeros(2)), []
-    losses = descend(
-        [parameter], lambda: parts_of(parameter, TARGETS), 0.1, 45, LocalRuntime(), lambda: asked.append(1) or len(asked) == 3
-    )
+
+    def learnt() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    losses = descend([parameter], lambda: parts_of(parameter, TARGETS), 0.1, 45, LocalRuntime(), learnt)
     assert len(losses) == 30

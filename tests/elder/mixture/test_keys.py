@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,7 +137,7 @@ def test_nothing_matches_an_empty_memory() -> None:
 def test_e08_the_scope_only_shrinks_as_thresholds_rise() -> None:
     memory = filled()
     scopes = [ask(memory, t, t - 0.4)[0].inside for t in (0.0, 0.3, 0.6, 0.8, 0.95)]
-    for wide, narrow in zip(scopes, scopes[1:], strict=False):
+    for wide, narrow in pairwise(scopes):
         assert not (narrow & ~wide).any()
     assert scopes[0].sum() > scopes[-1].sum()
 

@@ -120,11 +120,13 @@ def test_disabled_passes_have_no_route_and_leave_none_behind() -> None:
 
 def test_an_imposed_route_stands_whatever_the_pass_is_about_and_ends_with_its_block() -> None:
     clock = RoutingClock()
-    with pytest.raises(RuntimeError), clock.imposing(ROUTE):
+    with clock.imposing(ROUTE):
         clock.start({"input_ids": IDS, "past_key_values": Cache(5)}, ())
         assert clock.route is ROUTE
         assert clock.moment is None
         assert not clock.cached  # training counts tokens from the route's own start
+    assert clock.route is None
+    with pytest.raises(RuntimeError), clock.imposing(ROUTE):
         raise RuntimeError
     assert clock.route is None
     clock.start({"input_ids": IDS}, ())

@@ -200,7 +200,8 @@ def test_rows_hold_prompt_answer_and_terminator(terminator: str, text: str, ends
     tokenizer = make_tokenizer()
     rows = edit_rows(tokenizer, [Edit("x y", "z"), EDIT], terminator)
     assert [row.owner for row in rows] == [0, 1, 1, 1]
-    assert [tokenizer.decode(row.prompt, skip_special_tokens=True) for row in rows[1:]] == ["Arlo is", "Arlo was", "Is Arlo"]
+    prompts = [tokenizer.decode(row.prompt, skip_special_tokens=True) for row in rows[1:]]
+    assert prompts == ["Arlo is", "Arlo was", "Is Arlo"]
     for row in rows[1:]:
         assert row.label == "big"
         assert row.prompt[0] == tokenizer.bos_token_id

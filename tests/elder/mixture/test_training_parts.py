@@ -72,7 +72,9 @@ def assert_same_training(editor: Any, fast: Tensor, slow: Tensor, gates: Tensor)
 
 
 @pytest.mark.parametrize("method", ["elder"], indirect=True)
-def test_e17_training_above_a_cached_prefix_equals_training_through_the_whole_model(editor: Any, rows: list[Row]) -> None:
+def test_e17_training_above_a_cached_prefix_equals_training_through_the_whole_model(
+    editor: Any, rows: list[Row]
+) -> None:
     (part,) = editor.trainer.prepare(rows)
     gates = random_gates(editor).requires_grad_()
     fast = editor.trainer.answer_losses(part, Route(gates))
