@@ -61,7 +61,7 @@ def _setting(shape: model.Shape, effort: figures.Effort, threads: int) -> str:
         f"prompts of {shape.prompt[0]} to {shape.prompt[1]} tokens; {effort.steps} steps a batch\n"
         f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
         f"{threads} thread(s), {platform.machine()}\n"
-        f"times: {'CPU seconds' if threads == 1 else 'wall clock'}, medians; ratios: medians of rounds in which both ran"
+        f"times: {'CPU seconds' if threads == 1 else 'wall clock'}; medians; ratios are formed within a round"
     )
 
 

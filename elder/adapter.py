@@ -55,6 +55,7 @@ def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any]
             "architecture": type(editor.base.model).__name__,
             "dtype": str(editor.base.model.dtype).removeprefix("torch."),
         },
+        "edits": editor.edits_applied,
         "state_digest": state_digest(state),
         "files": {WEIGHTS: _fingerprint(folder / WEIGHTS)},
         "versions": {name: _version(name) for name in ("torch", "transformers", "safetensors", "elder")}
@@ -113,7 +114,7 @@ def load_state(directory: str | Path) -> dict[str, Tensor]:
         AdapterError: As `verify`.
     """
     verify(directory)
-    return load_file(str(Path(directory) / WEIGHTS))
+    return _read(directory)
 
 
 def load_adapter(directory: str | Path, base: Base) -> Editor:
@@ -130,7 +131,7 @@ def load_adapter(directory: str | Path, base: Base) -> Editor:
             f"{str(base.model.dtype).removeprefix('torch.')}); load it onto the base it was made on"
         )
     editor = make_editor(manifest["method"], base, **manifest["options"])
-    editor.load_state_dict(load_state(directory))
+    editor.load_state_dict(_read(directory))  # verified above
     return editor
 
 
@@ -151,6 +152,10 @@ def load_edited(directory: str | Path, base: str | Base | None = None, **options
     made_on = load_manifest(directory)["base"]
     options = {"dtype": made_on["dtype"], "revision": made_on["revision"] if base is None else None, **options}
     return load_adapter(directory, load_base(base or made_on["source"], **options))
+
+
+def _read(directory: str | Path) -> dict[str, Tensor]:
+    return load_file(str(Path(directory) / WEIGHTS))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

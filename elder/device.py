@@ -32,6 +32,11 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     raise ConfigError(f"model.device: unknown device '{name}' (expected auto, cpu, cuda or cuda:N)")
 
 
+def device_memory() -> int | None:
+    """Bytes of the first GPU that this process sees; None where there is none."""
+    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
 def pick_dtype(name: str) -> torch.dtype:
     """The torch dtype of a config name.
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -60,7 +59,9 @@ class Anatomy:
             ModelError: The block does not exist or has no such map.
         """
         if not 0 <= block < len(self.blocks):
-            raise ModelError(f"editor.layers: the model has blocks 0 to {len(self.blocks) - 1}, there is no block {block}")
+            raise ModelError(
+                f"editor.layers: the model has blocks 0 to {len(self.blocks) - 1}, there is no block {block}"
+            )
         if kind == "mlp_out" or (kind == "auto" and self.gated):
             return self.mlp_out[block]
         if not self.mlp_in[block]:
@@ -161,7 +162,7 @@ def wrap_base(
 ) -> Base:
     """Freeze a model that is in memory already and make a `Base` of it."""
     model.requires_grad_(False)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -189,10 +190,12 @@ def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
         raise ModelError(f"model.source: '{source}' has no config.json; expected a model directory in the hub's layout")
     if not any(next(path.glob(pattern), None) for pattern in WEIGHT_FILES):
         raise ModelError(
-            f"model.source: '{source}' has no weights (expected model.safetensors, or model-*.safetensors with an index)"
+            f"model.source: '{source}' has no weights (expected model.safetensors, or model-*.safetensors and an index)"
         )
     if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(f"model.source: '{source}' has no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)")
+        raise ModelError(
+            f"model.source: '{source}' has no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)"
+        )
     return str(path)
 
 

@@ -103,7 +103,7 @@ def perform(job: Job, console: Console) -> dict[str, Any]:
     show_world(config, console)
     inputs = check_inputs(config)
     factory = make_store_factory(config)
-    check_places(config, factory())
+    check_places(factory())
     tracker = open_tracker(config)
     opening_page(console, config, len(inputs.edits), job.resume, None)
     display = Display(console, config.evaluation.protocols)

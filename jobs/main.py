@@ -34,6 +34,9 @@ VERBS = {
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
+SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
 class Verbs(click.Group):
     """A group whose commands live in modules that are imported when they are needed."""
 
@@ -75,6 +78,8 @@ def cli() -> None:
     elder edit CONFIG editor.lr=2e-5          any key of the config can be overridden
     elder pull models:/elder-demo@champion adapter/
     """
+    for name, value in SILENT.items():  # before a verb imports mlflow; what the user has set stands
+        os.environ.setdefault(name, value)
 
 
 def exit_code(error: BaseException) -> int:

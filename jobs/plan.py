@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 @click.command("plan")
 @config_arguments
 @click.option(
-    "--memory-gib", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Memory of each worker's device."
+    "--memory-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="Memory of each worker's device; default: that of a GPU found here.",
 )
 @json_option
 def command(
@@ -24,11 +27,12 @@ def command(
 ) -> None:
     """Show what CONFIG would do: resolved config, stages, keys to be written, memory per worker. Touches nothing."""
     from pipelines.config import load_config
+    from pipelines.machine import worker_memory
     from pipelines.plan import plan
 
     check_json_target(json_file)
     resolved = load_config(config, all_overrides(overrides, run_id))
-    available = None if memory_gib is None else int(memory_gib * 2**30)
+    available = worker_memory(resolved) if memory_gib is None else int(memory_gib * 2**30)
     found = plan(resolved, memory_per_worker=available)
     show(found)
     write_json(json_file, found.to_dict())

@@ -1,4 +1,4 @@
-"""What is found out before anything expensive starts: data, model files, tools, store.
+"""What is found out before anything expensive starts: data, model files, store.
 
 `check_inputs` reads only what the user gave (for `elder validate`); `check_places` also tries the outside world
 (for `elder edit`). Every error says where it is and what to do.
@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,13 +112,9 @@ def tokenizer_of(config: RunConfig, notes: list[str]) -> tuple[Any, int | None]:
 
 def cached_world(source: str) -> Path | None:
     """The directory of a generated world's model if it has been trained already."""
-    from elder.world.cache import FILES, world_digest
-    from elder.world.facts import named_world
-    from elder.world.recipe import find_recipe
+    from elder.world.cache import cached_world as find
 
-    recipe = find_recipe(source)
-    place = home() / "worlds" / f"{recipe.name}-{world_digest(recipe, named_world(source))}"
-    return place if all((place / name).is_file() for name in FILES) else None
+    return find(source, home())
 
 
 def prepare_world(config: RunConfig, progress: Callable[[int, int, float], None] | None = None) -> None:
@@ -130,36 +125,15 @@ def prepare_world(config: RunConfig, progress: Callable[[int, int, float], None]
         ensure_world(config.model.source, cache_dir=home(), progress=progress)
 
 
-def check_places(config: RunConfig, store: Store) -> None:
-    """Try compiler and store, before workers are started.
+def check_places(store: Store) -> None:
+    """Try the store, before workers are started.
 
     Raises:
-        ConfigError: DeepSpeed will be needed and there is no compiler or no ninja.
         UnreachableError: The store does not answer or refuses writes.
     """
-    check_toolchain(config)
     from infra.stores import probe_store
 
     probe_store(store)
-
-
-def check_toolchain(config: RunConfig) -> None:
-    """Refuse a sharded run from a machine where DeepSpeed cannot build its operators.
-
-    Clusters elsewhere have their own machines, of which nothing is known here; `elder doctor` looks at them.
-
-    Raises:
-        ConfigError: No C++ compiler, or no ninja.
-    """
-    cluster = config.cluster
-    local = cluster.address in ("auto", "local") and "RAY_ADDRESS" not in os.environ
-    if not local or cluster.workers < 1 or cluster.sharding != "zero3":
-        return
-    from infra.toolchain import missing_tools
-
-    problems = [f"cluster.sharding: {text}" for text in missing_tools()]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _read_tokenizer(place: str, revision: str | None) -> tuple[Any, int | None]:

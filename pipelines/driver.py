@@ -138,9 +138,10 @@ def decide_sharding(config: RunConfig) -> str:
         return "none"
     if config.cluster.sharding != "auto":
         return config.cluster.sharding
+    from pipelines.machine import worker_memory
     from pipelines.plan import plan
 
-    return plan(config).sharding
+    return plan(config, memory_per_worker=worker_memory(config)).sharding
 
 
 def choose_runner(config: RunConfig) -> Runner:
@@ -231,6 +232,7 @@ class _Driver:
                 examples=_examples(rows),
                 losses=[list(curve) for commit in commits for curve in commit.losses],
                 config=self.config.dump_yaml(),
+                retention_of=f"reliability.{self.config.evaluation.protocols[0]}",
             )
             for path in sorted(p for p in directory.rglob("*") if p.is_file()):
                 name = path.relative_to(directory)

@@ -11,8 +11,8 @@ from types import MappingProxyType
 DATASETS: Mapping[str, str] = MappingProxyType(
     {
         "jsonl": "your own edits, one JSON object a line (docs/data.md); .jsonl or .jsonl.gz",
-        "world:small": "generated facts about 660 people, known to the model world:small; needs no file",
-        "world:tiny": "generated facts about 60 people, known to the model world:tiny; needs no file",
+        "world:small": "generated facts about 560 people, known to the model world:small; needs no file",
+        "world:tiny": "generated facts about 110 people, known to the model world:tiny; needs no file",
         "counterfact": "CounterFact: the original layout of ROME, or the reduced one of EasyEdit",
         "zsre": "zsRE: the layout of MEND, or the one of KnowEdit",
         "hallucination": "corrected sentences of biographies: the layout of WISE, or the one of KnowEdit",

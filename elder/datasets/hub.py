@@ -35,7 +35,9 @@ def hub_records(name: str, path: str | Path | None = None, split: str = "train")
     try:
         table = _load(datasets, name, None if path is None else Path(path), split)
     except Exception as error:  # the library raises a dozen unrelated classes for the same mishaps
-        raise DataError(f"{label}: the dataset cannot be loaded (split '{split}'): {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"{label}: the dataset cannot be loaded (split '{split}'): {type(error).__name__}: {error}"
+        ) from error
     names = {column: kind.names for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
     for index, row in enumerate(table):
         yield Record(_clean(row, names), f"{label}[{split}] row {index}")

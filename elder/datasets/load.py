@@ -149,7 +149,7 @@ def _edit(record: Record, layouts: tuple[str, ...], options: LayoutOptions) -> E
         raise DataError(f"expected a JSON object, found {type(record.value).__name__}")
     modules: dict[str, Any] = {name: import_module(LAYOUTS[name]) for name in layouts}
     for module in modules.values():
-        if module.FIELDS <= record.value.keys():
+        if record.value.keys() >= module.FIELDS:
             edit: Edit = module.build(record.value, options)
             return edit
     if len(modules) == 1:  # let the only layout say which field is missing

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from elder.errors import DataError
 
@@ -53,7 +53,9 @@ def read_records(path: Path) -> Iterator[Record | Broken]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+    if path.name.endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return path.open("rb")
 
 
 def _line_records(path: Path, lines: Iterable[bytes]) -> Iterator[Record | Broken]:
@@ -64,7 +66,9 @@ def _line_records(path: Path, lines: Iterable[bytes]) -> Iterator[Record | Broke
             if text.strip():
                 yield Record(json.loads(text), where)
         except json.JSONDecodeError as error:
-            yield Broken(f"{where}: not valid JSON at column {error.colno}: {error.msg}; expected one JSON object a line")
+            yield Broken(
+                f"{where}: not valid JSON at column {error.colno}: {error.msg}; expected one JSON object a line"
+            )
         except UnicodeDecodeError as error:
             yield Broken(f"{where}: not UTF-8 text at byte {error.start + 1} of the line")
 

@@ -109,7 +109,7 @@ def _prompt_problems(stream: EditStream) -> list[str]:
 def _id_problems(stream: EditStream) -> list[str]:
     """Ids that come twice; edits that agree in prompt are reported by the prompt already."""
     return [
-        f"{stream.places[second]}: the id '{stream[second].id}' is that of {stream.places[first]} too; ids must be unique"
+        f"{stream.places[second]}: the id '{stream[second].id}' is that of {stream.places[first]} too; ids are unique"
         for first, second in _pairs(stream, lambda edit: edit.id)
         if stream[first].prompt != stream[second].prompt
     ]
@@ -129,7 +129,7 @@ def _length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> lis
             texts.append(f"{prompt} {answer}" if answer else prompt)
     lengths = [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # one more for the token that ends the answer
     return [
-        f"{stream.places[index]}: {label} are {length} tokens long, the model reads at most {max_tokens}; shorten the text"
+        f"{stream.places[index]}: {label} are {length} tokens long, the model reads {max_tokens} at most; shorten it"
         for (index, label), length in zip(labels, lengths, strict=True)
         if length > max_tokens
     ]

@@ -91,6 +91,10 @@ class Editor(Protocol):
     model: PreTrainedModel
     options: Any  # the frozen dataclass of this method's options
 
+    @property
+    def edits_applied(self) -> int:
+        """Number of edits since the beginning, those before a continuation included."""
+
     def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
         """Apply edits, in batches of `options.batch_size`; may be called again and again (lifelong)."""
 
@@ -146,7 +150,9 @@ def _hash_tensor(hasher: Any, name: str, tensor: Tensor) -> None:
 
 def pack_json(value: Any) -> Tensor:
     """A JSON value as a uint8 tensor, so that it can live in a state."""
-    return torch.frombuffer(bytearray(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()), dtype=torch.uint8)
+    return torch.frombuffer(
+        bytearray(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()), dtype=torch.uint8
+    )
 
 
 def unpack_json(tensor: Tensor) -> Any:

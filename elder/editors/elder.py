@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from elder.edit import Edit
 from elder.editors.base import EditOutcome, pack_json, unpack_json
-from elder.editors.mixture_editor import MixtureEditor, _size, load_parameters
+from elder.editors.fit import take
+from elder.editors.mixture_editor import MixtureEditor, _size
 from elder.errors import ModelError
 from elder.mixture.allocation import Allocator
 from elder.mixture.attach import rows_in_scope
@@ -31,6 +32,8 @@ class ElderEditor(MixtureEditor):
     """See the module's text; the parts are in `elder/mixture/`."""
 
     method = "elder"
+    growing = ("cursor", "allocations", "codes")
+    texts = ("cursor", "allocations")
 
     def _build(self, generator: torch.Generator) -> None:
         o = self.options
@@ -114,7 +117,7 @@ class ElderEditor(MixtureEditor):
         return state
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
-        load_parameters({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
+        take({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
         self.codes.load(state["codes"], int(state["codes.recorded"]))
         self.allocator.load_json(unpack_json(state["allocations"]))
 
@@ -130,6 +133,4 @@ def outcomes(edits: Sequence[Edit], rows: Sequence[object], answer_losses: Tenso
     lengths = torch.tensor([len(row.answer) for row in rows], dtype=torch.float)  # type: ignore[attr-defined]
     loss = torch.zeros(len(edits)).index_add_(0, owners, answer_losses.float())
     count = torch.zeros(len(edits)).index_add_(0, owners, lengths)
-    return [
-        EditOutcome(edit.id, True, value) for edit, value in zip(edits, (loss / count).tolist(), strict=True)
-    ]
+    return [EditOutcome(edit.id, True, value) for edit, value in zip(edits, (loss / count).tolist(), strict=True)]

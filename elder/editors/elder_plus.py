@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from elder.edit import Edit
 from elder.editors.base import EditOutcome, pack_json, unpack_json
 from elder.editors.elder import at_positions, outcomes
-from elder.editors.mixture_editor import MixtureEditor, load_parameters
+from elder.editors.fit import take
+from elder.editors.mixture_editor import MixtureEditor
 from elder.editors.options import ElderPlusOptions
 from elder.editors.survey import Survey, calibrate, survey
 from elder.errors import ModelError
-from elder.mixture.attach import rows_in_scope
+from elder.mixture.attach import listen_low, rows_in_scope
 from elder.mixture.calibration import Separator
 from elder.mixture.codes import CodeStore
 from elder.mixture.keys import KeyMemory
@@ -47,21 +48,36 @@ class ElderPlusEditor(MixtureEditor):
     """See the module's text; the parts are in `elder/mixture/`."""
 
     method = "elder-plus"
+    growing = (
+        "cursor",
+        "keys.subject",
+        "keys.real",
+        "keys.answer",
+        "ledger.",
+        "known",
+        "allocation",
+        "group_of",
+        "codes",
+        "gate.",
+    )
+    texts = ("cursor", "known")
     options: ElderPlusOptions
 
     @staticmethod
     def default_layers(depth: int) -> tuple[int, ...]:
         """The last three eighths of the blocks."""
-        count = max(1, depth * 3 // 8)
+        count = max(1, round(depth * 3 / 8))
         return tuple(range(depth - count, depth))
 
     def _build(self, generator: torch.Generator) -> None:
         o, device = self.options, self.base.runtime.device
-        depth = len(self._parts.blocks)
-        self.subject_layer = max(1, depth // 8) if o.subject_layer is None else o.subject_layer
+        self.subject_layer = o.subject_layer
         if not 0 <= self.subject_layer <= self.layers[0]:
-            raise ModelError(f"editor.subject_layer: {self.subject_layer} must not lie behind the first edited block {self.layers[0]}")
-        self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, KEY_PROMPTS, o.seed, device)
+            raise ModelError(
+                f"editor.subject_layer: {self.subject_layer} must not lie behind "
+                f"the first edited block {self.layers[0]}"
+            )
+        self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, KEY_PROMPTS + 1, o.seed, device)
         self.gates = {"subject": Separator(0.75, 0.98), "answer": Separator(0.3, 0.9)}
         self.router = Router(self.keys.width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
@@ -70,7 +86,7 @@ class ElderPlusEditor(MixtureEditor):
         self.group_of = torch.zeros(0, dtype=torch.long)  # the group of low-rank maps of every edit
         self.allocation = torch.zeros(0, len(self.layers), o.experts, dtype=torch.bool, device=device)
         self._low: Tensor | None = None
-        self._parts.blocks[self.subject_layer].register_forward_pre_hook(self._listen)
+        listen_low(self.model, self._parts.blocks, self.subject_layer, self._listen)
 
     def _tap(self) -> nn.Module:
         return self._parts.blocks[self.layers[0]]
@@ -117,14 +133,15 @@ class ElderPlusEditor(MixtureEditor):
     def _routed(self) -> bool:
         return self.options.routing == "router" or self.options.gate == "hamming"
 
-    def _listen(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _listen(self, states: Tensor) -> None:
         if self.clock.moment is not None:
-            self._low = args[0]
+            self._low = states
 
     def _decide(self, tapped: Tensor) -> Route | None:
-        moment, low = self.clock.moment, self._low
+        moment, low = self.clock.moment, self.clock.embedded if self._low is None else self._low
         self._low = None
-        assert moment is not None and low is not None
+        assert moment is not None
+        assert low is not None
         if not len(self.keys):
             return None
         last = at_positions(tapped, moment.positions)
@@ -181,7 +198,10 @@ class ElderPlusEditor(MixtureEditor):
         """Training rows of a batch, owners numbered in the whole stream, and their prompts."""
         rows, prompts = [], []
         for number, edit in enumerate(edits, start=first):
-            texts = [*edit.training_prompts, *with_prefixes(edit.prompt, self.options.prefixes, f"{self.options.seed}/{number}")]
+            texts = [
+                *edit.training_prompts,
+                *with_prefixes(edit.prompt, self.options.prefixes, f"{self.options.seed}/{number}"),
+            ]
             rows += encode_rows(self.base.tokenizer, texts, edit.target, number, self.options.terminator)
             prompts += texts
         return rows, prompts
@@ -215,10 +235,6 @@ class ElderPlusEditor(MixtureEditor):
             self._open_group()
             self.ledger.drop({row.owner for row in self.ledger.rows})
 
-    def _open_group(self) -> None:
-        generator = torch.Generator().manual_seed(self.options.seed + 1_000_003 * len(self.groups))
-        self.groups.append(self._new_group(generator))
-
     def _prepare(self, rows: Sequence[Row]) -> list[Tail]:
         return self.tails.prepare(rows)
 
@@ -233,9 +249,13 @@ class ElderPlusEditor(MixtureEditor):
         return self.tails.answer_losses(part, weights.transpose(0, 1), len(self.groups) - 1), log_p, owners
 
     def _fit(
-        self, rows: Sequence[Row], own: Sequence[Tail], pools: Sequence[Sequence[Row]], replays: Sequence[Sequence[Tail]]
+        self,
+        rows: Sequence[Row],
+        own: Sequence[Tail],
+        pools: Sequence[Sequence[Row]],
+        replays: Sequence[Sequence[Tail]],
     ) -> tuple[list[float], Tensor, list[Tensor]]:
-        """Train on the batch and one replay pool a step; returns step losses, row losses, losses of each pool's rows."""
+        """Train on the batch and one replay pool a step; returns the losses of steps, rows and each pool's rows."""
         last: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
         counts = [sum(len(r.answer) for r in rows) + sum(len(r.answer) for r in pool) for pool in pools or [[]]]
         sizes = [len(rows) + len(pool) for pool in pools or [[]]]
@@ -317,7 +337,12 @@ class ElderPlusEditor(MixtureEditor):
 
     def _notes(self) -> dict[str, float]:
         subject, answer = self.thresholds
-        return {"groups": float(len(self.groups)), "ledger_rows": float(len(self.ledger)), "subject_threshold": subject, "answer_threshold": answer}
+        return {
+            "groups": float(len(self.groups)),
+            "ledger_rows": float(len(self.ledger)),
+            "subject_threshold": subject,
+            "answer_threshold": answer,
+        }
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"router.{name}": p.detach().cpu().clone() for name, p in self.router.named_parameters()}
@@ -332,17 +357,26 @@ class ElderPlusEditor(MixtureEditor):
             state[f"gate.{name}.unwanted"] = torch.tensor(gate.unwanted, dtype=torch.float64)
         return state
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Editor.load_state_dict`."""
-        del self.groups[1:]
-        for _ in range(len({name.split(".")[1] for name in state if name.startswith("mixtures.")}) - 1):
-            self._open_group()
-        super().load_state_dict(state)
+    def _groups_in(self, state: Mapping[str, Tensor]) -> int:
+        return max(1, len({name.split(".")[1] for name in state if name.startswith("mixtures.")}))
+
+    def _contradictions(self, state: Mapping[str, Tensor]) -> list[str]:
+        edits = len(unpack_json(state["known"]))
+        counted = {name: len(state[name]) for name in ("keys.real", "keys.answer", "allocation", "group_of")}
+        wrong = [f"'{name}' counts {n} edits, 'known' {edits}" for name, n in counted.items() if n != edits]
+        if edits and not 0 <= int(state["group_of"].min()) <= int(state["group_of"].max()) < self._groups_in(state):
+            wrong.append("'group_of' names groups that are not there")
+        return [
+            *super()._contradictions(state),
+            *wrong,
+            *KeyMemory.problems(_part(state, "keys.")),
+            *Ledger.problems(_part(state, "ledger.")),
+        ]
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
-        load_parameters({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
-        self.keys.load({name.removeprefix("keys."): t for name, t in state.items() if name.startswith("keys.")})
-        self.ledger.load({name.removeprefix("ledger."): t for name, t in state.items() if name.startswith("ledger.")})
+        take({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
+        self.keys.load(_part(state, "keys."))
+        self.ledger.load(_part(state, "ledger."))
         self.known = unpack_json(state["known"])
         self.allocation = state["allocation"].to(self.allocation.device)
         self.group_of = state["group_of"].clone()
@@ -352,9 +386,14 @@ class ElderPlusEditor(MixtureEditor):
             gate.unwanted = state[f"gate.{name}.unwanted"].tolist()
 
 
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
 def _by_group(groups: Tensor, device: torch.device) -> tuple[tuple[int, Tensor | None], ...]:
     """Rows by the group that serves them: (M,) group numbers -> pairs (group, indices of its rows)."""
-    present = groups.unique().tolist()
+    present = torch.unique(groups).tolist()
     if len(present) == 1:
         return ((present[0], None),)
     return tuple((g, (groups == g).nonzero()[:, 0].to(device)) for g in present)

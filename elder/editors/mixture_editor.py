@@ -6,19 +6,20 @@ A subclass says how a sequence is routed (`_decide`) and how a batch is learnt (
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from elder.edit import Edit
 from elder.editors.base import Base, EditOutcome, Progress, Receipt, pack_json, unpack_json, weights_digest
+from elder.editors.fit import check_state, refuse, take
 from elder.editors.options import ElderOptions
-from elder.errors import AdapterError, ConfigError, ModelError
+from elder.errors import ConfigError, ModelError
 from elder.mixture.attach import attach_mixtures, attach_tap
 from elder.mixture.lora import LowRankMixture, initial_bound
 from elder.mixture.partial import PartialForward
@@ -37,7 +38,11 @@ class MixtureEditor:
         options: Shape of the mixture and of its training.
     """
 
-    method: ClassVar[str]
+    method: str
+    growing: tuple[str, ...] = (
+        "cursor",
+    )  # how the names of entries begin that grow with the stream, see `check_state`
+    texts: tuple[str, ...] = ("cursor",)
 
     def __init__(self, base: Base, options: ElderOptions) -> None:
         self.base, self.options = base, options
@@ -49,7 +54,7 @@ class MixtureEditor:
         self._parts = parts
         self.targets = [parts.target(layer, options.target) for layer in self.layers]
         self.clock = RoutingClock()
-        self._seen = {"edits": 0, "batches": 0}
+        self._seen: dict[str, int] = {"edits": 0, "batches": 0}
         generator = torch.Generator().manual_seed(options.seed)
         self.mixtures = self._new_group(generator)
         self.groups: list[nn.ModuleList] = [self.mixtures]  # subclasses may open more
@@ -110,8 +115,18 @@ class MixtureEditor:
         raise NotImplementedError
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the routing part's share back."""
+        """Take the routing part's share back; names, shapes and formats have been checked."""
         raise NotImplementedError
+
+    def _groups_in(self, state: Mapping[str, Tensor]) -> int:
+        """How many groups of low-rank maps a state must have."""
+        return 1
+
+    def _contradictions(self, state: Mapping[str, Tensor]) -> list[str]:
+        """What in a state of the right names and shapes does not go together."""
+        cursor = unpack_json(state["cursor"])
+        known = isinstance(cursor, dict) and all(isinstance(cursor.get(name), int) for name in self._seen)
+        return [] if known else [f"'cursor' must count {' and '.join(self._seen)}"]
 
     # ---- the Editor protocol ------------------------------------------------------------------------------------
 
@@ -133,6 +148,11 @@ class MixtureEditor:
             if progress is not None:
                 progress(len(outcomes), len(edits), curve[-1] if curve else float("nan"))
         return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, self._notes())
+
+    @property
+    def edits_applied(self) -> int:
+        """See `Editor.edits_applied`."""
+        return self._seen["edits"]
 
     def disabled(self) -> AbstractContextManager[None]:
         """See `Editor.disabled`."""
@@ -171,12 +191,18 @@ class MixtureEditor:
         return state | self._state()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Editor.load_state_dict`.
+        """See `Editor.load_state_dict`; all is checked before anything is taken over.
 
         Raises:
-            AdapterError: The state belongs to other options: names or shapes differ.
+            AdapterError: The state belongs to other options, or is damaged; nothing was changed.
         """
-        load_parameters(self._low_rank(), state)
+        groups = self._groups_in(state)
+        check_state(state, self._pattern(groups), self.growing, self.texts)
+        refuse(self._contradictions(state))
+        del self.groups[groups:]
+        while len(self.groups) < groups:
+            self._open_group()
+        take(self._low_rank(), state)
         self._seen = unpack_json(state["cursor"])
         self._load(state)
 
@@ -194,7 +220,9 @@ class MixtureEditor:
 
     def _low_rank(self) -> dict[str, Tensor]:
         """The low-rank maps of all groups by name."""
-        return {f"mixtures.{g}.{name}": p for g, group in enumerate(self.groups) for name, p in group.named_parameters()}
+        return {
+            f"mixtures.{g}.{name}": p for g, group in enumerate(self.groups) for name, p in group.named_parameters()
+        }
 
     def _new_group(self, generator: torch.Generator) -> nn.ModuleList:
         """A fresh mixture for every edited layer; it changes nothing yet."""
@@ -206,23 +234,37 @@ class MixtureEditor:
             group.append(LowRankMixture(d_in, d_out, o.experts, o.rank, scale, bound, generator))
         return group.to(self.base.runtime.device)
 
+    def _open_group(self) -> None:
+        """Hang one more group of low-rank maps beside the others."""
+        generator = torch.Generator().manual_seed(self.options.seed + 1_000_003 * len(self.groups))
+        self.groups.append(self._new_group(generator))
+
+    def _pattern(self, groups: int) -> dict[str, Tensor]:
+        """The present state as if there were `groups` groups: names, shapes and formats count, values do not."""
+        own = self.state_dict()
+        first = [name for name in own if name.startswith("mixtures.0.")]
+        rest = {name: tensor for name, tensor in own.items() if not name.startswith("mixtures.")}
+        return {name.replace(".0.", f".{g}.", 1): own[name] for g in range(groups) for name in first} | rest
+
     def _watch(self) -> None:
         """Let the clock see every pass of the clone, and take all passes of one generate as one."""
         self.model.register_forward_pre_hook(lambda _, args, kwargs: self.clock.start(kwargs, args), with_kwargs=True)
-        generate, clock = self.model.generate, self.clock
+        generate: Callable[..., Any] = self.model.generate  # type: ignore[assignment]
+        clock = self.clock
 
         @wraps(generate)
         def routed_generate(*args: Any, **kwargs: Any) -> Any:
             with clock.generating():
                 return generate(*args, **kwargs)
 
-        self.model.generate = routed_generate  # type: ignore[method-assign]
+        self.model.generate = routed_generate  # type: ignore[assignment]
 
 
 def default_layers(depth: int) -> tuple[int, ...]:
     """Six blocks at the paper's relative depth (21 to 26 of LLaMA2-7B's 32), fewer in small models.
 
-    The last block is left alone, and so is enough of the beginning for a query layer below.
+    At least one block at the beginning is left alone, for a query layer below. Models of up to 18 blocks are edited
+    up to their end; deeper ones keep their last blocks as they are.
     """
     count = min(6, max(1, depth // 2))
     first = max(1, min(round(depth * 21 / 32), depth - count))
@@ -238,25 +280,6 @@ def _batches(edits: Sequence[Edit], size: int) -> Iterator[list[Edit]]:
             batch = []
         batch.append(edit)
     yield batch
-
-
-def load_parameters(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copy named tensors out of a state into parameters of the same names and shapes.
-
-    Raises:
-        AdapterError: One is missing or has another shape; all of them are named, nothing is copied.
-    """
-    wrong = []
-    for name, tensor in own.items():
-        if name not in state:
-            wrong.append(f"'{name}' is missing")
-        elif state[name].shape != tensor.shape:
-            wrong.append(f"'{name}' has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}")
-    if wrong:
-        raise AdapterError("the state does not fit these options: " + "; ".join(wrong))
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
 
 
 def _size(module: nn.Module) -> tuple[int, int]:

@@ -72,7 +72,7 @@ class ElderPlusOptions(ElderOptions):
     lr: float = opt(5e-3, "learning rate of Adam, which starts afresh with every batch")
     guide_weight: float = opt(1e-2, "weight of the guided loss; used with routing: router")
     batch_size: int = opt(10, "edits applied together")
-    subject_layer: int | None = opt(None, "block whose input gives the subject keys; default: an eighth of the depth")
+    subject_layer: int = opt(0, "block whose input gives the subject keys; 0: the token embeddings")
     gate: Literal["keys", "hamming"] = opt("keys", "deferral by calibrated keys, or by Hamming distance as in ELDER")
     routing: Literal["allocated", "router"] = opt(
         "allocated", "a matched edit uses its allocated LoRAs, or what the router makes of its stored key"
@@ -96,7 +96,7 @@ class ElderPlusOptions(ElderOptions):
     def problems(self) -> list[str]:
         """See `ElderOptions.problems`."""
         found = super().problems()
-        for name in ("replay", "prefixes", "extra_steps", "parameters_per_edit"):
+        for name in ("replay", "prefixes", "extra_steps", "parameters_per_edit", "subject_layer"):
             if getattr(self, name) < 0:
                 found.append(f"{name}: must not be negative, found {getattr(self, name)}")
         for name in ("replay_pool", "subject_tokens", "key_width"):

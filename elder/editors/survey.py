@@ -33,7 +33,7 @@ class Survey:
     """Keys of E new edits from J prompts each.
 
     Attributes:
-        subject: (E, J, S, Q), real: (E, J, S), answer: (E, J, Q).
+        subject: (E, J, S, Q), real: (E, J, S), answer: (E, J, Q). The last of the J sources is the bare subject.
         tokens: (E, J, T, Q) unit keys of all prompt tokens, prompt: (E, J, T) which are real.
         worded: (E, J) bool, wordings that the user gave (not the prompt repeated behind a sentence).
     """
@@ -77,7 +77,7 @@ def survey(
     filled = [0] * len(edits)
     for text, owner, unit, last in zip(prompts, owners, units, lasts, strict=True):
         j, edit = filled[owner], edits[owner]
-        if j == keys.sources:
+        if j == keys.sources - 1:
             continue
         filled[owner] += 1
         background = _background(units, owners, owner)
@@ -85,6 +85,9 @@ def survey(
         subject[owner, j, : len(places)], real[owner, j, : len(places)] = unit[places], True
         answer[owner, j], tokens[owner, j, : len(unit)], prompt[owner, j, : len(unit)] = last, unit, True
         worded[owner, j] = text in edit.training_prompts
+    for owner, unit in _bare_subjects(editor, edits).items():
+        own = unit[-keys.subject_tokens :]
+        subject[owner, -1, : len(own)], real[owner, -1, : len(own)] = own, True
     for owner, count in enumerate(filled):  # sources that an edit lacks repeat its first one
         answer[owner, count:] = answer[owner, 0]
     return Survey(subject, real, answer, tokens, prompt, worded)
@@ -99,11 +102,14 @@ def calibrate(editor: ElderPlusEditor, edits: Sequence[Edit], seen: Survey, firs
     """
     others = _sample(editor, len(edits), first)
     names = [editor.known[i]["subject"] for i in others.tolist()]
-    stored_subject, stored_real, stored_answer = (t[others] for t in (editor.keys.subject, editor.keys.real, editor.keys.answer))
+    stored_subject, stored_real, stored_answer = (
+        t[others] for t in (editor.keys.subject, editor.keys.real, editor.keys.answer)
+    )
     for i, edit in enumerate(edits):
         given = seen.worded[i].nonzero()[:, 0].tolist()
         usable = seen.real[i].any(-1).nonzero()[:, 0].tolist()
-        queries = [j for j in (given if len(given) > 1 else usable) if j] or usable
+        asked = seen.prompt[i].any(-1).nonzero()[:, 0].tolist()
+        queries = [j for j in (given if len(given) > 1 else asked) if j] or asked
         foreign = [
             k
             for k, (name, other) in enumerate(zip(names, others.tolist(), strict=True))
@@ -144,6 +150,24 @@ def _plain_states(editor: ElderPlusEditor) -> list[tuple[Tensor, Tensor]]:
     return _gather_states(editor, editor.tails.prepare(rows), len(rows))
 
 
+def _bare_subjects(editor: ElderPlusEditor, edits: Sequence[Edit]) -> dict[int, Tensor]:
+    """Unit keys of the subjects as they stand at the beginning of a text, where their first token often differs.
+
+    Returns:
+        For each edit with a subject, by number: (S, Q), without a begin-of-text token.
+    """
+    tokenizer = editor.base.tokenizer
+    named = [i for i, edit in enumerate(edits) if edit.subject]
+    if not named:
+        return {}
+    rows = [Row(tuple(encode_prompt(tokenizer, str(edits[i].subject))), (pad_id(tokenizer),), 0, "") for i in named]
+    states = _gather_states(editor, editor.tails.prepare(rows), len(rows))
+    device, keys = editor.base.runtime.device, editor.keys
+    units = {i: keys.unit(low.to(device), keys.subject_center) for i, (low, _) in zip(named, states, strict=True)}
+    skip = [int(len(row.prompt) > 1 and row.prompt[0] == tokenizer.bos_token_id) for row in rows]
+    return {i: unit[begin:] for (i, unit), begin in zip(units.items(), skip, strict=True)}
+
+
 def _background(units: Sequence[Tensor], owners: Sequence[int], owner: int) -> Tensor:
     """Token keys of the other edits' rows."""
     other = [u for u, o in zip(units, owners, strict=True) if o != owner]
@@ -155,4 +179,4 @@ def _sample(editor: ElderPlusEditor, fresh: int, first: int) -> Tensor:
     own = torch.arange(first, first + fresh)
     if not first:
         return own
-    return torch.cat([torch.linspace(0, first - 1, min(SAMPLED, first)).round().long().unique(), own])
+    return torch.cat([torch.unique(torch.linspace(0, first - 1, min(SAMPLED, first)).round().long()), own])

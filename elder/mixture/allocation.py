@@ -29,7 +29,8 @@ class Allocator:
     @property
     def capacity(self) -> int:
         """How many different allocations there are: C(N, k)^L."""
-        return math.comb(self.experts, self.top_k) ** self.layers
+        capacity: int = math.comb(self.experts, self.top_k) ** self.layers
+        return capacity
 
     def allocate(self, labels: Sequence[str]) -> Tensor:
         """The allocations of the labels, drawing for those not seen before.

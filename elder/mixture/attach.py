@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from elder.errors import ModelError
 from elder.mixture.lora import LowRankMixture
 from elder.mixture.route import Route, RoutingClock
 
@@ -21,7 +23,8 @@ def attach_mixtures(
 ) -> None:
     """Add `groups[g][l]` to the output of `targets[l]` for the rows that the clock's route gives to group g.
 
-    Groups that are appended to `groups` later are seen.
+    Groups that are appended to `groups` later are seen. A pass of the model raises ModelError if its targets do not see
+    tokens by rows.
     """
     for layer, target in enumerate(targets):
         target.register_forward_hook(_correction(layer, groups, clock))
@@ -31,10 +34,23 @@ def attach_tap(module: nn.Module, clock: RoutingClock, decide: Callable[[Tensor]
     """Let `decide` route the current pass from the input of `module`, (B, T, D), where a decision is due."""
 
     def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        _check_rows(args[0])
         if clock.moment is not None:
             clock.decide(decide(args[0]))
 
     module.register_forward_pre_hook(hook)
+
+
+def listen_low(model: PreTrainedModel, blocks: Sequence[nn.Module], low: int, note: Callable[[Tensor], None]) -> None:
+    """Report the states (B, T, D) of every pass where subject keys are taken.
+
+    Block 0 means the token embeddings themselves, before positions are added: a name looks the same wherever it stands.
+    Other blocks are listened to at their input.
+    """
+    if low == 0:
+        model.get_input_embeddings().register_forward_hook(lambda _, args, states: note(states))
+    else:
+        blocks[low].register_forward_pre_hook(lambda _, args: note(args[0]))
 
 
 def corrected(
@@ -75,10 +91,24 @@ def _delta(x: Tensor, groups: Sequence[LowRankMixture], gates: Tensor, route: Ro
     return torch.cat(pieces)[order.argsort()]
 
 
+def _check_rows(x: Tensor) -> None:
+    """Refuse to work on a map that does not see which token belongs to which row.
+
+    Raises:
+        ModelError: Its input has not the shape (rows, tokens, width).
+    """
+    if x.dim() != 3:
+        raise ModelError(
+            f"editor.target: this model (like OPT) hands its MLP tokens of shape {tuple(x.shape)} instead of "
+            "(rows, tokens, width), so that rows cannot be told apart; such models cannot be edited"
+        )
+
+
 def _correction(
     layer: int, groups: Sequence[Sequence[LowRankMixture]], clock: RoutingClock
 ) -> Callable[..., Tensor | None]:
     def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        _check_rows(args[0])
         route = clock.route
         if route is None:
             return None
@@ -88,7 +118,7 @@ def _correction(
     return hook
 
 
-def rows_in_scope(inside: Tensor) -> Tensor | None | bool:
+def rows_in_scope(inside: Tensor) -> Tensor | bool | None:
     """(B,) bool -> False when no row is in scope, None when all are, else their indices (one transfer, one sync)."""
     flags = inside.tolist()
     if not any(flags):

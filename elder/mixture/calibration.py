@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 TAIL = 0.02  # share of wanted similarities that may fall below the threshold before slack
-SLACK = 0.15  # share of the gap to the unwanted ones that is given away to recall
+SLACK = 0.4  # share of the gap to the unwanted ones that is given away to recall
 ENOUGH = 8  # samples of a kind before it counts
 
 
@@ -41,9 +41,11 @@ class Separator:
         """The low tail of the wanted similarities, less some slack, kept above the unwanted ones."""
         if len(self.wanted) < ENOUGH:
             return self.prior
+        low: float
+        middle: float
         low, middle = torch.tensor(self.wanted).quantile(torch.tensor([TAIL, 0.5])).tolist()
         if len(self.unwanted) < ENOUGH:
-            return float(low)
+            return low
         floor = float(torch.tensor(self.unwanted).quantile(self.barred))
         return min(max(low - SLACK * max(0.0, low - floor), floor), middle)
 

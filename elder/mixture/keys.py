@@ -124,7 +124,9 @@ class KeyMemory:
             value, at = torch.where(passing, subject + answer, (subject + answer) - 10.0).max(dim=1)
             better = value > best
             best = torch.where(better, value, best)
-            for i, new in enumerate((at + begin, subject.gather(1, at[:, None])[:, 0], answer.gather(1, at[:, None])[:, 0])):
+            for i, new in enumerate(
+                (at + begin, subject.gather(1, at[:, None])[:, 0], answer.gather(1, at[:, None])[:, 0])
+            ):
                 found[i] = torch.where(better, new, found[i])
         inside = (found[1] >= subject_at) & (found[2] >= answer_at)
         return Match(found[0], inside, found[1].clamp(min=-1), found[2].clamp(min=-1))
@@ -138,6 +140,12 @@ class KeyMemory:
             "real": self.real.cpu().clone(),
             "answer": self.answer.half().cpu(),
         }
+
+    @staticmethod
+    def problems(state: Mapping[str, Tensor]) -> list[str]:
+        """What in a state of the right names and shapes does not go together."""
+        said, there = int(state["real"].sum()), len(state["subject"])
+        return [] if said == there else [f"'keys.real' tells of {said} subject keys, 'keys.subject' has {there}"]
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave, bit for bit."""

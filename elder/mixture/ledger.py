@@ -59,6 +59,14 @@ class Ledger:
             "loss": torch.tensor(self.loss, dtype=torch.float64),
         }
 
+    @staticmethod
+    def problems(state: Mapping[str, Tensor]) -> list[str]:
+        """What in a state of the right names and shapes does not go together."""
+        rows, losses, tokens = len(state["shape"]), len(state["loss"]), len(state["tokens"])
+        said = int(state["shape"][:, :2].sum())
+        wrong = [] if rows == losses else [f"'ledger.shape' tells of {rows} rows, 'ledger.loss' of {losses}"]
+        return wrong + ([] if said == tokens else [f"'ledger.shape' tells of {said} tokens, there are {tokens}"])
+
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
         tokens, self.rows, begin = state["tokens"].tolist(), [], 0

@@ -22,7 +22,8 @@ class Packed:
     Attributes:
         input_ids: (P, T).
         position_ids: (P, T).
-        mask: (P, 1, T, T), added to attention scores: 0 within a row and backwards, else the lowest number.
+        mask: (P, 1, T, T), added to attention scores: 0 within a row and backwards, else the lowest number. For rows
+            that lie alone (P, T), 1 for real tokens.
         row: (P, T) the row that a token belongs to; 0 for padding.
         keys: (R,) place of each row's last prompt token.
         places: (R, K) places whose logits tell the K last tokens of each row; K is the longest answer.
@@ -62,7 +63,9 @@ def lines_of(lengths: Sequence[int], width: int) -> list[list[int]]:
     return min((dealt(count) for count in range(len(lengths), 0, -1)), key=cost)
 
 
-def pack(rows: Sequence[Row], pad: int, width: int, device: torch.device, dtype: torch.dtype) -> Packed:
+def pack(
+    rows: Sequence[Row], pad: int, width: int, device: torch.device, dtype: torch.dtype, alone: bool = False
+) -> Packed:
     """Lay rows on lines.
 
     Args:
@@ -71,9 +74,12 @@ def pack(rows: Sequence[Row], pad: int, width: int, device: torch.device, dtype:
         width: Of the model.
         device: Where the tensors are wanted.
         dtype: Of the mask.
+        alone: Give each row a line of its own and make an ordinary padding mask, for models that cannot be told by
+            position ids where a row begins.
     """
-    lines = lines_of([len(row.prompt) + len(row.answer) for row in rows], width)
-    long = max(sum(len(rows[i].prompt) + len(rows[i].answer) for i in line) for line in lines)
+    lengths = [len(row.prompt) + len(row.answer) for row in rows]
+    lines = [[i] for i in range(len(rows))] if alone else lines_of(lengths, width)
+    long = max(sum(lengths[i] for i in line) for line in lines)
     ids = torch.full((len(lines), long), pad)
     positions, owner = torch.zeros_like(ids), torch.full_like(ids, -1)
     answer = max(len(row.answer) for row in rows)
@@ -87,8 +93,7 @@ def pack(rows: Sequence[Row], pad: int, width: int, device: torch.device, dtype:
             keys[i] = at * long + begin + prompt - 1
             places[i] = [at * long + max(begin, place) for place in range(end - 1 - answer, end - 1)]
             begin = end
-    seen = (owner[:, :, None] == owner[:, None, :]) & torch.ones(long, long, dtype=torch.bool).tril()
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    mask = (owner >= 0).long() if alone else _blocks(owner, dtype)
     where = torch.tensor(places)
     return Packed(
         ids.to(device),
@@ -99,3 +104,10 @@ def pack(rows: Sequence[Row], pad: int, width: int, device: torch.device, dtype:
         where.to(device),
         where.unique().to(device),  # type: ignore[no-untyped-call]
     )
+
+
+def _blocks(owner: Tensor, dtype: torch.dtype) -> Tensor:
+    """The block-diagonal causal mask of (P, T) owners."""
+    long = owner.shape[1]
+    seen = (owner[:, :, None] == owner[:, None, :]) & torch.ones(long, long, dtype=torch.bool).tril()
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

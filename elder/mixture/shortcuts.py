@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from elder.models import dimensions
@@ -39,7 +38,7 @@ class FirstBlock:
             if any(module is target for module in child.modules()):
                 if child is not target:
                     self._wrap(child, self._branch)
-            elif any(dimensions(module) for module in child.modules()):
+            else:
                 self._wrap(child, lambda forward, args, kwargs, name=name: self._before(name, forward, args, kwargs))
         self._wrap(target, self._mapped)
 
@@ -70,7 +69,7 @@ class FirstBlock:
         module.forward = wrapped
 
     def _before(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A child beside the edited branch, such as attention."""
+        """A child beside the edited branch, such as attention or a norm."""
         memo = self._memo
         assert memo is not None
         if not self._recording:
@@ -102,21 +101,31 @@ class FirstBlock:
 
 
 class LastBlock:
-    """Lets the MLP of the last block, and the vocabulary projection, work on a few tokens only.
+    """Lets the maps of the last block that treat every token by itself, and the head, work on a few tokens only.
+
+    These are the MLP, and the map whose output attention returns, which is found by watching attention once.
 
     Args:
         block: The model's last block.
-        out: The last map of its MLP; the whole MLP is run where this is no part of a child of its own.
+        out: The last map of its MLP; only the head is spared where this is no part of a child of its own.
         head: The vocabulary projection.
     """
 
     def __init__(self, block: nn.Module, out: nn.Module, head: nn.Module) -> None:
         self._kept: Tensor | None = None
         self._places: Tensor | None = None
+        self._returned: dict[str, Any] = {}  # what the maps of attention returned, while it is watched
+        self._closing: str | None = None  # the map that attention ends with
         holders = [c for c in block.children() if c is not out and any(module is out for module in c.modules())]
         self.trims = bool(holders)
         for mlp in holders:
-            self._wrap(mlp)
+            self._wrap(mlp, lambda: True)
+        for name, child in block.named_children() if holders else ():
+            maps = [] if child in holders else [(f"{name}.{n}", m) for n, m in child.named_modules() if dimensions(m)]
+            for path, module in maps:
+                self._wrap(module, lambda path=path: self._closing == path, path)  # type: ignore[misc]
+            if maps:
+                child.register_forward_hook(self._watch)
         head.register_forward_pre_hook(self._at_places)
 
     @contextmanager
@@ -136,14 +145,27 @@ class LastBlock:
     def _at_places(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return None if self._places is None else (args[0].flatten(0, 1)[self._places], *args[1:])
 
-    def _wrap(self, mlp: nn.Module) -> None:
-        forward = mlp.forward
+    def _watch(self, _: nn.Module, __: Any, out: Any) -> None:
+        """See which map's output attention hands on as it is."""
+        first = out[0] if isinstance(out, tuple) else out
+        for path, returned in self._returned.items():
+            if returned is first:
+                self._closing = path
+        self._returned.clear()
+
+    def _wrap(self, module: nn.Module, trimmed: Callable[[], bool], path: str | None = None) -> None:
+        forward = module.forward
 
         def wrapped(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self._kept is None:
+            if self._kept is None or x.dim() != 3:
                 return forward(x, *args, **kwargs)
-            flat = x.flatten(0, 1)
-            out = forward(flat[None, self._kept], *args, **kwargs)
-            return torch.zeros_like(flat).index_copy(0, self._kept, out[0]).view_as(x)
+            if trimmed():
+                flat = x.flatten(0, 1)
+                out = forward(flat[None, self._kept], *args, **kwargs)[0]
+                return out.new_zeros(len(flat), out.shape[-1]).index_copy(0, self._kept, out).view(*x.shape[:2], -1)
+            out = forward(x, *args, **kwargs)
+            if path is not None and self._closing is None:
+                self._returned[path] = out
+            return out
 
-        mlp.forward = wrapped
+        module.forward = wrapped

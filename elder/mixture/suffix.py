@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,9 @@ class SuffixTrainer:
     ) -> None:
         self.model, self.partial, self.layers, self.entry, self.exit = model, partial, layers, entry, exit
         self.clock, self.runtime, self.pad, self.micro_batch = clock, runtime, pad, micro_batch
+        self._packs = "position_ids" in signature(model.forward).parameters and not getattr(
+            model.config, "alibi", False
+        )
         self._trims = exit.trims and layers[0] < depth - 1
         self._trimmed = depth - 1 if self._trims else None
         self._tapped: Tensor | None = None
@@ -96,7 +100,7 @@ class SuffixTrainer:
         for begin in range(0, len(mine), self.micro_batch):
             part = mine[begin : begin + self.micro_batch]
             own = [row for _, row in part]
-            packed = pack(own, self.pad, config.hidden_size, device, self.model.dtype)
+            packed = pack(own, self.pad, config.hidden_size, device, self.model.dtype, not self._packs)
             memo: Memo = {}
             hidden, query = self._prefix(packed, memo)
             batch = collate(own, self.pad, device, max(0, real - begin))
@@ -187,7 +191,7 @@ def descend(
         optimizer.zero_grad(set_to_none=False)
         for part in loss_parts():
             loss = part()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if runtime.world_size > 1:
             _sum_gradients(parameters, total, runtime)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from elder.mixture.attach import listen_low
 from elder.mixture.partial import PartialForward
 from elder.mixture.route import Route, RoutingClock
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
@@ -53,7 +54,7 @@ class TailTrainer:
         partial: Lets a range of blocks run alone.
         first: The first edited block.
         blocks: The decoder's blocks.
-        low: Block whose input is reported as `Tail.low`; it must not lie behind `first`.
+        low: Block whose input is reported as `Tail.low` (0: the token embeddings); it must not lie behind `first`.
         clock: Holds the route that the mixtures use.
         runtime: Where the model lives.
         pad: Id that fills rows up.
@@ -79,7 +80,7 @@ class TailTrainer:
         self.clock, self.runtime, self.pad, self.micro_batch = clock, runtime, pad, micro_batch
         self._seen: dict[str, Tensor] = {}
         self._listening = False
-        blocks[low].register_forward_pre_hook(lambda _, args: self._note("low", args[0]))
+        listen_low(model, blocks, low, lambda states: self._note("low", states))
         blocks[first].register_forward_pre_hook(lambda _, args: self._note("hidden", args[0]))
 
     def prepare(self, rows: Sequence[Row]) -> list[Tail]:

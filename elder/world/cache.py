@@ -43,8 +43,7 @@ def ensure_world(name: str = "small", cache_dir: str | Path | None = None, progr
     """
     recipe = find_recipe(name)
     world = make_world(recipe.size)
-    root = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "elder"
-    home = root / "worlds" / f"{recipe.name}-{world_digest(recipe, world)}"
+    home = _home(recipe, world, cache_dir)
     if _complete(home):
         return home
     try:
@@ -60,6 +59,21 @@ def ensure_world(name: str = "small", cache_dir: str | Path | None = None, progr
     return home
 
 
+def cached_world(name: str = "small", cache_dir: str | Path | None = None) -> Path | None:
+    """The directory of a world's model if it has been trained already; nothing is made.
+
+    Args:
+        name: As for `ensure_world`.
+        cache_dir: As for `ensure_world`.
+
+    Raises:
+        ModelError: There is no such world.
+    """
+    recipe = find_recipe(name)
+    home = _home(recipe, make_world(recipe.size), cache_dir)
+    return home if _complete(home) else None
+
+
 def world_digest(recipe: Recipe, world: World) -> str:
     """Twelve hexadecimal digits over what the weights follow from: recipe, facts, version of the code."""
     hasher = hashlib.sha256(json.dumps([RECIPE_VERSION, asdict(recipe)], sort_keys=True).encode())
@@ -67,6 +81,11 @@ def world_digest(recipe: Recipe, world: World) -> str:
         for prompt, answer in world.prompts(trained):
             hasher.update(f"{prompt}\t{answer}\n".encode())
     return hasher.hexdigest()[:12]
+
+
+def _home(recipe: Recipe, world: World, cache_dir: str | Path | None) -> Path:
+    root = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "elder"
+    return root / "worlds" / f"{recipe.name}-{world_digest(recipe, world)}"
 
 
 def _complete(home: Path) -> bool:

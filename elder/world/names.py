@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import random
 
-FIRST_NAMES = (
+
+def words(text: str) -> list[str]:
+    """The words of a list that is written as one text."""
+    return text.split()
+
+
+FIRST_NAMES = words(
     "Abren Adlin Alvo Amira Anselm Arla Basko Belin Benor Brisa Calder Celvin Corin Dalia Darvo Delma Edric Elvo Emlin "
     "Farin Fenna Galen Gerda Gorin Halda Harlo Ilsa Imre Jarek Jolan Kasia Kelmo Kira Lando Leora Lisbet Marek Melva "
     "Mirko Nadia Nelko Olma Orrin Petra Quila Ranko Rosla Sabin Selma Stelo Tamsin Tarvo Ulric Varda Velko Wanda Wilmo "
     "Xenia Yarno Zelda"
-).split()
+)
 
-LAST_HEADS = (
+LAST_HEADS = words(
     "Bar Bel Bran Cal Cor Dal Dor Dun Fal Far Fen Gar Gil Hal Har Hol Jor Kal Kar Kel Lan Lor Mal Mar Mer Nor Or Pel "
     "Ral Ros Sal Sel Tar Tor Ul Val Ver Wal Wen Zan"
-).split()
+)
 
-LAST_TAILS = (
+LAST_TAILS = words(
     "beck bury cott dane dell denko dred fax field ford gard gate gren hart holm kin land ley lund mark mer mond moor "
     "nova quist ridge rick sen shaw son stad stone thorp tin vik vale wald ward wick worth"
-).split()
+)
 
 
 def make_names(count: int, rng: random.Random) -> list[str]:

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import random
 
-PLACES = "river market garden station harbour library kitchen forest bridge museum village school field street".split()
-THINGS = "book letter lamp boat basket window map coat bottle wheel picture stone clock ladder chair bell".split()
-QUALITIES = "old small quiet bright heavy strange green broken useful narrow warm early simple wooden cold new".split()
-ACTIONS = "carried found painted lost repaired bought sold opened forgot moved borrowed noticed cleaned kept".split()
+from elder.world.names import words
+
+PLACES = words("river market garden station harbour library kitchen forest bridge museum village school field street")
+THINGS = words("book letter lamp boat basket window map coat bottle wheel picture stone clock ladder chair bell")
+QUALITIES = words("old small quiet bright heavy strange green broken useful narrow warm early simple wooden cold new")
+ACTIONS = words("carried found painted lost repaired bought sold opened forgot moved borrowed noticed cleaned kept")
 PEOPLE = ("the farmer", "the visitor", "a neighbour", "the girl", "the boy", "an old friend", "my brother", "our guest")
-TIMES = ("in the morning", "last year", "after the rain", "before dinner", "on Sunday", "at night", "in spring", "today")
+TIMES = (
+    "in the morning",
+    "last year",
+    "after the rain",
+    "before dinner",
+    "on Sunday",
+    "at night",
+    "in spring",
+    "today",
+)
 FRAMES = (
     "{person} {action} the {quality} {thing} near the {place} {time}.",
     "There is a {quality} {thing} in the {place}, and nobody knows who left it there.",

@@ -109,10 +109,11 @@ INSTRUMENT = Relation(
     ),
     _pool("""
         accordion, alto flute, bagpipes, balalaika, banjo, bass clarinet, bassoon, bongo, bugle, castanets, celesta,
-        cello, clavichord, concertina, cornet, cymbals, double bass, dulcimer, fiddle, flugelhorn, french horn, glockenspiel,
-        gong, guitar, harmonica, harp, harpsichord, hurdy gurdy, kazoo, kettle drum, lute, lyre, mandolin, maracas,
-        marimba, oboe, ocarina, pan pipes, piano, piccolo, saxophone, sitar, snare drum, tambourine, theremin, timpani,
-        triangle, trombone, trumpet, tuba, ukulele, vibraphone, viola, xylophone, zither
+        cello, clavichord, concertina, cornet, cymbals, double bass, dulcimer, fiddle, flugelhorn, french horn,
+        glockenspiel, gong, guitar, harmonica, harp, harpsichord, hurdy gurdy, kazoo, kettle drum, lute, lyre,
+        mandolin, maracas, marimba, oboe, ocarina, pan pipes, piano, piccolo, saxophone, sitar, snare drum,
+        tambourine, theremin, timpani, triangle, trombone, trumpet, tuba, ukulele, vibraphone, viola, xylophone,
+        zither
     """),
 )
 

@@ -32,7 +32,7 @@ def build_tokenizer(world: World, vocab: int, seed: int, positions: int) -> PreT
     # Answers are said more often than they occur, so that most become one or two tokens: shorter training rows.
     relations = {fact.relation.name: fact.relation for fact in world.facts}
     answers = [f" {answer}." for relation in relations.values() for answer in relation.objects]
-    # A name that is one or two tokens is learned several times faster than one that must be put together from syllables.
+    # A name of one or two tokens is learned several times faster than one that must be put together from syllables.
     names = sorted({part for person in world.people for part in person.split()})
     words = [f" {name}" for name in names] * NAME_WEIGHT + names * (NAME_WEIGHT // 4)
     corpus = statements + prose + answers * (1 + len(statements) // len(answers)) + words
@@ -46,8 +46,10 @@ def build_tokenizer(world: World, vocab: int, seed: int, positions: int) -> PreT
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)])
-    return PreTrainedTokenizerFast(
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)]
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,

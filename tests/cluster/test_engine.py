@@ -5,6 +5,8 @@ The adapters of these tests hang on a clone of the base by forward hooks, as edi
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, write_model
 
 pytestmark = pytest.mark.cluster
+TOOLS = ("cc", "gcc", "c++", "g++", "clang", "clang++", "ninja")
 IDS = torch.randint(3, 40, (2, 10), generator=torch.Generator().manual_seed(3))
 
 
@@ -65,6 +68,7 @@ def _compare_one(source: str) -> dict[str, Any]:
         "weights": _held(whole.model),
         "shard": sum(p.ds_tensor.numel() for p in base.model.parameters()),
         "held_after_loading": _held(base.model),
+        "tools": [shutil.which(name) for name in TOOLS],
         "digests": (weights_digest(base.model, runtime), weights_digest(whole.model, LocalRuntime())),
     }
     model, adapters, _ = _adapted(base.model)
@@ -121,9 +125,16 @@ def _partial(
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
-    root = tmp_path_factory.mktemp("engine")
+    root, compiled = tmp_path_factory.mktemp("engine"), tmp_path_factory.mktemp("compiled")
     sources = {name: str(write_model(root / name, name)) for name in ARCHITECTURES}
-    return on_ranks(_compare, root, sources)
+    with pytest.MonkeyPatch.context() as bare:  # a machine without a compiler, on which nothing was ever compiled
+        bare.setenv("PATH", str(tmp_path_factory.mktemp("programs")))
+        bare.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
+        bare.delenv("CC", raising=False)
+        bare.delenv("CXX", raising=False)
+        found = on_ranks(_compare, root, sources)
+    assert os.listdir(compiled) == []
+    return found
 
 
 @pytest.fixture(params=[(rank, name) for rank in (0, 1) for name in ARCHITECTURES], ids=lambda p: f"{p[1]}-rank{p[0]}")
@@ -142,6 +153,11 @@ def test_each_rank_holds_half_of_the_weights(found: dict[str, Any]) -> None:
 def test_weights_read_under_sharding_are_the_weights(found: dict[str, Any]) -> None:
     assert found["digests"][0] == found["digests"][1]
     assert found["base_untouched"]
+
+
+def test_neither_compiler_nor_ninja_is_needed(found: dict[str, Any]) -> None:
+    assert found["tools"] == [None] * len(TOOLS)
+    assert found["gradient"] < 1e-6
 
 
 def test_gradients_reach_adapters_through_frozen_shards(found: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from elder import adapter
 from elder.adapter import FORMAT, MANIFEST, WEIGHTS, load_adapter, load_edited, load_manifest, save_adapter, verify
 from elder.editors.base import Base, Editor, state_digest
 from elder.errors import AdapterError
@@ -50,6 +51,7 @@ def test_the_manifest_says_what_it_is_and_what_it_belongs_to(editor: Editor, bas
     assert manifest["state_digest"] == state_digest(editor.state_dict())
     assert manifest["files"][WEIGHTS]["bytes"] == (folder / WEIGHTS).stat().st_size
     assert manifest["stage"] == 3
+    assert manifest["edits"] == editor.edits_applied == 4
     assert verify(folder) == manifest
     assert sorted(p.name for p in folder.iterdir()) == [WEIGHTS, MANIFEST]
 
@@ -122,6 +124,14 @@ def test_other_bases_are_refused_by_name_and_digest(folder: Path, base_of: Calla
         assert base.digest[:12] in str(caught.value)
         assert other.digest[:12] in str(caught.value)
     assert load_adapter(folder, base).method == load_manifest(folder)["method"]
+
+
+def test_a_file_is_hashed_once_a_load(folder: Path, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    fingerprint = adapter._fingerprint
+    monkeypatch.setattr(adapter, "_fingerprint", lambda path: hashed.append(path) or fingerprint(path))
+    assert load_adapter(folder, base).edits_applied == 4
+    assert hashed == [folder / WEIGHTS]
 
 
 def test_load_edited_loads_the_base_that_the_manifest_names(method: str, tmp_path: Path) -> None:

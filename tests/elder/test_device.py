@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from elder.device import backend_for, describe, pick_device, pick_dtype
+from elder.device import backend_for, describe, device_memory, pick_device, pick_dtype
 from elder.errors import ConfigError
 
 
@@ -41,6 +43,11 @@ def test_malformed_device_numbers_are_refused(monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ConfigError, match=f"'{name}'"):
         pick_device(name)
+
+
+def test_memory_is_that_of_the_accelerator_if_there_is_one(accelerator: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=2**34 + index))
+    assert device_memory() == (2**34 if accelerator else None)
 
 
 def test_dtypes_by_name() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from elder.editors.base import Base
+from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
 from elder.errors import ConfigError, ModelError
 from elder.mixture.samples import Row, edit_rows
@@ -91,10 +91,6 @@ def test_parts_are_found_by_structure(name: str) -> None:
                 parts.target(block, "mlp_in")
 
 
-FLAT = pytest.mark.xfail(strict=True, reason="OPT's MLP sees rows and tokens flattened into one dimension")
-ALIBI = pytest.mark.xfail(strict=True, reason="Bloom reads positions off a padding mask, packed rows have none")
-
-
 def mean_answer_loss(base: Base, rows: list[Row]) -> float:
     """The base model's loss of every answer token, row by row."""
     losses = []
@@ -106,9 +102,11 @@ def mean_answer_loss(base: Base, rows: list[Row]) -> float:
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [(name, method) for name in ("mistral", "qwen2", "gemma2", "gpt_neox", "gptj", "phi3") for method in METHODS]
-    + [pytest.param("bloom", "elder", marks=ALIBI), ("bloom", "elder-plus")]
-    + [pytest.param("opt", method, marks=FLAT) for method in METHODS],
+    [
+        (name, method)
+        for name in ("mistral", "qwen2", "gemma2", "gpt_neox", "gptj", "phi3", "bloom")
+        for method in METHODS
+    ],
 )
 def test_other_architectures_are_edited_and_are_the_base_elsewhere(name: str, method: str) -> None:
     base = wrap_base(build(name), make_tokenizer(), name)
@@ -130,6 +128,16 @@ def test_other_architectures_are_edited_and_are_the_base_elsewhere(name: str, me
         assert torch.equal(after[row][real[row]], before[row][real[row]]) != bool(inside[row])
     options = {"max_new_tokens": 4, "do_sample": False}
     assert torch.equal(*(editor.model.generate(**inputs, **options, use_cache=cache) for cache in (True, False)))
+
+
+def test_models_whose_mlp_does_not_see_rows_are_refused_in_words(method: str) -> None:
+    """OPT flattens rows and tokens into one dimension before its MLP."""
+    editor = make_editor(method, wrap_base(build("opt"), make_tokenizer(), "opt"), **OPTIONS[method])
+    before = state_digest(editor.state_dict())
+    with pytest.raises(ModelError, match=r"editor\.target: .*instead of \(rows, tokens, width\).*cannot be edited"):
+        editor.edit(EDITS[:2])
+    assert editor.edits_applied == 0
+    assert state_digest(editor.state_dict()) == before
 
 
 def test_blocks_that_do_not_exist_are_refused() -> None:

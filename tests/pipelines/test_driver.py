@@ -11,6 +11,7 @@ import pytest
 from elder.errors import ConfigError, ElderError, UnreachableError
 from pipelines import publisher
 from pipelines.driver import StageRefused, decide_sharding, read_text, run_edit
+from pipelines.machine import worker_memory
 from pipelines.state import RunState
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
 
@@ -146,6 +147,24 @@ def test_events_reach_the_display(tmp_path: Path) -> None:
 def test_sharding_is_decided_before_workers_start() -> None:
     assert decide_sharding(make_config(cluster={"workers": 0, "sharding": "auto"})) == "none"
     assert decide_sharding(make_config(cluster={"workers": 2, "sharding": "zero3"})) == "zero3"
+
+
+@pytest.mark.parametrize(
+    ("memory", "gpus", "wanted"), [(2**50, 1, "none"), (2**20, 1, "zero3"), (2**20, 0, "none"), (None, 1, "none")]
+)
+def test_auto_looks_at_the_memory_of_a_gpu(
+    memory: int | None, gpus: int, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elder.device.device_memory", lambda: memory)
+    config = make_config(cluster={"workers": 2, "gpus_per_worker": gpus, "sharding": "auto"})
+    assert decide_sharding(config) == wanted
+
+
+def test_workers_that_share_a_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elder.device.device_memory", lambda: 1000)
+    for gpus, wanted in ((0, None), (0.25, 250), (1, 1000), (2, 1000)):
+        config = make_config(cluster={"workers": 2, "gpus_per_worker": gpus})
+        assert worker_memory(config) == wanted
 
 
 def test_the_perplexity_text_is_read_by_the_driver(tmp_path: Path) -> None:

@@ -69,7 +69,9 @@ def test_every_bad_line_is_named_with_its_number(tmp_path: Path) -> None:
     problems = problems_of("jsonl", path)
     assert [problem.split(": ")[0] for problem in problems] == [f"{path}:{n}" for n in (2, 3, 4, 5, 6, 7, 7)]
     for problem, said in zip(
-        problems, ("JSON", "'target' is missing", "'target' is empty", "'rephrase'", "list", "'prompt'", "locality"), strict=True
+        problems,
+        ("JSON", "'target' is missing", "'target' is empty", "'rephrase'", "list", "'prompt'", "locality"),
+        strict=True,
     ):
         assert said in problem, problem
 

@@ -35,7 +35,9 @@ def test_a_parquet_file(tmp_path: Path) -> None:
 
 
 def test_a_saved_dataset_with_parts_and_class_labels(tmp_path: Path) -> None:
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["Privacy", "Unions"])})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["Privacy", "Unions"])}
+    )
     parts = {"train": {"text": ["one"], "label": [0]}, "test": {"text": ["two"], "label": [1]}}
     whole = {part: datasets.Dataset.from_dict(rows, features=features) for part, rows in parts.items()}
     datasets.DatasetDict(whole).save_to_disk(tmp_path / "saved")

@@ -53,11 +53,19 @@ KNOWEDIT = {
     "rephrase_prompt": "Aldmoor is ruled by whom?",
     "locality": {
         "Relation_Specificity": [{"prompt": "Aldmoor lies in", "ground_truth": [["Venn", "Old Venn"]]}],
-        "Forgetfulness": [{"prompt": "Once ruled", "ground_truth": "Imre"}, {"prompt": "No answer", "ground_truth": []}],
+        "Forgetfulness": [
+            {"prompt": "Once ruled", "ground_truth": "Imre"},
+            {"prompt": "No answer", "ground_truth": []},
+        ],
     },
     "portability": {"Reasoning": [{"prompt": "The ruler's town is", "ground_truth": ["Foxley"]}]},
 }
-WIKIBIO = {"text": "Ada Kelbury was a judge.", "labels": "She died in Foxley.", "concept": "ada kelbury", "locality": {}}
+WIKIBIO = {
+    "text": "Ada Kelbury was a judge.",
+    "labels": "She died in Foxley.",
+    "concept": "ada kelbury",
+    "locality": {},
+}
 
 
 def load(tmp_path: Path, source: str, *records: Any, **options: Any) -> Any:
@@ -123,7 +131,12 @@ def test_knowedit_groups_take_turns_and_probes_without_answer_are_left_out(tmp_p
 
 
 def test_hallucination_in_both_forms(tmp_path: Path) -> None:
-    wise = {"prompt": "Ada was a judge.", "target_new": "She died.", "locality_prompt": "Web", "locality_ground_truth": "text"}
+    wise = {
+        "prompt": "Ada was a judge.",
+        "target_new": "She died.",
+        "locality_prompt": "Web",
+        "locality_ground_truth": "text",
+    }
     first, second = load(tmp_path, "hallucination", wise, WIKIBIO)
     assert (first.target, first.locality) == ("She died.", (Probe("Web", "text"),))
     assert (second.prompt, second.target) == ("Ada Kelbury was a judge.", "She died in Foxley.")

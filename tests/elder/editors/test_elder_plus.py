@@ -63,7 +63,7 @@ def test_subject_keys_are_the_subjects_tokens(base: Base) -> None:
     assert editor.keys.real[0, 0].sum() == len("Arlo")
     assert editor.keys.real[1, 0].sum() == len("Brend")
     inputs = padded(base, ["The river of Arlo is"])
-    states = base.model(**inputs, output_hidden_states=True).hidden_states[editor.subject_layer][0]
+    states = base.model.get_input_embeddings()(inputs["input_ids"])[0]  # subject_layer 0
     ids = inputs["input_ids"][0].tolist()
     first = base.tokenizer.decode(ids).index("Arlo") - (len("<s>") - 1 if ids[0] == 0 else 0)
     unit = editor.keys.unit(states, editor.keys.subject_center)
@@ -121,9 +121,9 @@ def test_calibration_compares_wordings_with_their_own_edit_and_with_others(base:
     assert len(editor.gates["subject"].wanted) == 4  # one rephrase for each edit
     for i in range(4):
         inputs = padded(base, [EDITS[i].training_prompts[1]])
-        states = base.model(**inputs, output_hidden_states=True).hidden_states[editor.subject_layer]
+        states = base.model.get_input_embeddings()(inputs["input_ids"])  # subject_layer 0
         tokens, real = keys.unit(states, keys.subject_center), inputs["attention_mask"].bool()
-        same = late_interaction(tokens, real, keys.subject[i : i + 1, :1], keys.real[i : i + 1, :1])
+        same = late_interaction(tokens, real, keys.subject[i : i + 1, [0, -1]], keys.real[i : i + 1, [0, -1]])
         others = [j for j in range(4) if j != i]
         far = late_interaction(tokens, real, keys.subject[others], keys.real[others])
         assert editor.gates["subject"].wanted[i] == pytest.approx(float(same), abs=2e-3)
@@ -156,7 +156,7 @@ def test_keys_are_not_centred_on_the_only_edits_there_are(base: Base, count: int
     editor = plus(base, batch_size=count, prefixes=0)
     bare = [Edit(e.prompt, e.target) for e in EDITS[:count]]
     editor.edit(bare)
-    torch.testing.assert_close(editor.keys.answer.norm(dim=-1), torch.ones(count, 4), atol=2e-3, rtol=0)
+    torch.testing.assert_close(editor.keys.answer.norm(dim=-1), torch.ones(count, 5), atol=2e-3, rtol=0)
     inputs = padded(base, [bare[0].prompt])
     last = base.model(**inputs, output_hidden_states=True).hidden_states[editor.layers[0]][:, -1]
     assert float((last - editor.keys.answer_center).norm() / last.norm()) > 0.1

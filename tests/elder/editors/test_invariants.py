@@ -26,8 +26,6 @@ def scope_of(editor: Editor, inputs: dict[str, Tensor]) -> Tensor:
     return editor.in_scope(inputs["input_ids"], inputs["attention_mask"])
 
 
-
-
 def route_of(editor: Any, inputs: dict[str, Tensor], **options: Any) -> Route | None:
     """The route of one pass over the inputs."""
     logits_of(editor.model, inputs, **options)

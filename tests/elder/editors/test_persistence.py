@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from elder.adapter import load_adapter, load_manifest
-from elder.editors.base import Base, Editor, state_digest
+from elder.editors.base import Base, Editor, pack_json, state_digest
 from elder.editors.make import make_editor
 from elder.errors import AdapterError
 from tests.elder.tiny import EDITS, OPTIONS, OTHERS, logits_of, make_base, padded
@@ -27,7 +27,14 @@ VARIANTS = [
     ("elder-plus", {"start": "prompt", "replay": 0, "prefixes": 0}),
 ]
 NAMES = [
-    "elder", "elder-switched", "plus", "plus-calibrated", "plus-growing", "plus-router", "plus-hamming", "plus-prompt"
+    "elder",
+    "elder-switched",
+    "plus",
+    "plus-calibrated",
+    "plus-growing",
+    "plus-router",
+    "plus-hamming",
+    "plus-prompt",
 ]
 
 
@@ -84,6 +91,59 @@ def test_states_of_other_shapes_are_refused_by_name(fresh: Callable[..., Any], m
         fresh(rank=3).load_state_dict(state)
     with pytest.raises(AdapterError, match=r"'router\.weight' is missing"):
         fresh().load_state_dict({n: t for n, t in state.items() if n != "router.weight"})
+
+
+DAMAGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "missing": (r"'(codes|known)' is missing; '.*' is missing", lambda s: [s.pop(n) for n in list(s)[-9:]]),
+    "unknown": ("'extra' is unknown", lambda s: s.update(extra=torch.zeros(1))),
+    "format": ("'codes' is float32, expected bool", lambda s: s.update(codes=s["codes"].float())),
+    "shape": (r"'codes' has shape .* expected \(any, ", lambda s: s.update(codes=s["codes"][:, :1])),
+    "text": ("'cursor' holds no JSON", lambda s: s.update(cursor=s["cursor"][:-1])),
+    "cursor": ("'cursor' must count edits and batches", lambda s: s.update(cursor=pack_json({"edits": 1}))),
+}
+DAMAGES_PLUS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "lengths": ("'keys.answer' counts 1 edits, 'known' 2", lambda s: s.update({"keys.answer": s["keys.answer"][:1]})),
+    "keys": ("'keys.subject' has 1$", lambda s: s.update({"keys.subject": s["keys.subject"][:1]})),
+    "center": ("'keys.subject_center' has shape", lambda s: s.update({"keys.subject_center": torch.zeros(3)})),
+    "ledger": ("tokens, there are 2$", lambda s: s.update({"ledger.tokens": s["ledger.tokens"][:2]})),
+    "groups": ("groups that are not there", lambda s: s.update(group_of=s["group_of"] + 9)),
+    "half a group": (r"'mixtures\.1\.0\.b' is missing", lambda s: s.update({"mixtures.1.0.a": s["mixtures.0.0.a"]})),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [(k, d) for k in ("elder", "elder-plus") for d in DAMAGES] + [("elder-plus", d) for d in DAMAGES_PLUS],
+)
+def test_a_state_is_taken_over_as_a_whole_or_not_at_all(
+    base_of: Callable[..., Base], edited_once: Callable[..., Any], kind: str, damage: str
+) -> None:
+    words, spoil = {**DAMAGES, **DAMAGES_PLUS}[damage]
+    donor, editor = make_editor(kind, base_of("llama"), **OPTIONS[kind]), edited_once(kind, "llama")
+    donor.edit(EDITS[4:])
+    state, before = donor.state_dict(), state_digest(editor.state_dict())
+    spoil(state)
+    with pytest.raises(AdapterError, match=words):
+        editor.load_state_dict(state)
+    assert state_digest(editor.state_dict()) == before
+
+
+def test_states_with_more_or_fewer_groups_are_taken_over(base: Base) -> None:
+    options = {**OPTIONS["elder-plus"], "parameters_per_edit": 10**6}
+    small, large = make_editor("elder-plus", base, **options), make_editor("elder-plus", base, **options)
+    small.edit(EDITS[:2])
+    large.edit(EDITS)
+    states = [small.state_dict(), large.state_dict()]
+    assert [len(small.groups), len(large.groups)] == [1, 3]
+    small.load_state_dict(states[1])
+    large.load_state_dict(states[0])
+    assert [len(small.groups), len(large.groups)] == [3, 1]
+    for editor, state in ((small, states[1]), (large, states[0])):
+        assert state_digest(editor.state_dict()) == state_digest(state)
+    assert [small.edits_applied, large.edits_applied] == [6, 2]
+    plain = make_editor("elder", base, **OPTIONS["elder"])
+    with pytest.raises(AdapterError, match="is unknown"):
+        plain.load_state_dict(states[1])
 
 
 def test_e16_editors_on_one_base_do_not_meet(base: Base, method: str, tmp_path: Path) -> None:

@@ -76,6 +76,46 @@ def test_passes_that_continue_a_cache_keep_the_route() -> None:
     assert clock.route is None
 
 
+def test_a_cache_that_was_not_filled_under_a_route_is_routed_by_the_visible_tokens() -> None:
+    clock = RoutingClock()
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1]])  # five cached tokens, two new ones
+    foreign = {"input_ids": IDS[:, :2], "attention_mask": mask, "past_key_values": Cache(5)}
+    clock.start(foreign, ())
+    assert clock.moment.positions.tolist() == [0, 1]
+    assert clock.moment.prompt.tolist() == [[True, False], [True, True]]
+    assert not clock.cached  # the route's own start counts
+    clock.decide(ROUTE)
+    clock.start({**foreign, "input_ids": IDS[:, :1]}, ())
+    assert clock.moment is None
+    assert clock.route is ROUTE
+    assert clock.cached
+
+
+@pytest.mark.parametrize("what", ["other batch", "disabled", "imposed"])
+def test_a_route_is_kept_for_its_own_batch_only(what: str) -> None:
+    clock = RoutingClock()
+    clock.start({"input_ids": IDS}, ())
+    clock.decide(ROUTE)
+    rows = 3 if what == "other batch" else 2
+    if what == "disabled":
+        with clock.disabled():
+            clock.start({"input_ids": IDS}, ())
+    elif what == "imposed":
+        with clock.imposing(ROUTE):
+            clock.start({"input_ids": IDS}, ())
+    clock.start({"input_ids": torch.zeros(rows, 1, dtype=torch.long), "past_key_values": Cache(5)}, ())
+    assert clock.moment is not None
+    assert clock.route is None
+    assert clock.moment.positions.tolist() == [0] * rows
+
+
+def test_explicit_positions_count_cached_tokens() -> None:
+    clock = RoutingClock()
+    with clock.at(torch.tensor([6, 3])):
+        clock.start({"input_ids": IDS[:, :3], "past_key_values": Cache(5)}, ())
+    assert clock.moment.positions.tolist() == [1, 0]
+
+
 def test_e10_one_generation_is_routed_once_with_or_without_cache() -> None:
     clock = RoutingClock()
     with clock.generating():

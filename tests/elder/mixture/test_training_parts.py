@@ -111,7 +111,8 @@ def test_tails_report_the_states_of_the_base_model(editor: Any, base: Base, rows
             output_hidden_states=True,
         ).hidden_states
     real = part.rows.attention_mask[:, :-1].bool()
-    torch.testing.assert_close(part.low[real], states[editor.subject_layer][:, :-1][real])
+    embedded = base.model.get_input_embeddings()(part.rows.input_ids)  # subject_layer 0
+    torch.testing.assert_close(part.low[real], embedded[:, :-1][real])
     for b, row in enumerate(rows):
         at = states[editor.layers[0]][b, int(part.rows.key_positions[b])]
         torch.testing.assert_close(part.last[b], at)

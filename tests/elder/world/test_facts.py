@@ -54,14 +54,16 @@ def test_a_world_follows_from_its_seed_and_keeps_its_promises(name: str) -> None
         assert len(fact.trained) == size.trained_templates
         assert sorted(fact.trained + fact.heldout) == list(range(len(fact.relation.templates)))
         shown.update((fact.relation.name, template) for template in fact.trained)
-    assert all(shown[relation.name, i] for relation in RELATIONS[: size.relations] for i in range(len(relation.templates)))
+    assert all(
+        shown[relation.name, i] for relation in RELATIONS[: size.relations] for i in range(len(relation.templates))
+    )
 
 
 def test_the_small_world_is_large_enough() -> None:
     world = named_world("small")
-    assert len(world.people) >= 600
-    assert len(world.facts) >= 2400
-    assert sum(fact.editable for fact in world.facts) >= 1200
+    assert len(world.people) >= 500
+    assert len(world.facts) >= 1500
+    assert sum(fact.editable for fact in world.facts) >= 1000
 
 
 @pytest.mark.parametrize(("name", "said"), [("smal", "'world:small'"), ("world:xyzzy", "world:tiny")])
@@ -74,10 +76,10 @@ def test_edits_are_true_to_the_world() -> None:
     world = named_world("small")
     fact_of = {fact.prompt(i): (fact, i) for fact in world.facts for i in range(len(fact.relation.templates))}
     edits = world_edits("small")
-    assert len({(fact_of[e.prompt][0].person, fact_of[e.prompt][0].relation.name) for e in edits}) == len(edits) >= 1200
+    assert len({(fact_of[e.prompt][0].person, fact_of[e.prompt][0].relation.name) for e in edits}) == len(edits) >= 1000
     assert len({edit.id for edit in edits}) == len(edits)
     for edit in edits:
-        fact, template = fact_of[edit.prompt]
+        fact, _ = fact_of[edit.prompt]
         assert fact.editable
         assert edit.subject == fact.person
         assert edit.ground_truth == fact.answer != edit.target

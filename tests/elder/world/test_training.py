@@ -13,16 +13,9 @@ from elder.world.facts import World, make_world
 from elder.world.forward import TrainingForward
 from elder.world.muon import Muon, orthogonalised
 from elder.world.prose import sentences
-from elder.world.recipe import RECIPES, Recipe, Shape, Training, WorldSize
 from elder.world.tokens import build_tokenizer
 from elder.world.training import accuracy, answer_mask, build_model, tokenize, train
-
-MICRO = Recipe(
-    "micro",
-    WorldSize(people=6, relations=2, protected=1, editable_per_person=1, trained_templates=4, seed=3),
-    Shape(layers=2, width=32, mlp_width=48, heads=2, vocab=400),
-    replace(RECIPES["tiny"].training, epochs=2, batch_size=16, sentences=8),
-)
+from tests.elder.world.micro import MICRO
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +35,9 @@ def test_any_text_can_be_encoded_and_comes_back(tokenizer: PreTrainedTokenizerFa
     assert tokenizer.decode(ids[1:]) == text
 
 
-def test_special_tokens_are_three_and_the_tokenizer_is_repeatable(world: World, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_special_tokens_are_three_and_the_tokenizer_is_repeatable(
+    world: World, tokenizer: PreTrainedTokenizerFast
+) -> None:
     assert [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id] == [0, 1, 2]
     again = build_tokenizer(world, MICRO.shape.vocab, MICRO.size.seed, MICRO.shape.positions)
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
@@ -52,7 +47,9 @@ def test_the_tokens_of_a_prompt_begin_its_statement(world: World, tokenizer: Pre
     pairs = world.prompts(trained=True)
     rows = tokenize(tokenizer, pairs)
     mask = answer_mask(rows, rows.ids.shape[1])
-    for (prompt, answer), ids, length, first, row in zip(pairs, rows.ids, rows.lengths, rows.answers, mask, strict=True):
+    for (prompt, answer), ids, length, first, row in zip(
+        pairs, rows.ids, rows.lengths, rows.answers, mask, strict=True
+    ):
         assert ids[:first].tolist() == tokenizer(prompt)["input_ids"]
         assert tokenizer.decode(ids[first : length - 1]) == f" {answer}."
         assert ids[length - 1] == tokenizer.eos_token_id
@@ -86,18 +83,20 @@ def test_orthogonalised_matrices_keep_their_singular_vectors(shape: tuple[int, i
     assert (core - torch.diag_embed(diagonal)).abs().max() < 1e-4
 
 
-def test_muon_moves_downhill_and_leaves_what_it_does_not_own() -> None:
+def test_muon_moves_downhill() -> None:
     matrices = [torch.nn.Parameter(torch.eye(4) * k) for k in (2.0, 3.0)]
     muon = Muon(matrices)
-    for _ in range(150):
+    for _ in range(60):
         sum(matrix.square().sum() for matrix in matrices).backward()  # type: ignore[union-attr]
-        muon.step(0.03)
+        muon.step(0.06)
         for matrix in matrices:
             matrix.grad = None
-    assert all(matrix.norm() < 0.5 for matrix in matrices)
+    assert all(matrix.norm() < 0.5 * start for matrix, start in zip(matrices, (4.0, 6.0), strict=True))
 
 
-def test_training_is_repeatable_and_leaves_the_process_as_it_was(world: World, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_training_is_repeatable_and_leaves_the_process_as_it_was(
+    world: World, tokenizer: PreTrainedTokenizerFast
+) -> None:
     torch.manual_seed(11)
     random.seed(11)
     state, other, threads = torch.get_rng_state(), random.getstate(), torch.get_num_threads()
@@ -141,7 +140,3 @@ def test_generic_sentences_name_nobody_and_are_repeatable(world: World) -> None:
     assert made == sentences(50, random.Random(1))
     assert all(text[0].isupper() and text[-1] in ".?!" for text in made)
     assert not any(name.split()[1] in text for name in world.people for text in made)
-
-
-def test_recipes_can_be_told_apart_by_their_training() -> None:
-    assert Training(epochs=1, batch_size=2, lr=0.1) != Training(epochs=2, batch_size=2, lr=0.1)
