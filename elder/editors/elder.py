@@ -70,8 +70,8 @@ class ElderEditor(MixtureEditor):
 
     def _learn(self, edits: Sequence[Edit]) -> tuple[list[EditOutcome], list[float]]:
         rows = edit_rows(self.base.tokenizer, edits, self.options.terminator)
-        allocation = self.allocator.allocate([row.label for row in rows]).to(self.base.runtime.device)
         parts = self.trainer.prepare(rows)
+        allocation = self.allocator.allocate([row.label for row in rows]).to(self.base.runtime.device)
         tokens = sum(len(row.answer) for row in rows)
         last: dict[int, tuple[Tensor, Tensor]] = {}
 

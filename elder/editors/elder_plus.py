@@ -78,7 +78,7 @@ class ElderPlusEditor(MixtureEditor):
                 f"the first edited block {self.layers[0]}"
             )
         self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, KEY_PROMPTS + 1, o.seed, device)
-        self.gates = {"subject": Separator(0.75, 0.98), "answer": Separator(0.3, 0.9)}
+        self.gates = {"subject": Separator(0.75, 0.98, 0.4), "answer": Separator(0.3, 0.9, 0.15)}
         self.router = Router(self.keys.width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
         self.ledger = Ledger(o.seed)

@@ -22,7 +22,7 @@ def check_state(
     Args:
         state: What is to be loaded.
         own: The editor's present state: which names there must be, of what shape and format.
-        growing: Beginnings of the names of entries whose first dimension grows with the stream.
+        growing: Names of entries whose first dimension grows with the stream; `x.` stands for all that begin so.
         texts: Names of the entries that hold JSON (see `pack_json`); they are among the growing ones.
 
     Raises:
@@ -32,7 +32,7 @@ def check_state(
     wrong += [f"'{name}' is unknown" for name in state if name not in own]
     for name, tensor in own.items():
         if name in state:
-            wrong += _differs(name, state[name], tensor, name.startswith(tuple(growing)))
+            wrong += _differs(name, state[name], tensor, name in growing or f"{name.split('.')[0]}." in growing)
     wrong += [f"'{name}' holds no JSON" for name in texts if name in state and not _readable(state[name])]
     refuse(wrong)
 

@@ -39,9 +39,7 @@ class MixtureEditor:
     """
 
     method: str
-    growing: tuple[str, ...] = (
-        "cursor",
-    )  # how the names of entries begin that grow with the stream, see `check_state`
+    growing: tuple[str, ...] = ("cursor",)  # entries that grow with the stream, see `check_state`
     texts: tuple[str, ...] = ("cursor",)
 
     def __init__(self, base: Base, options: ElderOptions) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 
 TAIL = 0.02  # share of wanted similarities that may fall below the threshold before slack
-SLACK = 0.4  # share of the gap to the unwanted ones that is given away to recall
 ENOUGH = 8  # samples of a kind before it counts
 
 
@@ -23,11 +22,12 @@ class Separator:
         prior: Threshold while there are too few samples.
         barred: Share of the unwanted samples that must stay below the threshold (unless that would bar half of the
             wanted ones).
+        slack: Share of the gap to the unwanted samples that is given away to recall.
         limit: Samples kept of each kind; older ones are thinned out evenly.
     """
 
-    def __init__(self, prior: float, barred: float, limit: int = 2048) -> None:
-        self.prior, self.barred, self.limit = prior, barred, limit
+    def __init__(self, prior: float, barred: float, slack: float, limit: int = 2048) -> None:
+        self.prior, self.barred, self.slack, self.limit = prior, barred, slack, limit
         self.wanted: list[float] = []
         self.unwanted: list[float] = []
 
@@ -47,7 +47,7 @@ class Separator:
         if len(self.unwanted) < ENOUGH:
             return low
         floor = float(torch.tensor(self.unwanted).quantile(self.barred))
-        return min(max(low - SLACK * max(0.0, low - floor), floor), middle)
+        return min(max(low - self.slack * max(0.0, low - floor), floor), middle)
 
 
 def _thin(values: list[float], limit: int) -> list[float]:

@@ -81,10 +81,9 @@ class SuffixTrainer:
     ) -> None:
         self.model, self.partial, self.layers, self.entry, self.exit = model, partial, layers, entry, exit
         self.clock, self.runtime, self.pad, self.micro_batch = clock, runtime, pad, micro_batch
-        self._packs = "position_ids" in signature(model.forward).parameters and not getattr(
-            model.config, "alibi", False
-        )
-        self._trims = exit.trims and layers[0] < depth - 1
+        alibi = getattr(model.config, "alibi", False)  # such a model reads positions off the padding mask
+        self._packs = "position_ids" in signature(model.forward).parameters and not alibi
+        self._trims = exit.trims and self._packs and layers[0] < depth - 1
         self._trimmed = depth - 1 if self._trims else None
         self._tapped: Tensor | None = None
         self._listening = False

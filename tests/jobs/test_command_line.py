@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from jobs.main import VERBS, exit_code
+from jobs.main import SILENT, VERBS, exit_code
 from pipelines.config_files import packaged_configs
 from tests.jobs.conftest import ROOT, Elder, elder_process
 
@@ -22,6 +23,15 @@ def test_help_lists_every_verb_and_every_verb_has_help(elder: Elder) -> None:
         assert own.code == 0
         assert f"Usage: elder {verb}" in own.out
         assert len(own.out.splitlines()) > 4
+
+
+def test_mlflow_is_kept_quiet_unless_the_user_says_otherwise(elder: Elder, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, free = SILENT
+    monkeypatch.setenv(chosen, "mine")
+    monkeypatch.setenv(free, "")  # so that what the command line sets is taken back
+    monkeypatch.delenv(free)
+    assert elder("ls", "methods").code == 0
+    assert (os.environ[chosen], os.environ[free]) == ("mine", SILENT[free])
 
 
 def test_a_process_of_its_own_has_the_same_exit_codes(tmp_path: Path) -> None:

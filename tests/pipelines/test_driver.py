@@ -70,6 +70,15 @@ def test_the_report_lies_beside_the_stages(tmp_path: Path) -> None:
     assert store.exists("runs/run-1/config.yaml")
 
 
+def test_the_report_is_told_what_it_cannot_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("pipelines.report.write_report", lambda directory, result, rows, **parts: told.update(parts))
+    run(tmp_path)
+    assert told["retention_of"] == "reliability.generate"  # what the workers put into the matrix
+    assert "run_id: run-1" in told["config"]
+    assert told["title"]
+
+
 def test_an_ended_run_returns_its_result_at_once(tmp_path: Path) -> None:
     first = run(tmp_path)
     tracker = RecordingTracker()

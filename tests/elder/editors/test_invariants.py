@@ -314,6 +314,23 @@ def test_e10_cached_decoding_by_hand_equals_generate(edited: Any, base: Base) ->
     assert torch.equal(torch.cat(said, dim=1), wanted)
 
 
+def test_e10_a_cache_that_was_filled_outside_is_gone_on_with(edited: Any, base: Base) -> None:
+    inputs = padded(base, MIXED)
+    ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
+    for before in (3, ids.shape[1] - 1):
+        with torch.no_grad():
+            edited.model(input_ids=ids[:2], attention_mask=mask[:2], position_ids=positions[:2])  # another batch
+            head = {"input_ids": ids[:, :before], "attention_mask": mask[:, :before]}
+            past = base.model(**head, position_ids=positions[:, :before], use_cache=True).past_key_values
+            tail = {"input_ids": ids[:, before:], "attention_mask": mask, "position_ids": positions[:, before:]}
+            out = edited.model(**tail, past_key_values=past)
+        assert out.logits.shape[:2] == (len(MIXED), ids.shape[1] - before)
+        assert edited.clock.moment is None  # a decision was made
+        past = base.model(**head, position_ids=positions[:, :before], use_cache=True).past_key_values
+        said = edited.model.generate(input_ids=ids, attention_mask=mask, past_key_values=past, max_new_tokens=2)
+        assert said.shape == (len(MIXED), ids.shape[1] + 2)
+
+
 def test_e10_beams_agree_with_and_without_cache(edited: Any, base: Base) -> None:
     inputs = padded(base, MIXED)
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "num_beams": 3}

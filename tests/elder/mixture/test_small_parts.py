@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from elder.edit import Edit
-from elder.mixture.calibration import ENOUGH, SLACK, Separator
+from elder.mixture.calibration import ENOUGH, Separator
 from elder.mixture.ledger import Ledger
 from elder.mixture.prefixes import SENTENCES, with_prefixes
 from elder.mixture.samples import Row, collate, edit_rows, encode_rows
@@ -21,7 +21,7 @@ from tests.elder.tiny import make_tokenizer
 
 
 def separator(wanted: list[float], unwanted: list[float], barred: float = 0.9) -> Separator:
-    made = Separator(0.75, barred)
+    made = Separator(0.75, barred, 0.2)
     made.observe(wanted, unwanted)
     return made
 
@@ -37,7 +37,7 @@ def test_without_unwanted_samples_the_low_tail_of_the_wanted_is_the_threshold() 
 
 
 def test_a_gap_gives_some_slack_below_the_wanted() -> None:
-    assert separator([0.9] * 20, [0.1] * 20).threshold == pytest.approx(0.9 - SLACK * 0.8)
+    assert separator([0.9] * 20, [0.1] * 20).threshold == pytest.approx(0.9 - 0.2 * 0.8)
 
 
 def test_the_threshold_is_never_below_what_is_barred_nor_above_half_of_the_wanted() -> None:
@@ -48,7 +48,7 @@ def test_the_threshold_is_never_below_what_is_barred_nor_above_half_of_the_wante
 
 
 def test_samples_are_bounded_and_thinned_evenly() -> None:
-    made = Separator(0.75, 0.9, limit=100)
+    made = Separator(0.75, 0.9, 0.2, limit=100)
     for i in range(50):
         made.observe([i / 50] * 10, [0.0])
     assert len(made.wanted) == 100
