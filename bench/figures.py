@@ -25,7 +25,7 @@ from elder.mixture.keys import KeyMemory
 class Effort:
     """How much is measured."""
 
-    edit_rounds: int = 3
+    edit_rounds: int = 4
     steps: int = 50
     generate_rounds: int = 9
     new_tokens: int = 24

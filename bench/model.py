@@ -58,12 +58,15 @@ def make_base(shape: Shape, device: str = "cpu", seed: int = 0) -> Base:
 
 
 def make_edits(count: int, shape: Shape, seed: int = 0) -> list[Edit]:
-    """Edits of random words: a prompt, one rephrase for training and one held out, an answer of two or three words."""
+    """Edits of random words, of the form of the embedded world's: a prompt, two rephrases for training and two held out.
+
+    The answer has two or three words.
+    """
     rng = random.Random(f"bench/{seed}")
     edits = []
     for _ in range(count):
         subject = _words(rng, 3, shape)
-        texts = [f"{_words(rng, n - 3, shape)} {subject}" for n in _lengths(rng, 3, shape)]
+        texts = [f"{_words(rng, n - 3, shape)} {subject}" for n in _lengths(rng, 5, shape)]
         target = _words(rng, rng.choice((2, 3)), shape)
         edits.append(Edit(texts[0], target, subject=subject, rephrases=tuple(texts[1:])))
     return edits

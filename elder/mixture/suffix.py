@@ -119,7 +119,10 @@ class SuffixTrainer:
             only.enter_context(self.entry.replaying(part.memo))
             only.enter_context(self.exit.keeping(packed.kept if self._trims else None, packed.places))
             logits = self._run(packed)
-        loss = F.cross_entropy(logits.float().transpose(1, 2), part.rows.labels, ignore_index=IGNORED, reduction="none")
+        labels = part.rows.labels
+        loss = F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view_as(labels)
         return loss.sum(dim=1)
 
     def _spread(self, packed: Packed, route: Route) -> list[Tensor]:

@@ -52,7 +52,7 @@ def test_parameters_agree(pair) -> None:
 def test_stored_codes_agree(pair) -> None:
     _, _, ours, reference, _, _ = pair
     stored = torch.cat(reference.shared.codes).bool()
-    assert ours.codes.recorded == len(stored) == 12
+    assert ours.codes.recorded == len(stored) == 18
     assert {tuple(c) for c in ours.codes.codes().tolist()} == {tuple(c) for c in stored.tolist()}
 
 

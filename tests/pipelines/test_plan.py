@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from elder.errors import ConfigError, ModelError
+from elder.world.recipe import find_recipe
 from pipelines.config import load_config
 from pipelines.memory import adapter_parameters, estimate, recommend
 from pipelines.plan import plan, split
@@ -123,7 +124,8 @@ def test_plan_names_every_key_and_touches_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_plan_refuses_blocks_that_are_not_there() -> None:
-    with pytest.raises(ConfigError, match="blocks 0 to 5"):
+    last = find_recipe("small").shape.layers - 1
+    with pytest.raises(ConfigError, match=f"blocks 0 to {last}, there is no 7"):
         plan(config_of("editor: {method: elder, layers: [4, 7]}"))
 
 
