@@ -58,7 +58,7 @@ def make_base(shape: Shape, device: str = "cpu", seed: int = 0) -> Base:
 
 
 def make_edits(count: int, shape: Shape, seed: int = 0) -> list[Edit]:
-    """Edits of random words, of the form of the embedded world's: a prompt, two rephrases for training and two held out.
+    """Edits of random words, formed like the embedded world's: a prompt, two rephrases to train on, two held out.
 
     The answer has two or three words.
     """

@@ -39,6 +39,7 @@ DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 AGREEMENT_S = 5.0  # how long a rank that must stop waits for the others to say the same
+WHOLE_BELOW = 1024  # under ZeRO-3, weights of at most so many elements (norms) stay whole: gathering them costs more
 OBJECT_STORE_BYTES = 160 * 2**20  # of a cluster of our own: edits and adapters are small
 
 
@@ -274,7 +275,7 @@ def make_runtime(job: Job, rank: int, size: int) -> Any:
     if job.sharding == "zero3":
         from pipelines.engine import DeepSpeedRuntime
 
-        return DeepSpeedRuntime(device, pick_dtype(model.dtype))
+        return DeepSpeedRuntime(device, pick_dtype(model.dtype), WHOLE_BELOW)
     if size == 1:
         return LocalRuntime(device)
     from pipelines.engine import DataParallelRuntime
