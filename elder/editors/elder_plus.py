@@ -41,7 +41,6 @@ from elder.mixture.tail import Tail, TailTrainer
 from elder.runtime import merge_shares
 from elder.tokens import pad_id
 
-QUIET = 1e-6  # eps of Adam: rounding noise, which differs with the number of ranks, must not become steps of size lr
 KEY_PROMPTS = 4  # prompts of an edit that give keys
 
 
@@ -288,7 +287,7 @@ class ElderPlusEditor(MixtureEditor):
             return bool(self.base.runtime.sum(worst).max() < self.options.learnt_below)
 
         o = self.options
-        losses = descend(self.trainable(), parts, o.lr, o.steps + o.extra_steps, self.base.runtime, learnt, QUIET)
+        losses = descend(self.trainable(), parts, o.lr, o.steps + o.extra_steps, self.base.runtime, learnt)
         answer = self._gather(own, [last[-1, n] for n in range(len(own))], len(rows))
         if self.options.gate == "hamming":
             self._store_codes(own, last, len(rows))

@@ -171,7 +171,6 @@ def descend(
     steps: int,
     runtime: Runtime,
     learnt: Callable[[], bool] | None = None,
-    eps: float = 1e-8,
 ) -> list[float]:
     """Minimise a sum of loss parts with an Adam that starts afresh; the parts of all ranks belong to one sum.
 
@@ -183,12 +182,11 @@ def descend(
         steps: Number of steps.
         runtime: Sums gradients over ranks.
         learnt: Asked after every ten steps whether to stop; must answer alike on every rank.
-        eps: Of Adam. Gradients well below it hardly move a weight; at torch's default rounding noise still does.
 
     Returns:
         The loss of every step.
     """
-    optimizer = torch.optim.Adam(parameters, lr=lr, eps=eps)
+    optimizer = torch.optim.Adam(parameters, lr=lr)
     losses = []
     for step in range(1, steps + 1):
         total = torch.zeros(1, device=runtime.device)

@@ -19,7 +19,8 @@ from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, make_edits, write_model
 
 pytestmark = pytest.mark.cluster
-METHODS = {"elder": {"steps": 6, "lr": 1e-3}, "elder-plus": {"steps": 6, "extra_steps": 4, "lr": 1e-3}}
+# Adam turns rounding noise in near-zero gradients into steps of size lr: the differences are proportional to it.
+METHODS = {"elder": {"steps": 6, "lr": 1e-3}, "elder-plus": {"steps": 6, "extra_steps": 4, "lr": 5e-4}}
 CASES = [(method, architecture) for method in METHODS for architecture in ARCHITECTURES]
 Found = dict[tuple[str, str], dict[str, Any]]
 
