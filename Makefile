@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 .PHONY: setup demo test test-fast lint bench docs clean
 setup: $(STAMP)
 
-# torch comes first and pinned: on a machine without a GPU give pip the CPU build, e.g. TORCH_ARGS="--index-url ..."
+# torch comes first and pinned: on a machine without a GPU give pip the CPU build: TORCH_ARGS="..."
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH_ARGS) $$(grep '^torch==' requirements.lock)
