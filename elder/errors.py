@@ -35,6 +35,10 @@ class ModelError(InputError):
     """A base model cannot be loaded or does not have the parts that a method needs."""
 
 
+class SolverError(ElderError):
+    """A closed-form update has no sound solution; nothing was written to any weight."""
+
+
 class AdapterError(ElderError):
     """An adapter on disk is damaged, of another format, or belongs to another base model."""
 

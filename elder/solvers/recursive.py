@@ -1,0 +1,93 @@
+"""Ridge updates batch after batch that remember every earlier key: recursive least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from elder.errors import SolverError
+from elder.solvers.prior import Prior, as_prior, cholesky, columns
+
+STATE = ("inverse", "absorbed")
+
+
+class RecursiveRidge:
+    """Holds Q = (ridge C + S)^-1, with S the sum of k k^T over all keys absorbed so far.
+
+    A batch costs O(m^2 n), however many batches came before. For fixed keys and targets, and residuals measured on
+    the current weights, any partition into batches adds up to the joint ridge solution: the batch size is a question
+    of speed. MEMIT with a cache of keys is this with C; AlphaEdit is this with the identity, in the null space.
+
+    Args:
+        prior: C (m, m), a `Prior`, or None for the identity.
+        ridge: Weight of C, greater than 0.
+        width: m, needed only for the identity.
+
+    Raises:
+        SolverError: The ridge is not positive, or C is singular.
+    """
+
+    def __init__(self, prior: Prior | Tensor | None, ridge: float, width: int | None = None) -> None:
+        if not ridge > 0:
+            raise SolverError(f"the ridge must be greater than 0, found {ridge}")
+        if prior is None and width is None:
+            raise SolverError("the prior is the identity, but nobody said of which width")
+        given = prior if isinstance(prior, Prior) else Prior(prior, width)
+        self.width, self.ridge = given.width, ridge
+        self._inverse = given.inverse() / ridge
+        self._absorbed = 0
+
+    @property
+    def absorbed(self) -> int:
+        """Number of keys remembered."""
+        return self._absorbed
+
+    def solve(self, keys: Tensor, residuals: Tensor) -> Tensor:
+        """D = R K^T (ridge C + S + K K^T)^-1 (d, m), without remembering the keys."""
+        k, r = columns(keys, residuals)
+        gain, _ = self._gain(k)
+        return (r @ gain).to(residuals.dtype)
+
+    def absorb(self, keys: Tensor) -> None:
+        """Remember keys (m, n): later updates leave their outputs in place."""
+        k = keys.to(torch.float64)
+        gain, product = self._gain(k)
+        self._take(gain, product, k.shape[1])
+
+    def update(self, keys: Tensor, residuals: Tensor) -> Tensor:
+        """`solve`, then `absorb`, at the price of one."""
+        k, r = columns(keys, residuals)
+        gain, product = self._gain(k)
+        self._take(gain, product, k.shape[1])
+        return (r @ gain).to(residuals.dtype)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Q and the number of keys, on the CPU."""
+        return {"inverse": self._inverse.cpu().clone(), "absorbed": torch.tensor(self._absorbed)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state of the same width.
+
+        Raises:
+            SolverError: It is of another width or not such a state.
+        """
+        if set(state) != set(STATE) or tuple(state["inverse"].shape) != (self.width, self.width):
+            raise SolverError(f"expected the state of a solver of width {self.width} with {', '.join(STATE)}")
+        self._inverse = state["inverse"].to(self._inverse)
+        self._absorbed = int(state["absorbed"])
+
+    def _gain(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """(I + K^T Q K)^-1 K^T Q (n, m), and Q K (m, n)."""
+        as_prior(Prior(None, self.width), k.shape[0])
+        product = self._inverse @ k
+        system = k.mT @ product
+        system = (system + system.mT) / 2 + torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
+        factor = cholesky(system, "the system of the facts", "raise the ridge")
+        return torch.cholesky_solve(product.mT, factor), product
+
+    def _take(self, gain: Tensor, product: Tensor, count: int) -> None:
+        self._inverse -= product @ gain
+        self._inverse = (self._inverse + self._inverse.mT) / 2  # rounding would slowly tilt it
+        self._absorbed += count
