@@ -83,7 +83,7 @@ class Prior:
         """C^-1: (m, m), for those who update it."""
         if self.identity:
             return self.dense()
-        return torch.cholesky_inverse(self.factor)  # type: ignore[no-any-return]
+        return torch.cholesky_inverse(self.factor)
 
 
 SINGULAR_PRIOR = "take statistics over more tokens than the layer is wide, or give a jitter (editor.jitter)"
@@ -110,6 +110,7 @@ def cholesky(matrix: Tensor, what: str, remedy: str) -> Tensor:
     Raises:
         SolverError: It is not positive definite; says `what` it is and the `remedy`.
     """
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info):
         raise SolverError(f"{what} is singular (its leading minor {int(info)} of {matrix.shape[0]}): {remedy}")
