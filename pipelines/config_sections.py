@@ -132,4 +132,7 @@ class TrackingConfig:
     store: str = setting("elder-runs/store", "Where stages are committed: a directory or s3://bucket/prefix.")
     register: str | None = setting(None, "Name under which the final adapter is registered in MLflow.")
     alias: str | None = setting("candidate", "Alias that is set on the registered version.")
+    patience_s: float = setting(
+        120.0, "Seconds for which a run under way keeps asking a store or MLflow that does not answer.", low=0
+    )
     s3: S3Config = field(default_factory=S3Config, metadata={"help": "Settings of an s3:// store."})

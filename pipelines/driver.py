@@ -7,9 +7,13 @@ store and a tracker by protocol. Must not know boto3, mlflow, the command line, 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,11 @@ from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, ElderError, GateError
 from pipelines.config import RunConfig
 from pipelines.job import Event, Job, Kit, Report
+from pipelines.patience import PatientStore
 from pipelines.protocols import Store, Tracker
 from pipelines.publisher import Publisher
 from pipelines.result import make_result
-from pipelines.state import Commit, RunState
+from pipelines.state import Commit, RunState, RunTakenOver
 
 Runner = Callable[[Job, Report], None]
 
@@ -63,6 +68,7 @@ def run_edit(
         InputError: Config, data or model are wrong, or the run id belongs to another config; nothing was started.
         StageRefused: A gate refused a stage.
         UnreachableError: Cluster, store or tracker does not answer; committed stages stand.
+        RunTakenOver: Another driver of the same run was started after this one.
         ElderError: The job failed; committed stages stand.
     """
     store = store_factory()
@@ -81,6 +87,7 @@ def run_edit(
     finished = state.result()
     if finished is not None:
         return finished
+    job = replace(job, claim=state.claim(_this_driver()))
     return _Driver(job, state, tracker, on_event, tags or {}).run(runner or choose_runner(config))
 
 
@@ -159,12 +166,18 @@ class _Driver:
     """One call of `run_edit`, once the run record is written."""
 
     def __init__(self, job: Job, state: RunState, tracker: Tracker, on_event: Report, tags: Mapping[str, str]) -> None:
-        self.job, self.config, self.state, self.tracker, self.on_event = job, job.config, state, tracker, on_event
+        self.job, self.config, self.tracker, self.on_event = job, job.config, tracker, on_event
+        # The publisher runs beside the work and comes back to what failed; everything else had better wait.
+        store = PatientStore(state.store, self.config.tracking.patience_s, self._note)
+        self.state = RunState(store, self.config.run_id)
         self.refused: Event | None = None
-        self.publisher = Publisher(self.config, state, tracker, self._dataset(), {**self._tags(), **tags}, self._note)
+        all_tags = {**self._tags(), **tags}
+        self.publisher = Publisher(self.config, state, tracker, self._dataset(), all_tags, self._note, job.claim)
 
     def run(self, runner: Runner) -> dict[str, Any]:
         """Start or continue, then bring the record up to date and close the run."""
+        if self.job.claim > 1:
+            self._note(f"driver {self.job.claim} of this run; an older one that is alive stops at its next stage")
         self.publisher.start()
         url = self.tracker.url()
         if url:
@@ -179,6 +192,9 @@ class _Driver:
             refused = StageRefused(str(error))
             refused.result = self._result(None)
             raise refused from error
+        except RunTakenOver:
+            self.publisher.close()  # the tracked run is the other driver's now
+            raise
         except KeyboardInterrupt:
             self._abandon("KILLED")
             raise
@@ -199,6 +215,7 @@ class _Driver:
         missing = len(self.job.stages) - len(commits)
         if missing:
             raise ElderError(f"the workers ended without an error, but {missing} stages are not committed")
+        self.state.check_claim(self.job.claim)
         self.publisher.complete()
         result = self._result(self._register(commits[-1]))
         self.publisher.patiently(lambda: self._report(result, commits))
@@ -267,6 +284,12 @@ class _Driver:
 
     def _note(self, text: str) -> None:
         self.on_event({"kind": "note", "text": text})
+
+
+def _this_driver() -> dict[str, str]:
+    """What a driver that is taken over tells about the one that did it."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "process": str(os.getpid()), "started": started}
 
 
 def _examples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -94,6 +94,7 @@ class Job:
         perplexity_text: Text for the perplexity alarm; None takes the built-in one.
         kit: How parts are made.
         local_rank: Rank on this machine; set by the runner inside the worker.
+        claim: Number of the driver among those of the run; an older one must stop. 0: there is no other.
     """
 
     config: RunConfig
@@ -104,6 +105,7 @@ class Job:
     perplexity_text: str | None = None
     kit: Kit = field(default_factory=Kit)
     local_rank: int = 0
+    claim: int = 0
 
     @property
     def stages(self) -> tuple[StagePlan, ...]:

@@ -12,7 +12,7 @@ from elder.errors import ConfigError
 from pipelines.config import RunConfig
 from pipelines.memory import FORMULAS, MemoryEstimate, adapter_parameters, edited_blocks, estimate, recommend
 from pipelines.shapes import ModelShape, model_shape
-from pipelines.state import ADAPTER_FILES, COMMIT, CONFIG, RECORD, RESULT
+from pipelines.state import ADAPTER_FILES, COMMIT, CONFIG, DRIVERS, RECORD, RESULT
 
 STAGE_FILES = (*ADAPTER_FILES, "results.jsonl", "metrics.json")
 
@@ -144,7 +144,7 @@ def split(edits: int | None, stage_size: int, batch_size: int) -> tuple[StagePla
 def stage_keys(run_id: str, stages: int) -> tuple[str, ...]:
     """The keys that a run writes below its store's root; `pipelines.state` says what they hold."""
     root = f"runs/{run_id}"
-    keys = [f"{root}/{CONFIG}", f"{root}/{RECORD}"]
+    keys = [f"{root}/{CONFIG}", f"{root}/{RECORD}", f"{root}/{DRIVERS}/000001.json"]
     for stage in range(stages):
         folder = f"{root}/stages/{stage:06d}"
         keys += [f"{folder}/{{attempt}}/{name}" for name in STAGE_FILES] + [f"{folder}/{COMMIT}"]

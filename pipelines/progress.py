@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Event = Mapping[str, Any]
 THROTTLED = ("batch", "evaluated")
@@ -56,8 +57,9 @@ class Mailbox:
 
 
 def open_mailbox() -> Any:
-    """Start the actor; it takes no CPU slot and ends with the driver."""
-    return ray.remote(Mailbox).options(num_cpus=0, max_restarts=0).remote()
+    """Start the actor beside the driver; it takes no CPU slot and ends with it, not with another node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Mailbox).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
 
 
 class Sender:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 
 from elder.errors import UnreachableError
 from pipelines.config import RunConfig
+from pipelines.patience import first_line, patiently, pauses_within
 from pipelines.protocols import Tracker
-from pipelines.state import Commit, RunState
-
-PAUSES_S = (1.0, 3.0, 10.0)  # between the tries at the end of a run
+from pipelines.state import Commit, RunState, RunTakenOver
 
 
 class Publisher:
@@ -33,7 +31,7 @@ class Publisher:
         dataset: Name, digest, source and number of the edits.
         tags: Further tags of the run.
         note: Receives a sentence when the tracker does not answer.
-        pauses: Seconds between tries at the end.
+        claim: Number of this driver; when a newer one has taken over, the record is its business.
     """
 
     def __init__(
@@ -44,11 +42,12 @@ class Publisher:
         dataset: Mapping[str, Any],
         tags: Mapping[str, str],
         note: Callable[[str], None],
-        pauses: tuple[float, ...] = PAUSES_S,
+        claim: int = 0,
     ) -> None:
         self.config, self.state, self.tracker = config, state, tracker
         self.models: dict[int, str] = {}
-        self._dataset, self._tags, self._note, self._pauses = dict(dataset), dict(tags), note, pauses
+        self._dataset, self._tags, self._note, self._claim = dict(dataset), dict(tags), note, claim
+        self._pauses = pauses_within(config.tracking.patience_s)
         self._started = False
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "elder-tracker")
@@ -80,19 +79,13 @@ class Publisher:
         self.patiently(self.catch_up)
 
     def patiently(self, call: Callable[[], Any]) -> Any:
-        """A call to the tracker, tried again after pauses.
+        """A call to the tracker, tried again after pauses for `tracking.patience_s`.
 
         Raises:
             UnreachableError: It failed every time.
         """
-        for pause in self._pauses:
-            try:
-                return call()
-            except UnreachableError as error:
-                self._note(f"the tracker does not answer, trying again in {pause:g} s: {_first_line(error)}")
-                time.sleep(pause)
         try:
-            return call()
+            return patiently(call, self._pauses, self._note, "the tracker")
         except UnreachableError as error:
             raise UnreachableError(
                 f"{error}\nAll edits are applied and committed under {self.state.store.uri}; "
@@ -100,8 +93,13 @@ class Publisher:
             ) from error
 
     def catch_up(self) -> None:
-        """Log every committed stage that this process has not logged."""
+        """Log every committed stage that this process has not logged.
+
+        Raises:
+            RunTakenOver: Another driver keeps the record now.
+        """
         with self._lock:
+            self.state.check_claim(self._claim)
             self._begin()
             for commit in self.state.commits():
                 if commit.stage not in self.models:
@@ -111,7 +109,9 @@ class Publisher:
         try:
             self.catch_up()
         except UnreachableError as error:
-            self._note(f"the tracker does not answer, the edits go on: {_first_line(error)}")
+            self._note(f"the record has to wait, the edits go on: {first_line(error)}")
+        except RunTakenOver:
+            return  # the stage loop meets it too, and ends the run
 
     def _begin(self) -> None:
         if self._started:
@@ -135,8 +135,3 @@ class Publisher:
         with tempfile.TemporaryDirectory() as folder:
             directory = self.state.fetch(commit, Path(folder) / "adapter")
             return self.tracker.log_adapter(commit.stage, directory, commit.metrics, commit.edits)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

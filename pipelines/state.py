@@ -19,8 +19,13 @@ from pipelines.protocols import Store
 
 FORMAT = 1
 CONFIG, RECORD, RESULT, COMMIT = "config.yaml", "run.json", "result.json", "COMMIT.json"
+DRIVERS = "drivers"  # folder of the drivers that the run has had, one object each
 NEW_RUN = "leave run_id out to start a new run"
 ADAPTER_FILES = ("adapter.safetensors", "manifest.json")
+
+
+class RunTakenOver(ElderError):
+    """Another driver owns the run now. What is committed is sound; this driver must leave run and record alone."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class RunState:
         self.store = store
         self.run_id = run_id
         self.root = f"runs/{run_id}"
+        self._commits: dict[str, Commit] = {}  # a commit never changes, so it is read once
 
     def key(self, name: str) -> str:
         """Key of a file of the run."""
@@ -131,7 +137,7 @@ class RunState:
             AdapterError: A stage is missing between others, or does not follow from the one before.
         """
         keys = [k for k in self.store.list(f"{self.root}/stages/") if k.endswith(f"/{COMMIT}")]
-        found = [Commit.from_json(self.store.get(key), key) for key in keys]
+        found = [self._read(key) for key in keys]
         parent = ""
         for number, commit in enumerate(found):
             if commit.stage != number:
@@ -140,6 +146,49 @@ class RunState:
                 raise AdapterError(f"{self.root}: stage {number} does not follow from stage {number - 1} as committed")
             parent = commit.state_digest
         return found
+
+    def _read(self, key: str) -> Commit:
+        if key not in self._commits:
+            self._commits[key] = Commit.from_json(self.store.get(key), key)
+        return self._commits[key]
+
+    def claim(self, who: Mapping[str, Any]) -> int:
+        """Take the run over: its drivers are numbered, and the newest one owns it.
+
+        No driver has to prove that it is alive, so the one after a crash need not wait for anything.
+
+        Args:
+            who: What an older driver that is still alive tells its user.
+
+        Returns:
+            The number, from 1.
+        """
+        number = self._last_claim() + 1
+        while not self.store.create(self._driver_key(number), _json(who)):
+            number += 1
+        return number
+
+    def check_claim(self, number: int) -> None:
+        """Whether the driver of this number still owns the run; 0 is not asked.
+
+        Raises:
+            RunTakenOver: A newer driver has been started.
+        """
+        newest = self._last_claim() if number else 0
+        if newest > number:
+            who = json.loads(self.store.get(self._driver_key(newest)))
+            shown = ", ".join(f"{name} {value}" for name, value in sorted(who.items()))
+            raise RunTakenOver(
+                f"another driver has taken over run '{self.run_id}' ({shown}); this one stops. What is committed "
+                "stands, and the other goes on from it"
+            )
+
+    def _last_claim(self) -> int:
+        names = (key.rpartition("/")[2].removesuffix(".json") for key in self.store.list(f"{self.root}/{DRIVERS}/"))
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def _driver_key(self, number: int) -> str:
+        return self.key(f"{DRIVERS}/{number:06d}.json")
 
     def upload(self, stage: int, attempt: str, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
         """Put files under an attempt; invisible until `commit`. Returns name -> {"sha256", "bytes"}."""
@@ -153,7 +202,7 @@ class RunState:
             The commit that stands.
 
         Raises:
-            ElderError: The stage is committed with another state: another driver owns the run.
+            RunTakenOver: The stage is committed with another state: another driver owns the run.
         """
         key = self.stage_key(commit.stage, COMMIT)
         if self.store.create(key, commit.to_json()):
@@ -161,8 +210,8 @@ class RunState:
         theirs = Commit.from_json(self.store.get(key), key)
         same = (theirs.state_digest, theirs.parent, theirs.config_digest)
         if same == (commit.state_digest, commit.parent, commit.config_digest):
-            return theirs
-        raise ElderError(
+            return theirs  # our own whose answer was lost, or that of a driver that came to the same state
+        raise RunTakenOver(
             f"stage {commit.stage} of run '{self.run_id}' was committed by another attempt ({theirs.attempt}) with "
             f"another state ({theirs.state_digest[:12]}, ours {commit.state_digest[:12]}): another driver owns this "
             "run. Stop one of them; the committed stages are sound, and the same command continues from them"

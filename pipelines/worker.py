@@ -26,8 +26,9 @@ from elder.metrics.retention import retention_summary
 from elder.runtime import Runtime
 from pipelines.gates import refusals
 from pipelines.job import Event, Job, Report
+from pipelines.patience import PatientStore
 from pipelines.plan import StagePlan
-from pipelines.state import Commit, RunState, write_stage_files
+from pipelines.state import Commit, RunState, RunTakenOver, write_stage_files
 
 
 def run_stages(job: Job, runtime: Runtime, report: Report) -> None:
@@ -50,7 +51,9 @@ class StageLoop:
 
     def __init__(self, job: Job, runtime: Runtime, report: Report) -> None:
         self.job, self.runtime, self.report = job, runtime, report
-        self.state = RunState(job.store_factory(), job.config.run_id)
+        patience = job.config.tracking.patience_s
+        store = PatientStore(job.store_factory(), patience, lambda text: report({"kind": "note", "text": text}))
+        self.state = RunState(store, job.config.run_id)
         first = runtime.rank == 0
         # Rank 0 reads for all, so that all go on from the same stage whatever happens in between.
         told = runtime.gather_objects((uuid.uuid4().hex[:12], self.state.commits()) if first else None)
@@ -100,6 +103,7 @@ class StageLoop:
             )
 
     def _stage(self, stage: StagePlan, load_s: float) -> None:
+        self._check_claim()
         self.report({"kind": "phase", "name": "edit", "stage": stage.stage})
         receipt = self._edit(stage)
         digest = self._agreed_digest()
@@ -201,6 +205,7 @@ class StageLoop:
 
     def _commit(self, commit: Commit, rows: Sequence[Mapping[str, Any]]) -> None:
         """Upload, then make visible. Every rank holds the whole adapter; rank 0 writes it and tells the others."""
+        self._check_claim()
         if self.runtime.rank == 0:
             begin = time.perf_counter()
             extra = {"run_id": self.state.run_id, "stage": commit.stage, "config_digest": commit.config_digest}
@@ -216,6 +221,18 @@ class StageLoop:
         self.report(
             {"kind": "committed", "stage": commit.stage, "edits": commit.edits, "metrics": dict(commit.metrics)}
         )
+
+    def _check_claim(self) -> None:
+        """Stop when another driver has taken the run over. Rank 0 asks for all, and all stop. Collective."""
+        newer: RunTakenOver | None = None
+        if self.runtime.rank == 0:
+            try:
+                self.state.check_claim(self.job.claim)
+            except RunTakenOver as error:
+                newer = error
+        newer = self.runtime.gather_objects(newer)[0]
+        if newer is not None:
+            raise newer
 
     def _world(self) -> dict[str, Any]:
         return {"workers": self.runtime.world_size, "sharding": self.job.sharding, "torch": torch.__version__}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from elder.errors import ConfigError, ElderError, UnreachableError
-from pipelines import publisher
+from pipelines import patience
 from pipelines.driver import StageRefused, decide_sharding, read_text, run_edit
 from pipelines.machine import worker_memory
 from pipelines.state import RunState
@@ -30,7 +30,7 @@ def run(
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
 
 
 def test_the_result_has_every_field(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from elder.runtime import LocalRuntime
 from pipelines.job import Job
 from pipelines.local_runner import run_locally
 from pipelines.plan import split
-from pipelines.state import Commit, RunState
+from pipelines.state import Commit, RunState, RunTakenOver
 from pipelines.worker import measured_edits, retention_row, run_stages
 from tests.pipelines.fakes import FakeEditor, FakeKit, FakeMeter, Mishap, StoreAt, make_config, make_edits
 
@@ -185,3 +185,17 @@ def test_retention_row_is_the_mean_of_each_stage() -> None:
     rows = [{"stage": 0, "x": 1.0}, {"stage": 0, "x": 0.0}, {"stage": 1, "x": 1.0}]
     assert retention_row(rows, "x", 1) == [0.5, 1.0]
     assert retention_row(rows, "absent", 1) == []
+
+
+def test_an_older_driver_stops_at_its_next_stage(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    state = RunState(job.store_factory(), job.config.run_id)
+    older = dataclasses.replace(job, claim=state.claim({"host": "one"}))
+
+    def take_over(event: Mapping[str, Any]) -> None:
+        if event["kind"] == "phase" and event["name"] == "evaluate" and event["stage"] == 1:
+            state.claim({"host": "two"})
+
+    with pytest.raises(RunTakenOver, match="host two"):
+        run_locally(older, take_over)
+    assert len(commits(job)) == 1  # measured already, and yet the stage is the other driver's to commit
