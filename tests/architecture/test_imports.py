@@ -14,7 +14,7 @@ LIBRARIES = {
     "elder": {"torch", "transformers", "safetensors", "tokenizers", "numpy", "elder"},
     "pipelines": {"torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "rich"}
     | {"elder", "pipelines"},
-    "infra": {"boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "infra"},
+    "infra": {"boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "swift", "infra"},
     "jobs": {"click", "rich", "transformers", "elder", "pipelines", "infra", "jobs"},
 }
 OWNERS = {
@@ -28,6 +28,7 @@ OWNERS = {
     "matplotlib": {"pipelines/plots.py", "pipelines/report.py"},
     "requests": {"infra/mlflow_tracker.py"},  # what MLflow's client raises
     "sqlalchemy": {"infra/mlflow_tracker.py"},
+    "swift": {"infra/swift_server.py"},
 }
 HEAVY = ("torch", "transformers", "ray", "mlflow", "boto3", "deepspeed", "matplotlib", "pandas", "numpy", "rich")
 
