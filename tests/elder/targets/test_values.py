@@ -131,10 +131,10 @@ def test_groups_and_ranks_make_no_difference(base: Base) -> None:
 def test_it_learns_within_the_ball(base: Base) -> None:
     rows, starts = rows_of(base), starts_of(base)
     before = find_values(upper_of(base), rows, starts, replace(OPTIONS, steps=1), LocalRuntime())
-    after = find_values(upper_of(base), rows, starts, replace(OPTIONS, steps=30), LocalRuntime())
+    after = find_values(upper_of(base), rows, starts, replace(OPTIONS, steps=30, decay=0), LocalRuntime())
     assert not before.change.any()
     assert before.steps == (0,) * 5
-    assert sum(after.nll) < 0.95 * sum(before.nll)
+    assert sum(after.nll) < 0.9 * sum(before.nll)
     assert (after.change.norm(dim=1) <= OPTIONS.clamp * starts.norm(dim=1) * (1 + 1e-6)).all()
 
 
