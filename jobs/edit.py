@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ class Job:
         """The command that continues this run."""
         from jobs.closing import resume_command
 
-        return resume_command(self.argument, self.overrides, self.config.run_id)
+        submitted = os.environ.get("ELDER_RESUME")  # inside a Ray job the user goes on by submitting again
+        return submitted or resume_command(self.argument, self.overrides, self.config.run_id)
 
 
 def perform_and_write(job: Job, console: Console, json_file: Path | None) -> dict[str, Any]:
@@ -111,12 +113,19 @@ def perform(job: Job, console: Console) -> dict[str, Any]:
         with display:
             if config.cluster.workers:
                 display({"kind": "phase", "name": "start"})
-            return run_edit(config, factory, tracker, display, cache_dir=home(), edits=inputs.checked_edits)
+            edits = inputs.checked_edits
+            return run_edit(config, factory, tracker, display, cache_dir=home(), edits=edits, tags=job_tags())
     except InputError:
         raise  # nothing was started
     except BaseException:
         _say_what_stands(job, display.committed)
         raise
+
+
+def job_tags() -> dict[str, str]:
+    """Tags of the tracked run that say which Ray job it was, if it is one."""
+    submission = os.environ.get("ELDER_SUBMISSION_ID")
+    return {"ray.submission_id": submission} if submission else {}
 
 
 def finish(job: Job, console: Console, result: Mapping[str, Any], following: Sequence[str]) -> None:

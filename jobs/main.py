@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -29,6 +31,13 @@ VERBS = {
     "pull": "fetch an adapter into a directory",
     "ls": "what there is: methods, datasets, configs, every config key",
     "cp": "copy a packaged config to a file of your own",
+    "submit": "send edit, tune or evaluate to a Ray cluster as a job",
+    "jobs": "the jobs of a Ray cluster",
+    "status": "how a submitted run stands: Ray's word and the last committed stage",
+    "logs": "the log of a job, -f follows it",
+    "stop": "end a job; what is committed stays",
+    "up": "start an S3 server and an MLflow server on this machine, for development",
+    "down": "end those servers again",
     "doctor": "check this machine, the store and MLflow: each line ok or a remedy",
 }
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -115,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
+        _end_cleanly_on_sigterm()
         code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="elder", standalone_mode=False)
         return code if isinstance(code, int) else EXIT_OK
     except click.exceptions.Exit as stop:
@@ -125,8 +135,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:  # Ray replaces our handler by one that leaves with the signal's number
+            raise
+        click.echo("interrupted by SIGTERM", err=True)
+        return EXIT_INTERRUPTED
     except Exception as error:
         return _report(error)
+
+
+def _end_cleanly_on_sigterm() -> None:
+    """`elder stop` and schedulers send SIGTERM: it ends a run as Ctrl-C does, so that its record is closed."""
+    untouched = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if untouched and threading.current_thread() is threading.main_thread() and "ELDER_SUBMISSION_ID" in os.environ:
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _report(error: Exception) -> int:

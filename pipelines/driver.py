@@ -195,7 +195,7 @@ class _Driver:
         except RunTakenOver:
             self.publisher.close()  # the tracked run is the other driver's now
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ray's own answer to SIGTERM is SystemExit
             self._abandon("KILLED")
             raise
         except BaseException:

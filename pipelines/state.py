@@ -47,6 +47,7 @@ class Commit:
         losses: Training loss of every batch and step.
         timing: Seconds: load_s (of the attempt, if this was its first stage), edit_s, evaluate_s, commit_s.
         world: Workers, sharding and versions; for information, a continuation may differ.
+        committed_at: When, in ISO 8601 and UTC, by the committing worker's clock; for people, part of no comparison.
     """
 
     stage: int
@@ -63,6 +64,7 @@ class Commit:
     losses: Sequence[Sequence[float]] = field(default_factory=list)
     timing: Mapping[str, float] = field(default_factory=dict)
     world: Mapping[str, Any] = field(default_factory=dict)
+    committed_at: str = field(default="", compare=False)
 
     def to_json(self) -> bytes:
         """The content of COMMIT.json."""
@@ -123,6 +125,15 @@ class RunState:
                     f"{before['dataset_digest'][:12]}, now {edits} of digest {dataset_digest[:12]}); "
                     f"give back the old data to continue it, or {NEW_RUN}"
                 )
+
+    def check_same(self, config: RunConfig) -> None:
+        """Check that the run, if it exists, has this config; writes nothing.
+
+        Raises:
+            ConfigError: It exists with another one; every difference is named.
+        """
+        if self.store.exists(self.key(CONFIG)):
+            self._check_config(config)
 
     def _check_config(self, config: RunConfig) -> None:
         before = parse_config(self.store.get(self.key(CONFIG)).decode(), f"config of run {self.run_id}")
@@ -189,6 +200,18 @@ class RunState:
 
     def _driver_key(self, number: int) -> str:
         return self.key(f"{DRIVERS}/{number:06d}.json")
+
+    def last_commit(self) -> tuple[int, Commit | None]:
+        """How many stages are committed, and the last of them: one listing and one read, for a look from outside."""
+        keys = [k for k in self.store.list(f"{self.root}/stages/") if k.endswith(f"/{COMMIT}")]
+        return len(keys), Commit.from_json(self.store.get(keys[-1]), keys[-1]) if keys else None
+
+    def edit_count(self) -> int | None:
+        """How many edits the run has; None before its first start."""
+        try:
+            return int(json.loads(self.store.get(self.key(RECORD)))["edits"])
+        except KeyError:
+            return None
 
     def upload(self, stage: int, attempt: str, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
         """Put files under an attempt; invisible until `commit`. Returns name -> {"sha256", "bytes"}."""

@@ -1,0 +1,61 @@
+"""`elder stop`: end a job at once; what is committed stays, and the command that goes on is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from elder.errors import ElderError
+from jobs.options import json_option, write_json
+from jobs.remote import address_option, find_job, open_server
+
+if TYPE_CHECKING:
+    from jobs.standing import Standing
+
+PATIENCE_S = 60.0
+
+
+@click.command("stop")
+@click.argument("job_id", metavar="ID")
+@address_option
+@json_option
+def command(job_id: str, address: str | None, json_file: Path | None) -> None:
+    """End the job or run ID; of a run, the latest attempt. A job that has ended already is left as it is."""
+    from infra.submit import wait
+    from jobs.standing import sentence, standing_of
+
+    server = open_server(address)
+    job, attempts = find_job(server, job_id)
+    already = job.over
+    if not already:
+        server.stop(job.id)
+        ended = wait(server, job.id, PATIENCE_S)
+        if ended is None or not ended.over:
+            raise ElderError(
+                f"{job.id} was told to end {PATIENCE_S:.0f} s ago and has not; the head node may be out of reach: "
+                "ask again, or look at the cluster (ray status)"
+            )
+        job = ended
+    standing = standing_of(job.metadata, attempts.run_id)
+    told = sentence(job, standing)
+    click.echo(f"{job.id} had ended before: {told}" if already else f"{job.id}: {told}")
+    if standing.readable and not already:
+        click.echo(stands(standing))
+    elif not standing.readable and "elder.store" in job.metadata:
+        click.echo(f"which stage stands cannot be read from here: {standing.why}")
+    if job.status != "SUCCEEDED" and job.metadata.get("elder.resume"):
+        click.echo(f"go on with: {job.metadata['elder.resume']}")
+    write_json(
+        json_file,
+        {"submission_id": job.id, "status": job.status, "had_ended": already, "standing": standing.to_dict()},
+    )
+
+
+def stands(standing: Standing) -> str:
+    """Which stage stands: counted from 1 as `elder status` does, and by its name in the store."""
+    if not standing.stages:
+        return "no stage was committed"
+    of = f" of {standing.of}" if standing.of else ""
+    return f"stage {standing.stages}{of} stands committed ({standing.edits} edits; stages/{standing.stages - 1:06d})"

@@ -1,0 +1,111 @@
+"""A Ray head with dashboard and job server, in processes of its own and with a token of its own.
+
+`with job_head() as head:` for tests; `python -m tests.cluster.job_head PORT CPUS DIR` is the process itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.infra.servers import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "fedcba9876543210" * 4
+UP_S = 120.0
+
+
+@dataclass(frozen=True)
+class JobHead:
+    """A running head."""
+
+    address: str
+    token: str
+    directory: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs; nothing of another cluster."""
+        return {"RAY_AUTH_TOKEN": self.token, "RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_MODE": "", "RAY_ADDRESS": ""}
+
+
+@contextmanager
+def job_head(cpus: int = 2) -> Iterator[JobHead]:
+    """Start a head with token authentication; it and everything that runs on it end with the block."""
+    directory = Path(tempfile.mkdtemp(prefix="elder-head-", dir="/tmp"))  # sockets need a short path
+    port = free_port()
+    bin_dir = str(Path(sys.executable).parent)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ELDER_"))}
+    environment |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{bin_dir}{os.pathsep}{environment.get('PATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "tests.cluster.job_head", str(port), str(cpus), str(directory / "ray")]
+    log = directory / "head.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait(process, f"http://127.0.0.1:{port}/api/version", log)
+        yield JobHead(f"http://127.0.0.1:{port}", TOKEN, directory)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    end = time.monotonic() + UP_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                raise RuntimeError("the head asks for no token")
+        except urllib.error.HTTPError:
+            return  # it answers, and wants its token
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the Ray head did not come up:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def main(port: str, cpus: str, directory: str) -> None:
+    """Be the head until SIGTERM."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=int(cpus),
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=int(port),
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+        _temp_dir=directory,
+    )
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
+    ended.wait()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
