@@ -1,7 +1,8 @@
 """An adapter as an MLflow model: how it is saved, and the loader that `mlflow.pyfunc.load_model` runs.
 
 A copy of this file travels inside every logged model, so that loading needs only the `elder` library. It
-must not import other modules of this folder, and imports elder and mlflow only inside its functions.
+imports elder and mlflow only inside its functions, and other modules of this folder only for an adapter that was
+too large for MLflow and lies in the object store.
 The base model is not part of the model: the manifest names it, and `model_config={"base": ...}` or the
 environment variable ELDER_BASE gives another place for it, such as a local copy.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
+POINTER = "pointer.json"  # in the place of an adapter's files, see `infra.adapter_pointer`
 MAX_NEW_TOKENS = 32
 BATCH = 32
 
@@ -62,7 +64,39 @@ def save_model(path: Path, adapter: Path, model_id: str, run_id: str) -> dict[st
 
 def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) -> ElderModel:
     """Called by MLflow with the adapter directory."""
-    return ElderModel(Path(data_path), (model_config or {}).get("base") or os.environ.get("ELDER_BASE"))
+    directory = Path(data_path)
+    if (directory / POINTER).is_file():
+        directory = _from_store(directory)
+    return ElderModel(directory, (model_config or {}).get("base") or os.environ.get("ELDER_BASE"))
+
+
+def _from_store(directory: Path) -> Path:
+    """The adapter that a pointer means: fetched once, then kept beside the cached models.
+
+    Raises:
+        AdapterError: What is needed to reach the store is not installed.
+    """
+    from elder.adapter import verify
+    from elder.errors import AdapterError
+
+    pointer = json.loads((directory / POINTER).read_text(encoding="utf-8"))
+    home = Path(os.environ.get("ELDER_HOME") or Path.home() / ".cache" / "elder").expanduser()
+    place = home / "adapters" / hashlib.sha256((directory / "manifest.json").read_bytes()).hexdigest()
+    if place.is_dir():
+        verify(place)
+        return place
+    try:
+        from infra.adapter_pointer import fetch_pointed, read_pointer
+
+        known = read_pointer(directory)
+        assert known is not None
+        return fetch_pointed(known, place, "the adapter of this model")
+    except ImportError as error:
+        raise AdapterError(
+            f"This adapter was too large for MLflow and lies in {pointer['store']}, but {error.name} is not installed "
+            "here. Run: pip install 'elder[tracking]'; or on a machine that has it `elder pull REF DIR`, and here "
+            'elder.load_edited("DIR")'
+        ) from error
 
 
 class ElderModel:

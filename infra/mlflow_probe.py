@@ -28,12 +28,12 @@ def round_trip(tracking_uri: str | Path, size_bytes: int = 1 << 20) -> float:
     run_id = run.info.run_id
     try:
         with tempfile.TemporaryDirectory(prefix="elder-doctor-") as folder:
-            sent, back = Path(folder) / "probe.bin", Path(folder) / "back"
+            sent, back = Path(folder) / "probe.bin", Path(folder) / "back.bin"
             sent.write_bytes(payload)
             mlflow.call("log_metric", run_id, "probe", 1.0)
             mlflow.call("log_artifact", run_id, str(sent), "probe")
-            mlflow.download(run.info.artifact_uri, "probe", back)
-            if (back / "probe.bin").read_bytes() != payload:
+            mlflow.fetch(run.info.artifact_uri, "probe/probe.bin", back)
+            if back.read_bytes() != payload:
                 raise UnreachableError(f"MLflow at {tracking_uri} gave back other bytes than it was given.")
     finally:
         mlflow.call("delete_run", run_id)

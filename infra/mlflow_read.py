@@ -5,24 +5,25 @@ Speaks to MLflow through a `Connection` that it is given and does not import mlf
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import uuid
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elder.errors import AdapterError, InputError, UnreachableError
-from infra.files import check_digest, sha256_of
+from elder.errors import AdapterError, InputError
+from infra.adapter_fetch import MANIFEST as MANIFEST_FILE
+from infra.adapter_fetch import check_target, fetch_adapter
+from infra.adapter_pointer import POINTER, fetch_pointed, read_pointer
+from infra.files import check_digest
 
 if TYPE_CHECKING:
     from infra.mlflow_tracker import Connection
 
 RUN_ID, STAGE, STAGES = "elder.run_id", "elder.stage", "elder.stages"
-MODEL_ID, MANIFEST = "elder.model_id", "elder.manifest_sha256"
+MODEL_ID, MANIFEST, STORED_AT = "elder.model_id", "elder.manifest_sha256", "elder.stored_at"
 ADAPTER_FOLDER = "data/adapter"
 LISTED = 10  # how many names an error lists
 FORMS = "expected a run id, runs:/ID/stage-0007, models:/NAME/3 or models:/NAME@champion"
@@ -40,6 +41,7 @@ class AdapterRef:
         artifact_location: Where its files are.
         manifest_sha256: sha256 of its manifest, as it was when it was uploaded.
         metrics: Its measurements.
+        stored_at: Where the store has it, if it was too large for MLflow; else None.
     """
 
     model_id: str
@@ -49,6 +51,7 @@ class AdapterRef:
     artifact_location: str
     manifest_sha256: str | None
     metrics: dict[str, float]
+    stored_at: str | None = None
 
 
 def find_run(mlflow: Connection, run_id: str, experiments: list[str]) -> Any | None:
@@ -76,7 +79,7 @@ def run_page(mlflow: Connection, experiment: str, run: str) -> str | None:
     """The address of a run's page; None for a sqlite file."""
     if mlflow.location.artifacts is not None:
         return None
-    return f"{mlflow.location.uri}/#/experiments/{experiment}/runs/{run}"
+    return f"{mlflow.location.shown}/#/experiments/{experiment}/runs/{run}"
 
 
 def list_runs(mlflow: Connection, experiment: str | None, limit: int) -> list[dict[str, Any]]:
@@ -142,45 +145,46 @@ def resolve_ref(mlflow: Connection, ref: str) -> AdapterRef:
     return _reference(ready[number])
 
 
-def pull_adapter(mlflow: Connection, ref: str, directory: Path, folder: str) -> Path:
+class ModelSource:
+    """The files of a logged adapter, as `infra.adapter_fetch` takes them."""
+
+    def __init__(self, mlflow: Connection, artifact_location: str) -> None:
+        self._mlflow, self._place = mlflow, artifact_location
+        self._sizes: dict[str, int | None] | None = None
+
+    def fetch(self, name: str, path: Path, size_bytes: int | None) -> None:
+        """Download a file, going on behind the bytes that are there."""
+        if self._sizes is None:  # a server asked for an absent file answers 500, which its client repeats for minutes
+            self._sizes = self._mlflow.files(self._place, ADAPTER_FOLDER)
+        if name not in self._sizes:
+            raise KeyError(name)
+        self._mlflow.fetch(self._place, f"{ADAPTER_FOLDER}/{name}", path)
+
+
+def pull_adapter(
+    mlflow: Connection,
+    ref: str,
+    directory: Path,
+    s3: Mapping[str, Any] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> Path:
     """Download an adapter into a new directory; see `infra.mlflow_tracker.pull`."""
-    directory = directory.expanduser().absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"{directory} exists and is not empty. Name a new directory, or remove this one first.")
+    directory = check_target(directory)
     adapter = resolve_ref(mlflow, ref)
-    partial = directory.parent / f".partial-{uuid.uuid4().hex}"
-    try:
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise UnreachableError(f"{directory} cannot be written: {error.strerror}. Name another one.") from error
-        mlflow.download(adapter.artifact_location, folder, partial)
-        verify_files(partial, ref, adapter.manifest_sha256)
-        os.rename(partial, directory)  # replaces an empty directory, and nothing else
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return directory
-
-
-def verify_files(directory: Path, label: str, manifest_sha256: str | None = None) -> None:
-    """Compare every file with the manifest beside it.
-
-    Raises:
-        AdapterError: The manifest is missing, or files are missing or damaged; all are named.
-    """
-    manifest = directory / "manifest.json"
-    if not manifest.is_file():
-        raise AdapterError(f"{label} holds no manifest.json, so it is not an adapter or was uploaded only in part.")
-    check_digest(sha256_of(manifest).sha256, manifest_sha256, f"{label}: manifest.json")
-    problems = []
-    for name, expected in json.loads(manifest.read_text(encoding="utf-8"))["files"].items():
-        path = directory / name
-        if not path.is_file():
-            problems.append(f"{name} is missing")
-        elif sha256_of(path).sha256 != expected["sha256"]:
-            problems.append(f"{name} has another sha256 than the manifest says")
-    if problems:
-        raise AdapterError(f"{label} is damaged: {'; '.join(problems)}. Pull it again, or take another stage.")
+    source = ModelSource(mlflow, adapter.artifact_location)
+    if adapter.stored_at is not None:
+        with tempfile.TemporaryDirectory(prefix="elder-pointer-") as folder:
+            try:
+                source.fetch(POINTER, Path(folder) / POINTER, None)
+            except KeyError as error:
+                raise AdapterError(f"{ref} is damaged: its {POINTER} is missing. Pull another stage.") from error
+            pointer = read_pointer(Path(folder))
+        assert pointer is not None
+        if adapter.manifest_sha256:
+            check_digest(str(pointer.files[MANIFEST_FILE]["sha256"]), adapter.manifest_sha256, f"{ref}: {POINTER}")
+        return fetch_pointed(pointer, directory, ref, s3, on_wait)
+    key = adapter.manifest_sha256 or adapter.model_id
+    return fetch_adapter(source, directory, ref, key, adapter.manifest_sha256, on_wait)
 
 
 def _run(mlflow: Connection, run_id: str) -> Any:
@@ -234,7 +238,8 @@ def _reference(model: Any) -> AdapterRef:
     metrics = {metric.key: metric.value for metric in model.metrics or ()}
     run_id, stage = tags.get(RUN_ID, ""), int(tags[STAGE])
     place = model.artifact_location
-    return AdapterRef(model.model_id, model.name, run_id, stage, place, tags.get(MANIFEST), metrics)
+    digest, stored_at = tags.get(MANIFEST), tags.get(STORED_AT)
+    return AdapterRef(model.model_id, model.name, run_id, stage, place, digest, metrics, stored_at)
 
 
 def _experiments(mlflow: Connection) -> dict[str, str]:

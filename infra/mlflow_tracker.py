@@ -1,25 +1,21 @@
 """MLflow behind the `Tracker` protocol, and what the command line reads back from it.
 
-With `infra/elder_pyfunc.py` the only file that imports mlflow. Uses clients only: no active run, no
-global tracking address. Knows nothing of editing or of stores.
+Uses clients only: no active run, no global tracking address. Knows nothing of editing.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import re
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import requests
 import yaml
-from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -29,127 +25,21 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
-from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from sqlalchemy.exc import SQLAlchemyError
 
-from elder.errors import InputError, UnreachableError
 from infra import mlflow_read
+from infra.adapter_fetch import MANIFEST as MANIFEST_FILE
+from infra.adapter_pointer import POINTER, is_too_large, make_pointer
 from infra.elder_pyfunc import save_model
 from infra.metric_ledger import MetricLedger
+from infra.mlflow_connection import Connection
 from infra.mlflow_flat import config_text, flatten, metric_name, model_name, table_text
-from infra.mlflow_read import ADAPTER_FOLDER, MODEL_ID, RUN_ID, STAGE, STAGES, AdapterRef
-from infra.mlflow_uri import Location, check_answers, locate
+from infra.mlflow_read import MODEL_ID, RUN_ID, STAGE, STAGES, STORED_AT, AdapterRef
 
 BATCH = 100  # MLflow takes at most so many parameters in one call (metrics: 1000)
-ABSENT = "RESOURCE_DOES_NOT_EXIST"
 VERSIONS = "mlflow.modelVersions"
+PARENT = "mlflow.parentRunId"
+LIMIT_MB = 256.0  # servers that pass artifacts on time out on much larger ones
 DIGEST_CHARS = 36  # longest dataset digest that MLflow takes
-
-
-class Connection:
-    """A client of one MLflow address, silent, with errors in our words.
-
-    Raises:
-        ConfigError: The address is not understood.
-        UnreachableError: Nobody answers there.
-    """
-
-    def __init__(self, tracking_uri: str | Path) -> None:
-        self.location: Location = locate(tracking_uri)
-        check_answers(self.location)
-        with self._explained():
-            self._client = MlflowClient(self.location.uri, self.location.uri)
-
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of `MlflowClient`.
-
-        Raises:
-            UnreachableError: The server cannot be reached or refuses.
-        """
-        with self._explained():
-            return getattr(self._client, method)(*args, **kwargs)
-
-    def find(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
-        """Like `call`, for one thing by its name; None when there is none."""
-        try:
-            with self._explained(pass_on=MlflowException):
-                return getattr(self._client, method)(*args, **kwargs)
-        except MlflowException as error:
-            if error.error_code in (ABSENT, "INVALID_PARAMETER_VALUE"):  # the latter: no such name can exist
-                return None
-            raise self._unreachable(error) from error
-
-    def all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """All pages of a search."""
-        found, token = [], None
-        while True:
-            page = self.call(method, *args, page_token=token, **kwargs)
-            found += page
-            token = page.token
-            if not token:
-                return found
-
-    def experiment(self, name: str) -> str:
-        """The id of an experiment, which is made when it is new.
-
-        Raises:
-            InputError: It was deleted.
-        """
-        found = self.find("get_experiment_by_name", name)
-        if found is None:
-            artifacts = self.location.artifacts
-            place = None if artifacts is None else str(artifacts / re.sub(r"[^\w.-]", "_", name))
-            try:
-                with self._explained(pass_on=MlflowException):
-                    return str(self._client.create_experiment(name, artifact_location=place))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise self._unreachable(error) from error
-            found = self.call("get_experiment_by_name", name)
-        if found.lifecycle_stage != "active":
-            raise InputError(
-                f"tracking.experiment: '{name}' was deleted in MLflow. Restore it there, or name another one."
-            )
-        return str(found.experiment_id)
-
-    def download(self, artifact_location: str, folder: str, directory: Path) -> None:
-        """Copy the files of a folder of artifacts into a directory, without progress bars."""
-        with self._explained():
-            repository = get_artifact_repository(artifact_location, tracking_uri=self.location.uri)
-            waiting = [folder]
-            while waiting:
-                for item in repository.list_artifacts(waiting.pop()):
-                    if item.is_dir:
-                        waiting.append(item.path)
-                        continue
-                    target = directory / Path(item.path).relative_to(folder)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    repository._download_file(item.path, str(target))  # type: ignore[no-untyped-call]  # no progress bar
-
-    @contextmanager
-    def _explained(self, pass_on: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-        """Silence MLflow's chatter; turn what it raises into one sentence."""
-        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-        levels = [logger.level for logger in loggers]
-        try:
-            for logger in loggers:
-                logger.setLevel(max(logger.level, logging.WARNING))
-            yield
-        except pass_on:
-            raise
-        except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
-            raise self._unreachable(error) from error
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-    def _unreachable(self, error: Exception) -> UnreachableError:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return UnreachableError(
-            f"MLflow at {self.location.uri} refuses or does not answer: {lines[0][:300]}. "
-            "Check the server, its permissions and tracking.mlflow; `elder doctor` tries a round trip."
-        )
 
 
 class MlflowTracker:
@@ -158,14 +48,24 @@ class MlflowTracker:
     Args:
         tracking_uri: A server's address, a sqlite address, or a path (see `infra.mlflow_uri.locate`).
         experiment: Name of the experiment; made when it is new.
+        limit_mb: An adapter above so many MiB stays in the store, if that is S3, and MLflow gets a pointer to it.
+        s3: How to reach that store: settings without secrets, for the pointer.
 
     Raises:
         ConfigError: The address is not understood.
         UnreachableError: Nobody answers there.
     """
 
-    def __init__(self, tracking_uri: str | Path, experiment: str = "elder") -> None:
+    def __init__(
+        self,
+        tracking_uri: str | Path,
+        experiment: str = "elder",
+        limit_mb: float = LIMIT_MB,
+        s3: Mapping[str, Any] | None = None,
+    ) -> None:
         self._mlflow = Connection(tracking_uri)
+        self._limit_mb = limit_mb
+        self._s3 = {key: value for key, value in (s3 or {}).items() if key != "profile"}  # a name on this machine
         self._experiment_name = experiment
         self._experiment = ""
         self._run = ""
@@ -173,12 +73,15 @@ class MlflowTracker:
         self._name = ""
         self._ledger = MetricLedger(lambda key: [])
 
-    def start(self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def start(
+        self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None
+    ) -> str:
         """Open the one tracked run of a pipeline run; returns MLflow's id of it.
 
         The resolved config becomes parameters (nested names joined by dots; those of the first start stay)
-        and the artifact `config.yaml`.
+        and the artifact `config.yaml`. `parent` is MLflow's id of the run that this one is shown below.
         """
+        tags = tags if parent is None else {**tags, PARENT: parent}
         self._experiment = self._mlflow.experiment(self._experiment_name)
         run = mlflow_read.find_run(self._mlflow, run_id, [self._experiment])
         fresh = run is None
@@ -222,10 +125,13 @@ class MlflowTracker:
         if {"path": file, "type": "table"} not in tables:
             self._mlflow.call("set_tag", self._run, tag, json.dumps([*tables, {"path": file, "type": "table"}]))
 
-    def log_adapter(self, stage: int, directory: Path, metrics: Mapping[str, float], step: int) -> str:
+    def log_adapter(
+        self, stage: int, directory: Path, metrics: Mapping[str, float], step: int, source: str | None = None
+    ) -> str:
         """Upload a committed adapter as a logged model and make it READY; returns its model id.
 
-        A model that a killed driver left PENDING is filled again and completed.
+        A model that a killed driver left PENDING is filled again and completed. A large adapter of which `source`,
+        an s3:// address, holds a copy is not uploaded; MLflow gets its manifest and a pointer.
         """
         models = mlflow_read.stage_models(self._mlflow, self._experiment, self._run)
         model = next((m for m in models if m.tags[STAGE] == str(stage) and m.status != "FAILED"), None)
@@ -242,7 +148,8 @@ class MlflowTracker:
             )
         model_id = str(model.model_id)
         with tempfile.TemporaryDirectory(prefix="elder-model-") as folder:
-            tags = save_model(Path(folder) / "model", Path(directory), model_id, self._run)
+            content, own = self._content(Path(directory), source, Path(folder) / "pointed")
+            tags = {**save_model(Path(folder) / "model", content, model_id, self._run), **own}
             self._mlflow.call("log_model_artifacts", model_id, str(Path(folder) / "model"))
         self._mlflow.call("set_logged_model_tags", model_id, tags)
         self._log_metrics(metrics, step, model_id)
@@ -272,6 +179,15 @@ class MlflowTracker:
     def url(self) -> str | None:
         """The run's page on a server; None for a sqlite file (see `Location.command`)."""
         return mlflow_read.run_page(self._mlflow, self._experiment, self._run)
+
+    def _content(self, adapter: Path, source: str | None, place: Path) -> tuple[Path, dict[str, str]]:
+        """What is uploaded, and further tags: the adapter, or a directory that says where it is."""
+        if source is None or not source.startswith("s3://") or not is_too_large(adapter, self._limit_mb):
+            return adapter, {}
+        place.mkdir()
+        shutil.copy(adapter / MANIFEST_FILE, place)
+        (place / POINTER).write_text(make_pointer(adapter, source, self._s3).to_json(), encoding="utf-8")
+        return place, {STORED_AT: source}
 
     def _registered(self, model_id: str, name: str) -> int | None:
         if self._mlflow.find("get_registered_model", name) is None:
@@ -343,11 +259,27 @@ def resolve(ref: str, tracking_uri: str | Path) -> AdapterRef:
     return mlflow_read.resolve_ref(Connection(tracking_uri), ref)
 
 
-def pull(ref: str, directory: str | Path, tracking_uri: str | Path) -> Path:
+def pull(
+    ref: str,
+    directory: str | Path,
+    tracking_uri: str | Path,
+    s3: Mapping[str, Any] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> Path:
     """Download an adapter into a new directory, which appears whole and verified, or not at all.
+
+    What a pull that was cut off has fetched is kept beside the directory; the next one goes on from it.
+
+    Args:
+        ref: What to pull (see `infra.mlflow_read.resolve_ref`).
+        directory: The directory to make.
+        tracking_uri: Where MLflow is.
+        s3: Settings for an adapter that lies in S3, over those it was stored with.
+        on_wait: Called with a sentence when another process is pulling the same adapter.
 
     Raises:
         InputError: The directory is not empty, or nothing has that name.
         AdapterError: A file has another sha256 than the manifest says.
+        UnreachableError: The download broke off; what is kept is told.
     """
-    return mlflow_read.pull_adapter(Connection(tracking_uri), ref, Path(directory), ADAPTER_FOLDER)
+    return mlflow_read.pull_adapter(Connection(tracking_uri), ref, Path(directory), s3, on_wait)

@@ -31,6 +31,13 @@ class Location:
     artifacts: Path | None = None
 
     @property
+    def shown(self) -> str:
+        """The address for messages and pages, without the user and password that it may hold."""
+        scheme, separator, rest = self.uri.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if self.artifacts is None else self.uri
+
+    @property
     def database(self) -> Path | None:
         """The sqlite file; None for a server."""
         return None if self.artifacts is None else Path(self.uri.removeprefix(SQLITE))
@@ -81,14 +88,14 @@ def check_answers(location: Location) -> None:
             ) from error
         return
     try:
-        with urllib.request.urlopen(f"{location.uri}/health", timeout=PROBE_S):
+        with urllib.request.urlopen(f"{location.shown}/health", timeout=PROBE_S):
             pass
     except urllib.error.HTTPError:
         pass  # whatever it says, it answers; the client will tell what it does not like
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UnreachableError(
-            f"The MLflow server {location.uri} does not answer: {reason}. "
+            f"The MLflow server {location.shown} does not answer: {reason}. "
             "Start it, or mend tracking.mlflow (MLFLOW_TRACKING_URI, --mlflow)."
         ) from error
 

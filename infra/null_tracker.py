@@ -15,7 +15,9 @@ class NullTracker:
         self._run = ""
         self._versions: dict[str, list[str]] = {}
 
-    def start(self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def start(
+        self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None
+    ) -> str:
         """The id of the run; no second run exists, so it is the pipeline's own id."""
         self._run = run_id
         return run_id
@@ -32,7 +34,9 @@ class NullTracker:
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Nothing is kept."""
 
-    def log_adapter(self, stage: int, directory: Path, metrics: Mapping[str, float], step: int) -> str:
+    def log_adapter(
+        self, stage: int, directory: Path, metrics: Mapping[str, float], step: int, source: str | None = None
+    ) -> str:
         """An id made from run and stage, the same at every call."""
         return "m-" + hashlib.sha256(f"{self._run}/{stage}".encode()).hexdigest()[:32]
 

@@ -46,11 +46,19 @@ def adapter_directory(adapter: str, config: Any) -> Iterator[Path]:
         yield Path(adapter)
         return
     from infra.mlflow_tracker import pull
-    from jobs.wiring import tracking_address
+    from jobs.wiring import s3_settings, tracking_address
 
     with tempfile.TemporaryDirectory(prefix="elder-adapter-") as folder:
         place = Path(folder) / "adapter"
-        yield Path(pull(adapter, place, tracking_uri=tracking_address(config.tracking.mlflow)))
+        yield pull(adapter, place, tracking_address(config.tracking.mlflow), s3=_chosen(s3_settings(config)))
+
+
+def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not defaults: only those go over what the adapter was stored with."""
+    from infra.settings import S3Settings
+
+    default = vars(S3Settings())
+    return {key: value for key, value in settings.items() if value != default[key]}
 
 
 def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:

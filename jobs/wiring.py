@@ -51,7 +51,8 @@ def open_tracker(config: RunConfig) -> Tracker:
         return NullTracker()
     from infra.mlflow_tracker import MlflowTracker
 
-    return MlflowTracker(config.tracking.mlflow, config.tracking.experiment)
+    tracking = config.tracking
+    return MlflowTracker(tracking.mlflow, tracking.experiment, tracking.mlflow_limit_mb, s3_settings(config))
 
 
 def make_store_factory(config: RunConfig) -> Callable[[], Store]:

@@ -101,6 +101,9 @@ class ClusterConfig:
         "How the base model lies on the workers: whole (`none`), `zero2`, sharded (`zero3`), or `auto` by memory.",
         choices=("auto", "none", "zero2", "zero3"),
     )
+    patience_s: float = setting(
+        600.0, "Seconds for which the run waits for room for its workers; then it ends with exit code 3.", above=0
+    )
     max_failures: int = setting(3, "Worker failures after which Ray stops starting the group again.", low=0)
 
 
@@ -134,5 +137,11 @@ class TrackingConfig:
     alias: str | None = setting("candidate", "Alias that is set on the registered version.")
     patience_s: float = setting(
         120.0, "Seconds for which a run under way keeps asking a store or MLflow that does not answer.", low=0
+    )
+    mlflow_limit_mb: float = setting(
+        256.0,
+        "An adapter above so many MiB stays in an s3:// store, and MLflow gets a pointer to it; `elder pull` and "
+        "`mlflow.pyfunc.load_model` follow it.",
+        low=0,
     )
     s3: S3Config = field(default_factory=S3Config, metadata={"help": "Settings of an s3:// store."})

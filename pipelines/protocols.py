@@ -56,8 +56,13 @@ class Tracker(Protocol):
     Raises (all methods): `elder.errors.UnreachableError` when the server cannot be reached.
     """
 
-    def start(self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """Open the one tracked run of a pipeline run (found again by tag `elder.run_id`); returns its own id."""
+    def start(
+        self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None
+    ) -> str:
+        """Open the one tracked run of a pipeline run (found again by tag `elder.run_id`); returns its own id.
+
+        `parent` is such an id: the run is shown below that one, as a trial below its search.
+        """
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Numbers at `step` = edits applied so far."""
@@ -71,10 +76,13 @@ class Tracker(Protocol):
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table artifact, such as one row for each edit."""
 
-    def log_adapter(self, stage: int, directory: Path, metrics: Mapping[str, float], step: int) -> str:
+    def log_adapter(
+        self, stage: int, directory: Path, metrics: Mapping[str, float], step: int, source: str | None = None
+    ) -> str:
         """Upload a committed adapter directory as a logged model and make it READY; returns its model id.
 
-        A stage that has been logged READY already is returned as it is.
+        A stage that has been logged READY already is returned as it is. `source` is the address at which the run's
+        store has the directory; a tracker may keep that instead of a large copy.
         """
 
     def register(self, model_id: str, name: str, alias: str | None, tags: Mapping[str, str]) -> int:

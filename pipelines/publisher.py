@@ -134,4 +134,5 @@ class Publisher:
         self.tracker.log_table(f"edits/stage-{commit.stage:04d}.json", self.state.read_rows(commit))
         with tempfile.TemporaryDirectory() as folder:
             directory = self.state.fetch(commit, Path(folder) / "adapter")
-            return self.tracker.log_adapter(commit.stage, directory, commit.metrics, commit.edits)
+            source = self.state.adapter_uri(commit)
+            return self.tracker.log_adapter(commit.stage, directory, commit.metrics, commit.edits, source)

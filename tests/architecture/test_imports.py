@@ -14,7 +14,7 @@ LIBRARIES = {
     "elder": {"torch", "transformers", "safetensors", "tokenizers", "numpy", "elder"},
     "pipelines": {"torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "rich"}
     | {"elder", "pipelines"},
-    "infra": {"boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "swift", "infra"},
+    "infra": {"boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "swift", "psutil", "infra"},
     "jobs": {"click", "rich", "transformers", "elder", "pipelines", "infra", "jobs"},
 }
 OWNERS = {
@@ -24,11 +24,12 @@ OWNERS = {
     "ray.job_submission": {"infra/submit.py"},
     "boto3": {"infra/s3_store.py"},
     "botocore": {"infra/s3_store.py", "infra/s3_errors.py"},
-    "mlflow": {"infra/mlflow_tracker.py", "infra/elder_pyfunc.py"},
+    "mlflow": {"infra/mlflow_connection.py", "infra/mlflow_tracker.py", "infra/elder_pyfunc.py"},
     "matplotlib": {"pipelines/plots.py", "pipelines/report.py"},
-    "requests": {"infra/mlflow_tracker.py"},  # what MLflow's client raises
-    "sqlalchemy": {"infra/mlflow_tracker.py"},
+    "requests": {"infra/mlflow_connection.py"},  # what MLflow's client raises
+    "sqlalchemy": {"infra/mlflow_connection.py"},
     "swift": {"infra/swift_server.py"},
+    "psutil": {"infra/processes.py"},
 }
 HEAVY = ("torch", "transformers", "ray", "mlflow", "boto3", "deepspeed", "matplotlib", "pandas", "numpy", "rich")
 

@@ -47,6 +47,13 @@ class TrackerContract:
         assert first
         assert tracker.start("run-1", "demo", CONFIG, TAGS) == first
 
+    def test_a_run_below_another_is_a_run_of_its_own(self, tracker: Tracker) -> None:
+        parent = tracker.start("search", "demo", CONFIG, TAGS)
+        child = tracker.start("search-t0000", "trial", CONFIG, TAGS, parent)
+        assert child not in ("", parent)
+        assert tracker.start("search-t0000", "trial", CONFIG, TAGS, parent=parent) == child
+        assert tracker.start("search", "demo", CONFIG, TAGS) == parent
+
     def test_two_runs_differ(self, tracker: Tracker) -> None:
         assert tracker.start("run-1", "demo", CONFIG, {}) != tracker.start("run-2", "demo", CONFIG, {})
 

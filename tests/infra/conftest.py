@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.servers import ACCESS, moto
+from tests.infra.servers import ACCESS, mlflow_server, moto
 
 pytest.register_assert_rewrite("tests.contracts.store", "tests.contracts.tracker")
 
@@ -19,6 +19,35 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a running moto server."""
     with moto(tmp_path_factory.mktemp("moto")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def proxied_mlflow(s3_endpoint: str, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server that passes artifacts on to S3; clients need no access to S3. For the whole session."""
+    database = Path(shutil.copy(empty_database, tmp_path_factory.mktemp("proxied")))
+    with mlflow_server(database, f"s3://{_artifact_bucket(s3_endpoint)}/mlf", _s3_environment(s3_endpoint)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def direct_mlflow(s3_endpoint: str, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server whose clients write artifacts to S3 themselves."""
+    database = Path(shutil.copy(empty_database, tmp_path_factory.mktemp("direct")))
+    with mlflow_server(database, f"s3://{_artifact_bucket(s3_endpoint)}/mlf", {}, direct=True) as url:
+        yield url
+
+
+def _s3_environment(endpoint: str) -> dict[str, str]:
+    return {**ACCESS, "MLFLOW_S3_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def _artifact_bucket(endpoint: str) -> str:
+    import boto3
+
+    name = f"mlflow-{uuid.uuid4().hex[:12]}"
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket=name)
+    return name
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,11 +63,18 @@ def moto(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def mlflow_server(database: Path, artifacts: str, env: Mapping[str, str]) -> Iterator[str]:
-    """A real MLflow server on a sqlite file that passes artifacts on to `artifacts`; yields its address."""
+def mlflow_server(database: Path, artifacts: str, env: Mapping[str, str], direct: bool = False) -> Iterator[str]:
+    """A real MLflow server on a sqlite file; yields its address.
+
+    It passes artifacts on to `artifacts`; in direct mode it only says that they belong there.
+    """
     port = free_port()
     arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
-    arguments += ["--artifacts-destination", artifacts, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    if direct:
+        arguments += ["--default-artifact-root", artifacts, "--no-serve-artifacts"]
+    else:
+        arguments += ["--artifacts-destination", artifacts]
+    arguments += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with child(
         arguments, f"http://127.0.0.1:{port}/health", database.with_suffix(".log"), {**LEAN, **env}, patience_s=120
     ):
@@ -91,14 +99,21 @@ class FaultyProxy(ThreadingHTTPServer):
     """Passes requests on, except that the next ones meet the faults of the list, one each.
 
     Faults: a status such as `503` or `409` is answered in the server's place; `lost` lets the server do its
-    work but drops the connection before the answer; `cut` sends half of the answer's body.
+    work but drops the connection before the answer; `cut` sends half of the answer's body; `cut large` does so to the
+    next answers with more than `cut_larger_than` bytes, and lets smaller ones pass; `reset` resets the connection in
+    the middle of the request's body. `rule(METHOD, PATH)` names the fault of requests when the list is empty; every
+    request waits `delay_s`.
     """
 
     def __init__(self, target: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target = urlsplit(target)
         self.faults: list[str] = []
-        self.seen: list[str] = []
+        self.seen: list[str] = []  # method and fate of every request
+        self.asked: list[str] = []  # method, path and Range of every request
+        self.cut_larger_than = 0
+        self.rule: Callable[[str, str], str] = lambda method, path: ""
+        self.delay_s = 0.0
 
     @property
     def url(self) -> str:
@@ -114,15 +129,22 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _handle(self) -> None:
+        fault = self.server.faults.pop(0) if self.server.faults else self.server.rule(self.command, self.path)
+        time.sleep(self.server.delay_s)
+        if fault == "reset":
+            return self._reset()
         body = self._body()
-        fault = self.server.faults.pop(0) if self.server.faults else ""
         self.server.seen.append(f"{self.command} {fault or 'passed'}")
+        self.server.asked.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".rstrip())
         if fault.isdigit():
             return self._answer(int(fault), {}, _error_page(fault))
         status, headers, content = self._forward(body)
         if fault == "lost":
             return self._drop()
-        self._answer(status, headers, content, cut=fault == "cut")
+        cut = fault == "cut" or (fault == "cut large" and len(content) > self.server.cut_larger_than)
+        if fault == "cut large" and not cut:
+            self.server.faults.insert(0, fault)  # it is meant for another answer
+        self._answer(status, headers, content, cut)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
@@ -161,6 +183,13 @@ class _Handler(BaseHTTPRequestHandler):
         if cut:
             self._drop()
 
+    def _reset(self) -> None:
+        self.server.seen.append(f"{self.command} reset")
+        self.rfile.read1(int(self.headers.get("Content-Length", 0)) // 2 or 1)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+
     def _drop(self) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
@@ -173,7 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _error_page(status: str) -> bytes:
     codes = {"503": "SlowDown", "500": "InternalError", "409": "ConditionalRequestConflict", "403": "AccessDenied"}
-    return f"<?xml version='1.0'?><Error><Code>{codes[status]}</Code><Message>injected</Message></Error>".encode()
+    code = codes.get(status, status)
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path, patience_s: float) -> None:

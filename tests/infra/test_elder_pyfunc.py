@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -12,9 +13,10 @@ import pytest
 
 import elder
 from elder.editors.base import Editor
-from elder.errors import ElderError
+from elder.errors import AdapterError, ElderError
 from elder.metrics.generation import Decoder, generate
 from elder.tokens import encode_prompt
+from infra.adapter_pointer import make_pointer
 from infra.elder_pyfunc import ElderModel, save_model
 from tests.cluster.tiny import make_edits, write_model
 
@@ -72,16 +74,38 @@ def test_the_base_comes_from_config_or_environment(
     assert model.predict(["Water"], params={"max_new_tokens": 3}) == expected(editor, ["Water"], 3)
 
 
-def test_the_model_needs_only_the_library(editor: Editor, place: Path) -> None:
+def test_the_model_needs_only_the_library(editor: Editor, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = place / "work" / "model"
     assert (model / "data" / "adapter" / "manifest.json").is_file()
     assert not (model / "data" / "adapter").is_symlink()
     requirements = (model / "requirements.txt").read_text()
     assert "torch==" in requirements
     assert "+cpu" not in requirements
-    loader = (model / "code" / "elder_pyfunc.py").read_text()
-    assert "from infra" not in loader
-    assert "import infra" not in loader
+    monkeypatch.setitem(sys.modules, "infra", None)  # not installed where the model is loaded
+    loaded = mlflow.pyfunc.load_model(str(model))
+    assert loaded.predict(["Water"], params={"max_new_tokens": 3}) == expected(editor, ["Water"], 3)
+
+
+def test_a_pointer_is_followed_once_and_says_what_is_missing(
+    editor: Editor, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter lies in a store, as a large one does; the model has its manifest and where it is."""
+    store = Path(shutil.copytree(place / "adapter", tmp_path / "store"))
+    pointed = tmp_path / "pointed"
+    pointed.mkdir()
+    shutil.copy(store / "manifest.json", pointed)
+    (pointed / "pointer.json").write_text(make_pointer(store, str(store), {}).to_json())
+    (tmp_path / "work").mkdir()
+    save_model(tmp_path / "work" / "model", pointed, "m-1", "run")
+    monkeypatch.setenv("ELDER_HOME", str(tmp_path / "home"))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "infra.adapter_pointer", None)
+        with pytest.raises(AdapterError, match=r"too large for MLflow and lies in .*elder pull REF DIR"):
+            mlflow.pyfunc.load_model(str(tmp_path / "work" / "model"))
+    for _ in range(2):  # the second time from what was kept, the store is gone
+        loaded = mlflow.pyfunc.load_model(str(tmp_path / "work" / "model"))
+        assert loaded.predict(PROMPTS, params={"max_new_tokens": 4}) == expected(editor, PROMPTS, 4)
+        shutil.rmtree(store, ignore_errors=True)
 
 
 def test_forms_of_input(editor: Editor, place: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from elder.errors import AdapterError, InputError
-from infra.mlflow_read import verify_files
 from infra.mlflow_tracker import MlflowTracker, pull, resolve, runs, show
 from tests.contracts.tracker import CONFIG, write_adapter
 
@@ -147,13 +146,3 @@ def test_a_damaged_adapter_is_not_pulled(database: Path, tmp_path: Path, file: s
         pull("run-1", tmp_path / "pulled", database)
     assert not (tmp_path / "pulled").exists()
     assert not list(tmp_path.glob(".partial*"))
-
-
-def test_verify_names_every_damaged_file(tmp_path: Path) -> None:
-    write_adapter(tmp_path / "a")
-    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-    manifest["files"]["codes.safetensors"] = {"sha256": "0" * 64, "bytes": 1}
-    (tmp_path / "a" / "manifest.json").write_text(json.dumps(manifest))
-    (tmp_path / "a" / "adapter.safetensors").write_bytes(b"other")
-    with pytest.raises(AdapterError, match=r"adapter\.safetensors has another sha256.*codes\.safetensors is missing"):
-        verify_files(tmp_path / "a", "ref")

@@ -219,10 +219,12 @@ class RecordingTracker(NullTracker):
             self.failing[call] -= 1
             raise UnreachableError(f"no answer to {call}")
 
-    def start(self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def start(
+        self, run_id: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None
+    ) -> str:
         self._may_fail("start")
         self.starts += 1
-        return super().start(run_id, name, config, tags)
+        return super().start(run_id, name, config, tags, parent)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         self._may_fail("log_metrics")
@@ -234,7 +236,9 @@ class RecordingTracker(NullTracker):
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self.tables[name] = [dict(row) for row in rows]
 
-    def log_adapter(self, stage: int, directory: Path, metrics: Mapping[str, float], step: int) -> str:
+    def log_adapter(
+        self, stage: int, directory: Path, metrics: Mapping[str, float], step: int, source: str | None = None
+    ) -> str:
         self._may_fail("log_adapter")
         self.adapters[stage] = (directory / "manifest.json").read_text()
         return super().log_adapter(stage, directory, metrics, step)
