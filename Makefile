@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup demo test test-fast lint bench docs clean
+.PHONY: setup demo test test-nodes test-fast lint bench docs clean
 setup: $(STAMP)
 
 # torch comes first and pinned: on a machine without a GPU give pip the CPU build: TORCH_ARGS="..."
@@ -21,10 +21,13 @@ demo: $(STAMP)
 	$(BIN)/elder demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not nodes"
+
+test-nodes: $(STAMP)
+	$(BIN)/python -m pytest -m nodes
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not cluster and not slow"
+	$(BIN)/python -m pytest -m "not cluster and not slow and not nodes"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipelines.protocols import Store
 
 FORMAT = 1
 CONFIG, RECORD, RESULT, COMMIT = "config.yaml", "run.json", "result.json", "COMMIT.json"
+UPLOADS = 4  # files of a stage that go up at once
 DRIVERS = "drivers"  # folder of the drivers that the run has had, one object each
 NEW_RUN = "leave run_id out to start a new run"
 ADAPTER_FILES = ("adapter.safetensors", "manifest.json")
@@ -215,8 +217,10 @@ class RunState:
 
     def upload(self, stage: int, attempt: str, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
         """Put files under an attempt; invisible until `commit`. Returns name -> {"sha256", "bytes"}."""
-        infos = {path.name: self.store.put(self.stage_key(stage, f"{attempt}/{path.name}"), path) for path in files}
-        return {name: {"sha256": info.sha256, "bytes": info.size_bytes} for name, info in infos.items()}
+        paths = list(files)
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            infos = list(pool.map(lambda p: self.store.put(self.stage_key(stage, f"{attempt}/{p.name}"), p), paths))
+        return {p.name: {"sha256": i.sha256, "bytes": i.size_bytes} for p, i in zip(paths, infos, strict=True)}
 
     def commit(self, commit: Commit) -> Commit:
         """Make a stage visible. If somebody else has, theirs counts when it is the same state.

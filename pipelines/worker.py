@@ -12,8 +12,9 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,27 +31,32 @@ from pipelines.patience import PatientStore
 from pipelines.plan import StagePlan
 from pipelines.state import Commit, RunState, RunTakenOver, write_stage_files
 
+Proceed = Callable[[int, Mapping[str, float]], bool]
+"""(stage, its metrics) -> whether the run may go on behind this committed stage."""
 
-def run_stages(job: Job, runtime: Runtime, report: Report) -> None:
+
+def run_stages(job: Job, runtime: Runtime, report: Report, proceed: Proceed | None = None) -> None:
     """Bring the run to its last stage, from wherever it is committed. Collective.
 
     Args:
         job: The run.
         runtime: This process, or this rank of a group.
         report: Called on rank 0 only.
+        proceed: Asked on rank 0 only, once for every stage in order, those committed before included; when it says
+            no, all ranks end the run behind that stage. May block: all ranks wait with it.
 
     Raises:
         GateError: A gate refused a stage; the stages before it stay committed.
         ElderError: See `pipelines.state`; or the ranks disagree about the state.
     """
-    StageLoop(job, runtime, report if runtime.rank == 0 else _silence).run()
+    StageLoop(job, runtime, report if runtime.rank == 0 else _silence, proceed).run()
 
 
 class StageLoop:
     """Loads the model once, then goes through the stages that are not committed yet."""
 
-    def __init__(self, job: Job, runtime: Runtime, report: Report) -> None:
-        self.job, self.runtime, self.report = job, runtime, report
+    def __init__(self, job: Job, runtime: Runtime, report: Report, proceed: Proceed | None = None) -> None:
+        self.job, self.runtime, self.report, self.proceed = job, runtime, report, proceed
         patience = job.config.tracking.patience_s
         store = PatientStore(job.store_factory(), patience, lambda text: report({"kind": "note", "text": text}))
         self.state = RunState(store, job.config.run_id)
@@ -63,8 +69,9 @@ class StageLoop:
     def run(self) -> None:
         """Load, then edit, measure and commit every stage that is left."""
         todo = self.job.stages[len(self.commits) :]
-        if not todo:
+        if not all(self._may_go_on(commit) for commit in list(self.commits)) or not todo:
             return
+        self._check_claim()
         self.report({"kind": "phase", "name": "load", "stage": todo[0].stage})
         begin = time.perf_counter()
         self._load()
@@ -72,6 +79,15 @@ class StageLoop:
         for stage in todo:
             self._stage(stage, load_s)
             load_s = 0.0
+            if not self._may_go_on(self.commits[-1]):
+                return
+
+    def _may_go_on(self, commit: Commit) -> bool:
+        """What rank 0 is told about a committed stage, on all ranks."""
+        if self.proceed is None:
+            return True
+        told = self.proceed(commit.stage, commit.metrics) if self.runtime.rank == 0 else None
+        return bool(self.runtime.gather_objects(told)[0])
 
     def _load(self) -> None:
         self.base = self.job.kit.base(self.job, self.runtime)
@@ -103,7 +119,6 @@ class StageLoop:
             )
 
     def _stage(self, stage: StagePlan, load_s: float) -> None:
-        self._check_claim()
         self.report({"kind": "phase", "name": "edit", "stage": stage.stage})
         receipt = self._edit(stage)
         digest = self._agreed_digest()
@@ -215,7 +230,8 @@ class StageLoop:
                 write_stage_files(directory, rows, commit.metrics)
                 files = self.state.upload(commit.stage, commit.attempt, sorted(directory.iterdir()))
             timing = {**commit.timing, "commit_s": time.perf_counter() - begin}
-            commit = self.state.commit(replace(commit, files=files, timing=timing))
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            commit = self.state.commit(replace(commit, files=files, timing=timing, committed_at=now))
         commit = self.runtime.gather_objects(commit)[0]
         self.commits.append(commit)
         self.report(

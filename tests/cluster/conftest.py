@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.infra.conftest import bucket, s3_access, s3_endpoint  # noqa: F401  # fixtures of the S3 server
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:

@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reset(self) -> None:
         self.server.seen.append(f"{self.command} reset")
-        self.rfile.read1(int(self.headers.get("Content-Length", 0)) // 2 or 1)
+        self.rfile.read1(int(self.headers.get("Content-Length", 0)) // 2)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
