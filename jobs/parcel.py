@@ -172,6 +172,8 @@ def metadata(parcel: Parcel, attempt: int, packed: RunConfig) -> dict[str, str]:
     """What everybody who can list jobs may know; no secret is among it."""
     config = packed
     edits, size = config.data.edits, config.stream.stage_size
+    tune = getattr(parcel.whole, "tune", None)
+    stages = tune.trials if tune is not None else -(-edits // size) if edits else ""
     found = {
         "elder.run_id": parcel.run_id,
         "elder.attempt": str(attempt),
@@ -184,10 +186,35 @@ def metadata(parcel: Parcel, attempt: int, packed: RunConfig) -> dict[str, str]:
         S3_KEY: json.dumps(s3_settings(config)),
         "elder.mlflow": config.tracking.mlflow or "",
         SIZE_KEY: str(size),
-        STAGES_KEY: str(-(-edits // size)) if edits else "",
+        STAGES_KEY: str(stages),
         "elder.resume": parcel.request.again(parcel.run_id),
     }
     return {key: value for key, value in found.items() if value}
+
+
+def check_stored(parcel: Parcel, packed: RunConfig) -> None:
+    """Refuse a run or search that its store has with another config; a store that cannot be read says nothing.
+
+    Raises:
+        ConfigError: Every difference is named.
+    """
+    from jobs.wiring import make_store_factory
+    from pipelines.state import RunState
+
+    store = make_store_factory(packed)()
+    if parcel.request.command == "edit":
+        RunState(store, parcel.run_id).check_same(packed)
+    elif parcel.request.command == "tune":
+        from pipelines.tune_config import parse_tune_config, tune_diff
+
+        try:
+            text = store.get(f"tunes/{parcel.run_id}/config.yaml").decode()
+        except KeyError:
+            return
+        before, now = parse_tune_config(text, f"config of search {parcel.run_id}"), replace(parcel.whole, run=packed)
+        if before.digest() != now.digest():
+            head = f"search '{parcel.run_id}' exists with another config; undo these changes to go on with it:"
+            raise ConfigError([head, *(f"  {line}" for line in tune_diff(before, now))])
 
 
 def variables(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Standing:
         readable: Whether the store could be read from here.
         why: Why not.
         stages: Committed stages.
-        of: All stages of the run, or 0 when nobody knows yet.
+        of: All stages of the run, or all trials of the search; 0 when nobody knows yet.
         edits: Edits applied by them.
         committed_at: Seconds since the epoch of the last commit, if it says.
         trials: Ended trials of a search, if the run is one.
@@ -54,7 +54,8 @@ class Standing:
     def words(self, now: float) -> str:
         """`stage 3 of 10 committed 2 min ago`."""
         if self.trials is not None:
-            return f"{self.trials} trials done"
+            of = f" of {self.of}" if self.of else ""
+            return f"{self.trials}{of} trials done"
         if not self.stages:
             return "no stage committed yet"
         of = f" of {self.of}" if self.of else ""
@@ -89,7 +90,7 @@ def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: 
         if not store_uri.startswith("s3://") and not _there(store.uri):
             return Standing(why=f"{store_uri} is not on this machine")
         if metadata.get(COMMAND_KEY) == "tune":
-            return Standing(True, trials=_trials(store, run_id))
+            return Standing(True, of=_number(metadata.get(STAGES_KEY)), trials=_trials(store, run_id))
         state = RunState(store, run_id)
         count, last = state.last_commit()
         return Standing(True, "", count, _stages(state, metadata), last.edits if last else 0, _seconds(last))
@@ -149,18 +150,18 @@ def _there(uri: str) -> bool:
 
 def _stages(state: Any, metadata: Mapping[str, str]) -> int:
     """How many stages the run has: from its record, which counts the edits; else what the submitter knew."""
-    size = metadata.get(SIZE_KEY, "")
-    edits = state.edit_count()
-    if edits is not None and re.fullmatch(r"\d+", size) and int(size):
-        return -(-edits // int(size))
-    given = metadata.get(STAGES_KEY, "")
-    return int(given) if re.fullmatch(r"\d+", given) else 0
+    size, edits = _number(metadata.get(SIZE_KEY)), state.edit_count()
+    return -(-edits // size) if edits is not None and size else _number(metadata.get(STAGES_KEY))
+
+
+def _number(text: str | None) -> int:
+    """A count from a job's metadata; 0 when there is none."""
+    return int(text) if text and re.fullmatch(r"\d{1,9}", text) else 0
 
 
 def _trials(store: Any, run_id: str) -> int:
-    """Ended trials of a search: its record holds one object for each."""
-    keys = store.list(f"tunes/{run_id}/trials/")
-    return sum(1 for key in keys if key.endswith("/result.json"))
+    """Ended trials of a search: its record holds one object for each; repeats of the best are named otherwise."""
+    return sum(1 for key in store.list(f"tunes/{run_id}/results/") if re.search(r"/\d+\.json$", key))
 
 
 def _seconds(commit: Any) -> float | None:

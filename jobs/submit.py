@@ -156,6 +156,7 @@ def check_again(parcel: Any, packed: Any, facts: dict[str, str], earlier: Attemp
     Raises:
         ConfigError: With the state of the first, and how to follow it or go on.
     """
+    from jobs.parcel import check_stored
     from jobs.standing import sentence, standing_of
 
     run_id, again = parcel.run_id, facts["elder.resume"]
@@ -167,7 +168,7 @@ def check_again(parcel: Any, packed: Any, facts: dict[str, str], earlier: Attemp
         lines = [f"run '{run_id}' has been submitted to {parcel.request.address} before: {state} (job {job.id})"]
         if running:
             lines.append(f"  follow it with elder logs -f {job.id}, or end it with elder stop {run_id}")
-        else:
+        elif job.status != "SUCCEEDED":
             lines.append(f"  to go on with it: {again}")
         raise ConfigError([*lines, "  to start another run leave run_id out, or give another one"])
     if not earlier and not resume and standing.readable and (standing.stages or standing.trials):
@@ -175,11 +176,8 @@ def check_again(parcel: Any, packed: Any, facts: dict[str, str], earlier: Attemp
             f"run '{run_id}' exists in {facts['elder.store']}: {standing.words(time.time())}",
             f"  to go on with it here: {again}",
         ])  # fmt: skip
-    if standing.readable and parcel.request.command == "edit":
-        from jobs.wiring import make_store_factory
-        from pipelines.state import RunState
-
-        RunState(make_store_factory(packed)(), run_id).check_same(packed)
+    if standing.readable:
+        check_stored(parcel, packed)
 
 
 def follow_to_the_end(job_id: str, address: str) -> tuple[int, dict[str, Any]]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 GATES = ("reliability", "generalization", "locality", "locality_answer", "portability", "perplexity")
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+CREDENTIALS = re.compile(r"^[A-Za-z][\w+.-]*://[^/?#]*@")
+S3_REMEDY = "credentials come from the AWS chain: environment, profile, or the role of the machine"
 HANDED = {"batch_size": "stream.batch_size", "seed": "seed"}  # options of a method -> the keys that set them
 
 
@@ -95,6 +97,9 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
     """Keys whose values do not go together, with what to do."""
     found = []
     stream, cluster, tracking = config.stream, config.cluster, config.tracking
+    secret = credential_problems(config)
+    if secret:
+        return secret  # whatever else is wrong with these addresses could repeat them
     if not RUN_ID.match(config.run_id):
         found.append(("run_id", f"'{config.run_id}' must be letters, digits, '.', '_' or '-', at most 100"))
     if stream.batch_size > stream.stage_size:
@@ -115,6 +120,30 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
             ("tracking.s3.endpoint_url", f"tracking.store is the directory '{tracking.store}', not s3://bucket/prefix")
         )
     return found
+
+
+def credential_problems(config: RunConfig) -> list[tuple[str, str]]:
+    """Addresses that hold a user or a password: configs are printed, logged and stored. No message repeats one."""
+    tracking = config.tracking
+    remedies = {
+        "tracking.mlflow": "export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+        "tracking.store": S3_REMEDY,
+        "tracking.s3.endpoint_url": S3_REMEDY,
+        "model.source": S3_REMEDY,
+        "cluster.address": "export RAY_AUTH_TOKEN instead",
+    }
+    addresses = {
+        "tracking.mlflow": tracking.mlflow,
+        "tracking.store": tracking.store,
+        "tracking.s3.endpoint_url": tracking.s3.endpoint_url,
+        "model.source": config.model.source,
+        "cluster.address": config.cluster.address,
+    }
+    return [
+        (key, f"holds a user or a password, which would be printed and stored with the run; {remedies[key]}")
+        for key, address in addresses.items()
+        if address and CREDENTIALS.match(address)
+    ]
 
 
 def plain(value: Any) -> Any:

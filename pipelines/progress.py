@@ -27,6 +27,8 @@ class Mailbox:
         self._events: list[Event] = []
         self._stopped: dict[int, BaseException] = {}
         self._failures: Counter[str] = Counter()
+        self._waiting_since: float | None = time.monotonic()
+        self._controller: Any = None
 
     def put(self, event: Event) -> None:
         """Keep an event."""
@@ -48,6 +50,18 @@ class Mailbox:
         if self._failures[f"{rank}: {text}"] > 1:
             self._stopped[rank] = error
         self._events.append({"kind": "note", "text": f"worker {rank} failed: {text}"})
+
+    def group(self, waits: bool, controller: Any) -> None:
+        """Whether the worker group is being placed and started, or not; who can be told to give up."""
+        self._controller = controller
+        if not waits:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+
+    def waiting(self) -> tuple[float, Any]:
+        """For how many seconds the workers have been waited for, 0 when they run; and Ray Train's controller."""
+        return (0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since), self._controller
 
     def verdict(self) -> tuple[int, BaseException | None]:
         """How many ranks say that the run must stop, and the reason that the lowest of them gives."""

@@ -6,6 +6,7 @@ worker dies; the stage loop then goes on from the last commit. Knows nothing of 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -25,11 +26,13 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from elder.device import backend_for, pick_device, pick_dtype
 from elder.errors import ConfigError, ElderError, UnreachableError
 from pipelines.config import ClusterConfig
 from pipelines.job import Job, Report
+from pipelines.placement import WAITING, PlacementWatch
 from pipelines.progress import Listener, Sender, open_mailbox
 from pipelines.worker import run_stages
 
@@ -55,21 +58,22 @@ def run_on_ray(job: Job, report: Report) -> None:
     with connection(cluster, environment, report) as environment_needed:
         mailbox = open_mailbox()
         storage = tempfile.mkdtemp(prefix="elder-train-")
-        trainer = _Trainer(
+        trainer = QuietTrainer(
             _train_function(job, mailbox),
-            scaling_config=_scaling(cluster),
+            scaling_config=scaling_of(cluster),
             torch_config=TorchConfig(backend=backend_for(cluster.gpus_per_worker)),
             run_config=RunConfig(  # type: ignore[call-arg]
                 name=f"{job.config.run_id}-{uuid.uuid4().hex[:8]}",  # a name used before would continue that run
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=cluster.max_failures),
+                callbacks=[GroupWatch(mailbox)],  # type: ignore[list-item]
                 worker_runtime_env={"env_vars": environment} if environment_needed else {},
             ),
         )
         try:
-            with Listener(mailbox, report):
+            with Listener(mailbox, report), PlacementWatch(mailbox, cluster, report) as watch:
                 failure = _fit(trainer)
-            error = _verdict(mailbox)
+            error = watch.error or _verdict(mailbox)
         finally:
             shutil.rmtree(storage, ignore_errors=True)
         if isinstance(error, ElderError):
@@ -81,9 +85,8 @@ def run_on_ray(job: Job, report: Report) -> None:
 def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
     """Environment variables of every worker process."""
     threads = str(threads_of(cluster))
-    root = str(Path(__file__).resolve().parent.parent)  # a checkout that is not installed, or a job's working directory
     found = {
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", "")))),
+        **_code_path(),
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
@@ -96,14 +99,33 @@ def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
     return found
 
 
+def _code_path() -> dict[str, str]:
+    """PYTHONPATH that leads to this code, which may be a checkout that is not installed.
+
+    A submitted job has none: Ray unpacks its package on every node, in another place on each, and puts that first.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and Path.cwd() == root:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH", ""))))}
+
+
 def threads_of(cluster: ClusterConfig) -> int:
     """Threads of torch in each worker."""
     return cluster.threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, cluster.workers))
 
 
 @contextmanager
-def connection(cluster: ClusterConfig, environment: dict[str, str], report: Report) -> Iterator[bool]:
+def connection(
+    cluster: ClusterConfig, environment: dict[str, str], report: Report, everywhere: bool = False
+) -> Iterator[bool]:
     """A connection to the Ray cluster that the config names; one that was made here ends with the block.
+
+    Args:
+        cluster: Where, and what is needed there.
+        environment: Of the processes of a cluster of our own.
+        report: Receives a note when the cluster is too small as it stands.
+        everywhere: Give the environment to all processes of this driver on a cluster that is joined, too.
 
     Yields:
         Whether workers still need the environment given to them (not on a cluster of our own).
@@ -116,7 +138,8 @@ def connection(cluster: ClusterConfig, environment: dict[str, str], report: Repo
     joins = cluster.address not in ("auto", "local") or (cluster.address == "auto" and "RAY_ADDRESS" in os.environ)
     try:
         if joins:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+            given = {"env_vars": not_given_yet(environment)} if everywhere else None
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=given)
             _check_resources(cluster, report)
         else:
             _start_cluster(cluster, environment)
@@ -130,6 +153,13 @@ def connection(cluster: ClusterConfig, environment: dict[str, str], report: Repo
         yield joins
     finally:
         ray.shutdown()
+
+
+def not_given_yet(environment: dict[str, str]) -> dict[str, str]:
+    """What a submitted job's environment does not set already: Ray refuses to set a variable twice."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    known = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in environment.items() if name not in known}
 
 
 def _start_cluster(cluster: ClusterConfig, environment: dict[str, str]) -> None:
@@ -167,7 +197,8 @@ def _resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
-def _scaling(cluster: ClusterConfig) -> ScalingConfig:
+def scaling_of(cluster: ClusterConfig) -> ScalingConfig:
+    """How many workers, and what Ray reserves for each."""
     resources: dict[str, float] = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
@@ -176,7 +207,7 @@ def _scaling(cluster: ClusterConfig) -> ScalingConfig:
     )
 
 
-class _Trainer(TorchTrainer):
+class QuietTrainer(TorchTrainer):
     """A trainer that leaves Ctrl-C alone. Ray's own handler would end the process with exit code 0."""
 
     controller: Any = None
@@ -185,17 +216,29 @@ class _Trainer(TorchTrainer):
         self.controller = controller
 
 
-def _fit(trainer: _Trainer) -> Exception | None:
+class GroupWatch(ControllerCallback):
+    """Tells the mailbox, from the process of Ray Train's controller, whether the workers run or are waited for."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Called by the controller at every change of its state."""
+        myself = ray.get_runtime_context().current_actor
+        self._mailbox.group.remote(type(current_state).__name__ in WAITING, myself)
+
+
+def _fit(trainer: QuietTrainer) -> Exception | None:
     """Run to the end; a failure is returned, because the mailbox may know its reason better."""
     try:
-        with _driver_environment():
+        with driver_environment():
             trainer.fit()
-    except ray.train.TrainingFailedError as error:
+    except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
         return error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray's own answer to SIGTERM is SystemExit
         if trainer.controller is not None:
             with suppress(Exception):
-                ray.get(trainer.controller.abort.remote(), timeout=10)
+                ray.get(trainer.controller.abort.remote(), timeout=3)
         raise
     return None
 
@@ -208,7 +251,7 @@ def _verdict(mailbox: Any) -> BaseException | None:
 
 
 @contextmanager
-def _driver_environment() -> Iterator[None]:
+def driver_environment() -> Iterator[None]:
     """Settings that Ray Train reads from the driver's environment only."""
     before = {name: os.environ.get(name) for name in DRIVER_ENVIRONMENT}
     os.environ.update(DRIVER_ENVIRONMENT)
@@ -224,6 +267,9 @@ def _driver_environment() -> Iterator[None]:
 
 def _explain(failure: BaseException | None, max_failures: int) -> str:
     """The last failure in a few lines: which worker, what it said."""
+    if isinstance(failure, ray.exceptions.RayActorError):
+        head = f"Ray Train's controller died: {_last_line(failure)}"
+        return f"{head}\ncommitted stages are kept: the same command goes on from them"
     workers = getattr(failure, "worker_failures", None) or {}
     if not workers:
         return f"a worker failed, and failed again in the same way: {type(failure).__name__}: {failure}"

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from elder.errors import ConfigError, GateError
-from pipelines.train_runner import _driver_environment, _explain, _portable, threads_of, worker_environment
+from pipelines.train_runner import driver_environment, _explain, _portable, threads_of, worker_environment
 from tests.pipelines.fakes import make_config
 
 
@@ -27,7 +27,7 @@ def test_cpu_workers_tell_deepspeed_so() -> None:
 def test_the_drivers_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "1")
     monkeypatch.delenv("RAY_TRAIN_METRICS_ENABLED", raising=False)
-    with _driver_environment():
+    with driver_environment():
         assert os.environ["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
     assert os.environ["RAY_CHDIR_TO_TRIAL_DIR"] == "1"
     assert "RAY_TRAIN_METRICS_ENABLED" not in os.environ
