@@ -5,8 +5,10 @@ Speaks to MLflow through a `Connection` that it is given and does not import mlf
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 RUN_ID, STAGE, STAGES = "elder.run_id", "elder.stage", "elder.stages"
 MODEL_ID, MANIFEST, STORED_AT = "elder.model_id", "elder.manifest_sha256", "elder.stored_at"
+PARENT, VERSIONS = "mlflow.parentRunId", "mlflow.modelVersions"
 ADAPTER_FOLDER = "data/adapter"
+REPORT, RESULT = "report", "result.json"
+MANY = 1000  # trials of a search that are looked at
 LISTED = 10  # how many names an error lists
 FORMS = "expected a run id, runs:/ID/stage-0007, models:/NAME/3 or models:/NAME@champion"
 
@@ -82,8 +87,8 @@ def run_page(mlflow: Connection, experiment: str, run: str) -> str | None:
     return f"{mlflow.location.shown}/#/experiments/{experiment}/runs/{run}"
 
 
-def list_runs(mlflow: Connection, experiment: str | None, limit: int) -> list[dict[str, Any]]:
-    """The newest runs that elder made.
+def list_runs(mlflow: Connection, experiment: str | None, limit: int, trials: bool = False) -> list[dict[str, Any]]:
+    """The newest runs that elder made; trials of a search are counted with it, and listed only if asked for.
 
     Raises:
         InputError: No experiment has that name.
@@ -94,13 +99,16 @@ def list_runs(mlflow: Connection, experiment: str | None, limit: int) -> list[di
     ids = [key for key, name in names.items() if experiment in (None, name)]
     if not ids:
         return []
-    order = ["attributes.start_time DESC"]
-    found = mlflow.call("search_runs", ids, f"tags.`{RUN_ID}` != ''", max_results=limit, order_by=order)
-    return [_summary(run, names) for run in found]
+    wanted = f"tags.`{RUN_ID}` != ''" + ("" if trials else f" AND tags.`{PARENT}` IS NULL")
+    found = mlflow.call("search_runs", ids, wanted, max_results=limit, order_by=["attributes.start_time DESC"])
+    own = {run.info.run_id for run in found}
+    below = mlflow.call("search_runs", ids, f"tags.`{PARENT}` != ''", max_results=MANY) if own else []
+    count = Counter(run.data.tags[PARENT] for run in below)
+    return [{**_summary(run, names), "trials": count[run.info.run_id]} for run in found]
 
 
 def show_run(mlflow: Connection, run_id: str) -> dict[str, Any]:
-    """One run, its parameters and its stages with their metrics.
+    """One run, its stages with their metrics and versions, its trials, its retention matrix.
 
     Raises:
         InputError: No such run.
@@ -114,8 +122,38 @@ def show_run(mlflow: Connection, run_id: str) -> dict[str, Any]:
     shown["url"] = run_page(mlflow, info.experiment_id, info.run_id)
     shown["tags"] = {key: value for key, value in sorted(run.data.tags.items()) if not key.startswith("mlflow.")}
     shown["metrics"] = metrics
-    shown["stages"] = [_stage(model) for model in models]
+    shown["stages"] = [_stage(mlflow, model) for model in models]
+    shown["trials"] = _trials(mlflow, run)
+    shown["retention"] = _retention(mlflow, run)
     return shown
+
+
+def _trials(mlflow: Connection, parent: Any) -> list[dict[str, Any]]:
+    """The runs below a run, by name, with the parameters in which they differ."""
+    wanted = f"tags.`{PARENT}` = '{parent.info.run_id}'"
+    found = mlflow.call("search_runs", [parent.info.experiment_id], wanted, max_results=MANY)
+    keys = sorted({key for run in found for key in run.data.params if key not in ("run_id", "name")})
+    differing = [key for key in keys if len({run.data.params.get(key) for run in found}) > 1]
+    rows = [
+        {
+            **_summary(run, {}),
+            "params": {key: run.data.params[key] for key in differing if key in run.data.params},
+        }
+        for run in found
+    ]
+    return sorted(rows, key=lambda row: str(row["run_id"]))
+
+
+def _retention(mlflow: Connection, run: Any) -> list[list[float]]:
+    """The retention matrix that a run left with its report; empty for a run that has not ended."""
+    place = run.info.artifact_uri
+    if run.info.status == "RUNNING" or RESULT not in mlflow.files(place, REPORT):
+        return []
+    with tempfile.TemporaryDirectory(prefix="elder-result-") as folder:
+        file = Path(folder) / RESULT
+        mlflow.fetch(place, f"{REPORT}/{RESULT}", file)
+        content = json.loads(file.read_text(encoding="utf-8"))
+    return [[float(value) for value in row] for row in content.get("retention") or []]
 
 
 def resolve_ref(mlflow: Connection, ref: str) -> AdapterRef:
@@ -130,7 +168,7 @@ def resolve_ref(mlflow: Connection, ref: str) -> AdapterRef:
         InputError: It is none of these forms, or there is no such thing; the message lists what there is.
     """
     if ref.startswith("models:/"):
-        return _reference(_registered_model(mlflow, ref, ref.removeprefix("models:/")))
+        return _reference(_registered_model(mlflow, ref))
     run_id, slash, stage = ref.removeprefix("runs:/").partition("/")
     wanted = re.fullmatch(r"stage-(\d+)", stage)
     if (slash and not (wanted and ref.startswith("runs:/"))) or not run_id:
@@ -196,12 +234,15 @@ def _run(mlflow: Connection, run_id: str) -> Any:
     return found
 
 
-def _registered_model(mlflow: Connection, ref: str, name: str) -> Any:
-    if re.fullmatch(r"m-[0-9a-f]{32}", name):
-        model = mlflow.find("get_logged_model", name)
-        if model is None:
-            raise InputError(f"{ref}: no logged model has this id")
-        return model
+def registered_version(mlflow: Connection, ref: str) -> Any | None:
+    """The version that `models:/NAME/3` or `models:/NAME@ALIAS` means; None for references of other forms.
+
+    Raises:
+        InputError: There is no such version; the message lists what there is.
+    """
+    name = ref.removeprefix("models:/")
+    if name == ref or re.fullmatch(r"m-[0-9a-f]{32}", name):
+        return None
     at = re.fullmatch(r"([^/@]+)(?:/(\d+)|@([\w.-]+))", name)
     if at is None:
         raise InputError(f"{ref!r} is not a reference: {FORMS}. {_listing(mlflow, name.partition('/')[0])}")
@@ -213,6 +254,16 @@ def _registered_model(mlflow: Connection, ref: str, name: str) -> Any:
     )
     if version is None:
         raise InputError(f"there is no {ref}. {_listing(mlflow, model_name)}")
+    return version
+
+
+def _registered_model(mlflow: Connection, ref: str) -> Any:
+    version = registered_version(mlflow, ref)
+    if version is None:
+        model = mlflow.find("get_logged_model", ref.removeprefix("models:/"))
+        if model is None:
+            raise InputError(f"{ref}: no logged model has this id")
+        return model
     model_id = version.tags.get(MODEL_ID) or version.model_id
     model = mlflow.find("get_logged_model", model_id) if model_id else None
     if model is None:
@@ -259,7 +310,8 @@ def _summary(run: Any, experiments: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _stage(model: Any) -> dict[str, Any]:
+def _stage(mlflow: Connection, model: Any) -> dict[str, Any]:
+    versions = json.loads(model.tags.get(VERSIONS, "[]"))
     metrics = {metric.key: metric.value for metric in model.metrics or ()}
     edits = int(model.tags.get("elder.edits", 0))
     return {
@@ -268,6 +320,17 @@ def _stage(model: Any) -> dict[str, Any]:
         "status": str(model.status),
         "model_id": model.model_id,
         "metrics": dict(sorted(metrics.items())),
+        "registered": [_version(mlflow, str(one["name"]), int(one["version"])) for one in versions],
+    }
+
+
+def _version(mlflow: Connection, name: str, version: int) -> dict[str, Any]:
+    model = mlflow.find("get_registered_model", name)
+    aliases = {} if model is None else model.aliases
+    return {
+        "name": name,
+        "version": version,
+        "aliases": sorted(alias for alias, number in aliases.items() if int(number) == version),
     }
 
 

@@ -6,9 +6,11 @@ Uses clients only: no active run, no global tracking address. Knows nothing of e
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -26,6 +28,7 @@ from mlflow.entities import (
     RunTag,
 )
 
+from elder.errors import InputError
 from infra import mlflow_read
 from infra.adapter_fetch import MANIFEST as MANIFEST_FILE
 from infra.adapter_pointer import POINTER, is_too_large, make_pointer
@@ -33,12 +36,12 @@ from infra.elder_pyfunc import save_model
 from infra.metric_ledger import MetricLedger
 from infra.mlflow_connection import Connection
 from infra.mlflow_flat import config_text, flatten, metric_name, model_name, table_text
-from infra.mlflow_read import MODEL_ID, RUN_ID, STAGE, STAGES, STORED_AT, AdapterRef
+from infra.mlflow_promote import Order, move_alias, show_model, version_of, whoami
+from infra.mlflow_read import MODEL_ID, PARENT, RUN_ID, STAGE, STAGES, STORED_AT, VERSIONS, AdapterRef
 
 BATCH = 100  # MLflow takes at most so many parameters in one call (metrics: 1000)
-VERSIONS = "mlflow.modelVersions"
-PARENT = "mlflow.parentRunId"
 LIMIT_MB = 256.0  # servers that pass artifacts on time out on much larger ones
+CREATOR = "elder.creator"  # tag by which a driver knows the runs that its own requests made
 DIGEST_CHARS = 36  # longest dataset digest that MLflow takes
 
 
@@ -86,8 +89,14 @@ class MlflowTracker:
         run = mlflow_read.find_run(self._mlflow, run_id, [self._experiment])
         fresh = run is None
         if run is None:
-            own = {RUN_ID: run_id, "mlflow.source.name": "elder", "mlflow.source.type": "JOB"}
-            run = self._mlflow.call("create_run", self._experiment, tags={**own, **tags}, run_name=name)
+            own = {
+                RUN_ID: run_id,
+                CREATOR: uuid.uuid4().hex,
+                "mlflow.source.name": "elder",
+                "mlflow.source.type": "JOB",
+            }
+            self._mlflow.call("create_run", self._experiment, tags={**own, **tags}, run_name=name)
+            run = self._only_run(run_id, own[CREATOR])
         self._run, self._elder_run, self._name = run.info.run_id, run_id, name
         self._ledger = MetricLedger((lambda key: []) if fresh else self._history)
         if not fresh:
@@ -133,12 +142,9 @@ class MlflowTracker:
         A model that a killed driver left PENDING is filled again and completed. A large adapter of which `source`,
         an s3:// address, holds a copy is not uploaded; MLflow gets its manifest and a pointer.
         """
-        models = mlflow_read.stage_models(self._mlflow, self._experiment, self._run)
-        model = next((m for m in models if m.tags[STAGE] == str(stage) and m.status != "FAILED"), None)
-        if model is not None and model.status == "READY":
-            return str(model.model_id)
+        model, models = self._only_model(stage)
         if model is None:
-            model = self._mlflow.call(
+            self._mlflow.call(
                 "create_logged_model",
                 self._experiment,
                 name=f"{model_name(self._name)}-stage-{stage:04d}",
@@ -146,7 +152,10 @@ class MlflowTracker:
                 tags={RUN_ID: self._elder_run, STAGE: str(stage), "elder.edits": str(step)},
                 model_type="elder-adapter",
             )
+            model, models = self._only_model(stage)
         model_id = str(model.model_id)
+        if model.status == "READY":
+            return model_id
         with tempfile.TemporaryDirectory(prefix="elder-model-") as folder:
             content, own = self._content(Path(directory), source, Path(folder) / "pointed")
             tags = {**save_model(Path(folder) / "model", content, model_id, self._run), **own}
@@ -161,20 +170,39 @@ class MlflowTracker:
         self._mlflow.call("set_tag", self._run, STAGES, str(ready))
         return model_id
 
+    def _only_run(self, run_id: str, creator: str) -> Any:
+        """The oldest run of this id. A request whose answer was lost is sent again, and makes a second one."""
+        found = self._mlflow.all("search_runs", [self._experiment], f"tags.`{RUN_ID}` = '{run_id}'")
+        first = min(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        for run in found:
+            if run is not first and run.data.tags.get(CREATOR) == creator:
+                self._mlflow.call("delete_run", run.info.run_id)
+        return first
+
+    def _only_model(self, stage: int) -> tuple[Any, list[Any]]:
+        """The READY model of a stage, or the oldest unfinished one, or None; and the models of all stages.
+
+        Further unfinished ones are left by requests whose answers were lost; they are removed.
+        """
+        models = mlflow_read.stage_models(self._mlflow, self._experiment, self._run)
+        mine = [model for model in models if model.tags[STAGE] == str(stage) and model.status != "FAILED"]
+        mine.sort(key=lambda model: (model.status != "READY", model.creation_timestamp, model.model_id))
+        for model in mine[1:]:
+            if model.status != "READY":
+                self._mlflow.call("delete_logged_model", model.model_id)
+        return (mine[0] if mine else None), models
+
     def register(self, model_id: str, name: str, alias: str | None, tags: Mapping[str, str]) -> int:
         """Register a logged model as a version of `name`, once; set the alias; returns the version."""
-        version = self._registered(model_id, name)
-        if version is None:
-            version = self._create_version(model_id, name, tags)
-        for key, value in tags.items():
-            self._mlflow.call("set_model_version_tag", name, str(version), key, value)
+        version = add_version(self._mlflow, model_id, name, tags)
         if alias:
-            self._mlflow.call("set_registered_model_alias", name, alias, str(version))
+            order = Order("run", whoami(), f"the end of run {self._elder_run}")
+            move_alias(self._mlflow, name, alias, version, order)
         return version
 
     def finish(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
-        self._quietly(lambda: self._mlflow.call("set_terminated", self._run, status))
+        _quietly(lambda: self._mlflow.call("set_terminated", self._run, status))
 
     def url(self) -> str | None:
         """The run's page on a server; None for a sqlite file (see `Location.command`)."""
@@ -188,30 +216,6 @@ class MlflowTracker:
         shutil.copy(adapter / MANIFEST_FILE, place)
         (place / POINTER).write_text(make_pointer(adapter, source, self._s3).to_json(), encoding="utf-8")
         return place, {STORED_AT: source}
-
-    def _registered(self, model_id: str, name: str) -> int | None:
-        if self._mlflow.find("get_registered_model", name) is None:
-            self._mlflow.call("create_registered_model", name)
-            return None
-        versions = self._mlflow.all("search_model_versions", f"name = '{name}'")
-        mine = (int(version.version) for version in versions if version.tags.get(MODEL_ID) == model_id)
-        return min(mine, default=None)
-
-    def _create_version(self, model_id: str, name: str, tags: Mapping[str, str]) -> int:
-        model = self._mlflow.call("get_logged_model", model_id)
-        # A server looks models:/ID up itself. Without one MLflow would ask its global address, which is not
-        # ours, so the version points at the files and our own tag says which model it is.
-        direct = self._mlflow.location.artifacts is not None
-        source = model.artifact_location if direct else f"models:/{model_id}"
-        own = {**tags, MODEL_ID: model_id}
-        run = model.source_run_id
-        created = self._quietly(
-            lambda: self._mlflow.call("create_model_version", name, source, run, tags=own, model_id=model_id)
-        )
-        shown = json.loads(model.tags.get(VERSIONS, "[]"))  # what MLflow's page of the logged model links to
-        shown.append({"name": name, "version": str(created.version)})
-        self._mlflow.call("set_logged_model_tags", model_id, {VERSIONS: json.dumps(shown)})
-        return int(created.version)
 
     def _log_metrics(self, values: Mapping[str, float], step: int, model_id: str | None) -> None:
         now = int(time.time() * 1000)
@@ -230,24 +234,66 @@ class MlflowTracker:
     def _log_text(self, file: str, text: str) -> None:
         self._mlflow.call("log_text", self._run, text, file)
 
-    def _quietly(self, action: Callable[[], Any]) -> Any:
-        """For the two calls that print to the terminal whatever the log level is."""
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            return action()
+
+def add_version(mlflow: Connection, model_id: str, name: str, tags: Mapping[str, str]) -> int:
+    """Register a logged model as a version of `name`, once, with tags; returns the version."""
+    version = version_of(mlflow, name, model_id)
+    if version is None:
+        if mlflow.find("get_registered_model", name) is None:
+            mlflow.call("create_registered_model", name)
+        version = _create_version(mlflow, model_id, name, tags)
+    for key, value in tags.items():
+        mlflow.call("set_model_version_tag", name, str(version), key, value)
+    return version
 
 
-def runs(tracking_uri: str | Path, experiment: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-    """The newest runs made by elder: name, run_id, status, stages, started, experiment, metrics (the last ones)."""
-    return mlflow_read.list_runs(Connection(tracking_uri), experiment, limit)
+def _create_version(mlflow: Connection, model_id: str, name: str, tags: Mapping[str, str]) -> int:
+    model = mlflow.call("get_logged_model", model_id)
+    # A server looks models:/ID up itself. Without one MLflow would ask its global address, which is not
+    # ours, so the version points at the files and our own tag says which model it is.
+    direct = mlflow.location.artifacts is not None
+    source = model.artifact_location if direct else f"models:/{model_id}"
+    own = {**tags, MODEL_ID: model_id}
+    run = model.source_run_id
+    created = _quietly(lambda: mlflow.call("create_model_version", name, source, run, tags=own, model_id=model_id))
+    shown = json.loads(model.tags.get(VERSIONS, "[]"))  # what MLflow's page of the logged model links to
+    shown.append({"name": name, "version": str(created.version)})
+    mlflow.call("set_logged_model_tags", model_id, {VERSIONS: json.dumps(shown)})
+    return int(created.version)
+
+
+def _quietly(action: Callable[[], Any]) -> Any:
+    """For the two calls that print to the terminal whatever the log level is."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        return action()
+
+
+def runs(
+    tracking_uri: str | Path, experiment: str | None = None, limit: int = 20, trials: bool = False
+) -> list[dict[str, Any]]:
+    """The newest runs made by elder: name, run_id, status, stages, started, experiment, metrics (last ones), trials.
+
+    With `trials`, the runs below a search are listed too.
+    """
+    return mlflow_read.list_runs(Connection(tracking_uri), experiment, limit, trials)
 
 
 def show(tracking_uri: str | Path, run: str) -> dict[str, Any]:
-    """One run with its stages and their metrics.
+    """One run with its stages and their metrics, or a registered model (`models:/NAME`, or NAME if no run has it).
 
     Raises:
-        InputError: No such run; the message lists those that exist.
+        InputError: There is neither; the message lists the runs that exist.
     """
-    return mlflow_read.show_run(Connection(tracking_uri), run)
+    mlflow = Connection(tracking_uri)
+    name = run.removeprefix("models:/")
+    if name != run:
+        return show_model(mlflow, re.split("[/@]", name)[0])
+    try:
+        return mlflow_read.show_run(mlflow, run)
+    except InputError:
+        if mlflow.find("get_registered_model", run) is None:
+            raise
+        return show_model(mlflow, run)
 
 
 def resolve(ref: str, tracking_uri: str | Path) -> AdapterRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -21,15 +22,17 @@ def command(ref: str, directory: Path, mlflow: str | None, s3_endpoint: str | No
     REF is a run id, runs:/ID/stage-0007, models:/NAME/3 or models:/NAME@champion. DIR appears whole or not at all; a
     pull that was cut off goes on where it ended.
     """
-    from elder.adapter import verify
     from infra.mlflow_tracker import pull
     from jobs.wiring import tracking_address
 
     s3 = {"endpoint_url": s3_endpoint} if s3_endpoint else None
-    note = lambda text: click.echo(f"note: {text}", err=True)  # noqa: E731
-    place = pull(ref, directory, tracking_address(mlflow), s3=s3, on_wait=note)
-    manifest = verify(place)
+    place = pull(ref, directory, tracking_address(mlflow), s3=s3, on_wait=_note)
+    manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))  # pull has verified every file
     source = manifest.get("base", {}).get("source", "?")
     click.echo(f"{place}: {manifest.get('method')} adapter for {source}, {manifest.get('edits')} edits, files verified")
     click.echo(f'python: elder.load_edited("{place}", base="{source}")')
     write_json(json_file, {"ref": ref, "directory": str(place), "manifest": manifest})
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)
