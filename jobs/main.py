@@ -46,6 +46,9 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPT
 
 
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+# By itself MLflow asks a server that is away for four minutes, and waits two for every answer. A run asks again
+# itself (tracking.patience_s), and says so.
+BRISK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
 
 class Verbs(click.Group):
@@ -89,7 +92,7 @@ def cli() -> None:
     elder edit CONFIG editor.lr=2e-5          any key of the config can be overridden
     elder pull models:/elder-demo@champion adapter/
     """
-    for name, value in SILENT.items():  # before a verb imports mlflow; what the user has set stands
+    for name, value in {**SILENT, **BRISK}.items():  # before a verb imports mlflow; what the user has set stands
         os.environ.setdefault(name, value)
 
 

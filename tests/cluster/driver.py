@@ -6,6 +6,7 @@ Its exit code is that of `elder edit`. Its events go into a file, each with the 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -21,7 +22,7 @@ from elder.edit import Edit
 from elder.editors.base import Base, Receipt
 from elder.runtime import Runtime
 from infra.stores import store_factory
-from jobs.main import exit_code
+from jobs.main import BRISK, SILENT, exit_code
 from pipelines.driver import run_edit
 from pipelines.job import Job, Kit
 from pipelines.protocols import Tracker
@@ -147,6 +148,7 @@ def _tracker(order: Order) -> Tracker:
 
 def main(text: str) -> int:
     """Carry an order out; the exit code is that of the command line."""
+    os.environ.update({**SILENT, **BRISK})
     order = Order(**json.loads(text))
     with Path(order.events).open("a") as sink:
 

@@ -63,13 +63,13 @@ class Run:
         self.process: subprocess.Popen[bytes] | None = None
         self.began = self.ended = 0.0
 
-    def start(self, **environment: str) -> None:
+    def start(self) -> None:
         """Start the driver."""
         self.began = time.time()
         if self.cluster is not None:
             self.process = self.cluster.drive("tests.cluster.driver", self.order.text(), log=self.log)
             return
-        env = {**os.environ, "PYTHONPATH": str(root()), "OMP_NUM_THREADS": "1", **environment}
+        env = {**os.environ, "PYTHONPATH": str(root()), "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.cluster.driver", self.order.text()],

@@ -26,6 +26,7 @@ from tests.infra.servers import FaultyProxy, faulty_proxy
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(580)]
 OUTAGE_S = 60.0
+CREATING = ("runs/create", "runs/log-batch", "logged-models", "model-versions/create")
 MANY = 30  # stages of four edits, for runs that outlive an outage
 
 
@@ -56,7 +57,7 @@ def test_mlflow_gone_for_a_minute_is_caught_up_with(tmp_path: Path, truth: Truth
     edits = 4 * MANY
     with mlflow_that_fails(tmp_path / "mlflow") as server:
         run = Run(tmp_path, mlflow=server.url, edits=edits, pause=1.0, tracking={"patience_s": 180})
-        run.start(MLFLOW_DISABLE_TELEMETRY="true")
+        run.start()
         run.wait_for(lambda event: event["kind"] == "committed" and event["stage"] == 3)
         story = Story(f"MLflow {how} for {OUTAGE_S:g} s")
         story.strike()
@@ -75,6 +76,34 @@ def test_mlflow_gone_for_a_minute_is_caught_up_with(tmp_path: Path, truth: Truth
         story.tell(run, truth(edits), replayed=False)
         assert run.digests == truth(edits)
         _check_record(server.url, run)
+
+
+def test_answers_that_mlflow_loses_make_nothing_twice(tmp_path: Path, truth: Truth) -> None:
+    """The server does its work, the answer is lost on the way, the request is sent again: one of everything."""
+    with mlflow_that_fails(tmp_path / "mlflow") as server, faulty_proxy(server.url) as proxy:
+        struck: Counter[str] = Counter()
+
+        def rule(method: str, path: str) -> str:
+            name = path_of(path).removeprefix("/api/2.0/mlflow/")
+            struck[name] += method == "POST" and name in CREATING
+            return "lost" if method == "POST" and name in CREATING and struck[name] % 2 else ""
+
+        proxy.rule = rule
+        story = Story("MLflow: every first answer to a request that makes something is lost")
+        story.strike()
+        run = Run(tmp_path, mlflow=proxy.url, tracking={"register": "facts"})
+        run.start()
+        assert run.end() == 0, run.log_text()
+        assert all(struck[name] > 1 for name in CREATING), struck
+        story.tell(run, truth(10), replayed=False)
+        _check_record(server.url, run)
+        _check_versions(server.url)
+
+
+def _check_versions(url: str) -> None:
+    from mlflow import MlflowClient
+
+    assert len(MlflowClient(url, url).search_model_versions("name = 'facts'")) == 1
 
 
 def _check_record(url: str, run: Run) -> None:
