@@ -37,6 +37,19 @@ def device_memory() -> int | None:
     return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
 
 
+def accelerators() -> list[tuple[str, int]]:
+    """Name and bytes of memory of every GPU that this process sees."""
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [(str(one.name), int(one.total_memory)) for one in found]
+
+
+def gpu_backend_built_in() -> bool:
+    """Whether this build of torch has the backend by which GPUs speak to each other (NCCL)."""
+    return torch.distributed.is_available() and torch.distributed.is_nccl_available()
+
+
 def pick_dtype(name: str) -> torch.dtype:
     """The torch dtype of a config name.
 

@@ -50,12 +50,16 @@ class Base:
 
 @dataclass(frozen=True)
 class EditOutcome:
-    """What happened to one edit: `final_loss` is the mean target cross-entropy of its prompts, in nats."""
+    """What happened to one edit: `final_loss` is the mean target cross-entropy of its prompts, in nats.
+
+    `details` are the method's figures about it, such as steps and norms of its value.
+    """
 
     edit_id: str
     accepted: bool
     final_loss: float
     note: str = ""
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class PartialForward:
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        self._first, self._end = 0, len(blocks)
+        self._first, self._end, self._count = 0, len(blocks), len(blocks)
         self._injected: Tensor | None = None
         self._reached: Tensor | None = None
         self._capture_at: int | None = None
@@ -33,7 +33,10 @@ class PartialForward:
 
     @contextmanager
     def only_below(self, end: int, capture: int | None = None) -> Iterator[PartialForward]:
-        """Run blocks [0, end) only; afterwards `reached()` is what block `capture` (default: `end`) got, (B, T, D)."""
+        """Run blocks [0, end) only; afterwards `reached()` is what block `capture` (default: `end`) got, (B, T, D).
+
+        Behind the last block that is the last block's output.
+        """
         self._end, self._capture_at = end, end if capture is None else capture
         try:
             yield self
@@ -42,7 +45,10 @@ class PartialForward:
 
     @contextmanager
     def only_from(self, first: int, hidden: Tensor) -> Iterator[None]:
-        """Run blocks [first, ...) only, on the given hidden states (B, T, D) instead of the embedded tokens."""
+        """Run blocks [first, ...) only, on the given hidden states (B, T, D) instead of the embedded tokens.
+
+        With `first` behind the last block the hidden states go straight to the final norm.
+        """
         self._first, self._injected = first, hidden
         try:
             yield
@@ -64,5 +70,9 @@ class PartialForward:
         if self._first <= index < self._end:
             out = original(hidden_states, *args, **kwargs)
             self._tuple = isinstance(out, tuple)
+            if self._capture_at == self._count == index + 1:
+                self._reached = out[0] if self._tuple else out
             return out
+        if self._first == self._count == index + 1 and self._injected is not None:
+            hidden_states = self._injected
         return (hidden_states,) if self._tuple else hidden_states

@@ -31,6 +31,15 @@ def equality_update(keys: Tensor, residuals: Tensor, prior: Prior | Tensor | Non
         SolverError: More keys than dimensions, or keys that depend on each other: facts that cannot all hold exactly.
     """
     k, r = columns(keys, residuals)
+    return (r @ equality_gain(k, prior)).to(residuals.dtype)
+
+
+def equality_gain(keys: Tensor, prior: Prior | Tensor | None = None) -> Tensor:
+    """(K^T C^-1 K)^-1 K^T C^-1 (n, m): the update is R times this, so (R, gain) are its low-rank factors.
+
+    Arguments and errors as `equality_update`; in float64.
+    """
+    k = columns(keys, keys)[0]
     m, n = k.shape
     if n > m:
         raise SolverError(f"{n} facts cannot hold exactly in a layer of width {m}: use a ridge, or smaller batches")
@@ -39,15 +48,14 @@ def equality_update(keys: Tensor, residuals: Tensor, prior: Prior | Tensor | Non
     gram = white.mT @ white
     scale = gram.diagonal().rsqrt()
     if not bool(scale.isfinite().all()):
-        raise SolverError(
-            f"the key of fact {int(scale.isfinite().int().argmin())} is zero: nothing can be stored at it"
-        )
+        silent = int(scale.isfinite().int().argmin())
+        raise SolverError(f"the key of fact {silent} is zero: nothing can be stored at it")
     correlation = gram * scale[:, None] * scale
     _check_independent(correlation)
     # The correlation is far better conditioned than the Gram matrix when keys differ in length.
     factor = torch.linalg.cholesky(correlation)
-    solved = torch.cholesky_solve((r * scale).mT, factor).mT * scale
-    return (solved @ c.unwhiten(white).mT).to(residuals.dtype)
+    solved: Tensor = torch.cholesky_solve(scale[:, None] * c.unwhiten(white).mT, factor)
+    return scale[:, None] * solved
 
 
 def _check_independent(correlation: Tensor) -> None:

@@ -50,6 +50,10 @@ class RecursiveRidge:
         gain, _ = self._gain(k)
         return (r @ gain).to(residuals.dtype)
 
+    def gain(self, keys: Tensor) -> Tensor:
+        """K^T (ridge C + S + K K^T)^-1 (n, m): `solve` is R times this."""
+        return self._gain(columns(keys, keys)[0])[0]
+
     def absorb(self, keys: Tensor) -> None:
         """Remember keys (m, n): later updates leave their outputs in place."""
         k = keys.to(torch.float64)

@@ -40,17 +40,28 @@ def ridge_update(
         SolverError: Shapes do not fit, something is not finite, the ridge is not positive, or the system is singular.
     """
     k, r = columns(keys, residuals)
+    return (r @ ridge_gain(k, prior, ridge, form)).to(residuals.dtype)
+
+
+def ridge_gain(
+    keys: Tensor, prior: Prior | Tensor | None = None, ridge: float | Tensor = 1.0, form: Form = "auto"
+) -> Tensor:
+    """K^T (ridge C + K K^T)^-1 (n, m): the update is R times this, so (R, gain) are its low-rank factors.
+
+    Arguments and errors as `ridge_update`; in float64.
+    """
+    k = columns(keys, keys)[0]
     if not float(ridge) > 0:
         raise SolverError(f"the ridge must be greater than 0, found {float(ridge)}; at 0 use equality_update")
     c = as_prior(prior, k.shape[0])
     chosen = _cheaper(c, *k.shape) if form == "auto" else form
     if chosen == "dual":
         try:
-            return _dual(k, r, c, ridge).to(residuals.dtype)
+            return _dual(k, c, ridge)
         except SolverError:
             if form == "dual":
                 raise  # C alone is singular; with the facts added it may not be
-    return _primal(k, r, c, ridge).to(residuals.dtype)
+    return _primal(k, c, ridge)
 
 
 def _cheaper(prior: Prior, m: int, n: int) -> Form:
@@ -62,15 +73,15 @@ def _cheaper(prior: Prior, m: int, n: int) -> Form:
     return "dual" if dual < primal else "primal"
 
 
-def _dual(k: Tensor, r: Tensor, prior: Prior, ridge: float | Tensor) -> Tensor:
+def _dual(k: Tensor, prior: Prior, ridge: float | Tensor) -> Tensor:
     white = prior.whiten(k)
     gram = white.mT @ white
     system = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor = cholesky(system, "the system of the facts", "raise the ridge")
-    return torch.cholesky_solve(r.mT, factor).mT @ prior.unwhiten(white).mT
+    return torch.cholesky_solve(prior.unwhiten(white).mT, factor)
 
 
-def _primal(k: Tensor, r: Tensor, prior: Prior, ridge: float | Tensor) -> Tensor:
+def _primal(k: Tensor, prior: Prior, ridge: float | Tensor) -> Tensor:
     system = k @ k.mT + ridge * prior.dense().to(k.device)
     factor = cholesky(system, "the system of prior and facts", "raise the ridge, or take statistics over more tokens")
-    return r @ torch.cholesky_solve(k, factor).mT
+    return torch.cholesky_solve(k, factor).mT

@@ -1,0 +1,106 @@
+"""Weight changes that are held beside the weights: added to the output of a map, switched off to the bit.
+
+The base weights are never written, so undoing is leaving out, and a base in bfloat16 or in shards is no matter. Each
+batch of edits adds one pair of factors; the pairs, in order, are the state. Knows nothing of how a change is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elder.errors import AdapterError
+
+
+@dataclass
+class Delta:
+    """The change D (d, m) of one map as a sum of low-rank factors, in float32.
+
+    Attributes:
+        dense: D as it is applied.
+        left: (d, N), the batches side by side.
+        right: (N, m), the batches one below the other.
+        sizes: Rank of each batch.
+    """
+
+    dense: Tensor
+    left: Tensor
+    right: Tensor
+    sizes: list[int] = field(default_factory=list)
+
+    @classmethod
+    def zero(cls, d: int, m: int, device: torch.device) -> Delta:
+        """No change yet."""
+        return cls(torch.zeros(d, m, device=device), torch.zeros(d, 0, device=device), torch.zeros(0, m, device=device))
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """Add `left @ right`, (d, n) and (n, m). The dense sum is made in this order, here and after loading."""
+        left, right = left.to(self.dense), right.to(self.dense)
+        self.dense = self.dense + left @ right
+        self.left, self.right = torch.cat([self.left, left], 1), torch.cat([self.right, right])
+        self.sizes.append(left.shape[1])
+
+
+class Deltas:
+    """The changes of several maps of a clone, and one switch for all.
+
+    Args:
+        maps: Block -> the map whose output is changed.
+        sizes: Block -> (m, d) of the map.
+        device: Where changes live.
+    """
+
+    def __init__(
+        self, maps: Mapping[int, nn.Module], sizes: Mapping[int, tuple[int, int]], device: torch.device
+    ) -> None:
+        self.of = {layer: Delta.zero(sizes[layer][1], sizes[layer][0], device) for layer in maps}
+        self._active = True
+        for layer, module in maps.items():
+            module.register_forward_hook(lambda _, args, out, layer=layer: self._apply(layer, args[0], out))
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Nothing is added inside the block: outputs are the base model's to the bit."""
+        before, self._active = self._active, False
+        try:
+            yield
+        finally:
+            self._active = before
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Factors of all maps, on the CPU."""
+        state: dict[str, Tensor] = {}
+        for layer, delta in self.of.items():
+            state[f"delta.{layer}.left"] = delta.left.cpu().clone()
+            state[f"delta.{layer}.right"] = delta.right.cpu().clone()
+        return state
+
+    def load(self, state: Mapping[str, Tensor], sizes: Mapping[int, Sequence[int]]) -> None:
+        """Take factors over and add them up again as they came, so that the sums have the same bits.
+
+        Raises:
+            AdapterError: Factors and sizes do not go together.
+        """
+        fresh = {}
+        for layer, delta in self.of.items():
+            left, right = state[f"delta.{layer}.left"], state[f"delta.{layer}.right"]
+            if not left.shape[1] == right.shape[0] == sum(sizes[layer]):
+                raise AdapterError(f"the factors of block {layer} do not add up to the batches of the cursor")
+            again = Delta.zero(delta.dense.shape[0], delta.dense.shape[1], delta.dense.device)
+            own = list(sizes[layer])
+            for a, b in zip(torch.split(left, own, 1), torch.split(right, own), strict=True):
+                again.add(a, b)
+            fresh[layer] = again
+        self.of = fresh
+
+    def _apply(self, layer: int, x: Tensor, out: Any) -> Any:
+        delta = self.of[layer]
+        if not self._active or not delta.sizes:
+            return None
+        return out + F.linear(x.to(delta.dense.dtype), delta.dense).to(out.dtype)

@@ -1,0 +1,319 @@
+"""What ROME, MEMIT, EMMET and AlphaEdit share: find values at subjects, then write keys to values in closed form.
+
+A method says only how residuals become an update (`_update`) and what it remembers (`_remember`, `_memory`). Values
+are found on the model as it is now; blocks are written from below, each with the keys that the blocks before left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elder.edit import Edit
+from elder.editors.base import Base, EditOutcome, Progress, Receipt, pack_json, unpack_json, weights_digest
+from elder.editors.deltas import Deltas
+from elder.editors.fit import check_state, refuse
+from elder.editors.weight_options import LocateOptions
+from elder.errors import ConfigError, SolverError
+from elder.mixture.partial import PartialForward
+from elder.models import anatomy, clone_sharing_weights, dimensions
+from elder.solvers.moments import SecondMoment
+from elder.solvers.prior import Prior
+from elder.targets.contexts import SEEDS, Contexts, sample_contexts
+from elder.targets.observe import Observer, Seen
+from elder.targets.requests import check_subjects, essence_row, prompt_row, rewriting_row
+from elder.targets.upper import UpperBlocks
+from elder.targets.values import ValueOptions, Values, find_values
+from elder.tokens import pad_id
+
+
+@dataclass(frozen=True)
+class Written:
+    """How one batch was written into one block: residual asked for and reached, relative size, per edit."""
+
+    layer: int
+    asked: Tensor
+    size: float
+    leverage: Tensor
+
+
+class LocateEditor:
+    """A base model with weight changes at the output maps of some MLPs.
+
+    Args:
+        base: The model to edit; not changed.
+        options: The method's.
+    """
+
+    method: str
+    needs_statistics = True
+
+    def __init__(self, base: Base, options: LocateOptions) -> None:
+        self.base, self.options = base, options
+        self.model = clone_sharing_weights(base.model)
+        parts = anatomy(self.model)
+        self.layers = options.layers or self.default_layers(len(parts.blocks))
+        maps = {layer: parts.target(layer, "mlp_out") for layer in self.layers}
+        sizes = {layer: dimensions(module) or (parts.inner, parts.width) for layer, module in maps.items()}
+        device, pad = base.runtime.device, pad_id(base.tokenizer)
+        partial = PartialForward(parts.blocks)
+        self._maps, self.width = maps, sizes[self.layers[-1]][0]
+        self.deltas = Deltas(maps, sizes, device)
+        self._observer = Observer(self.model, partial, maps, base.runtime, pad)
+        self._upper = UpperBlocks(self.model, partial, self.layers[-1], pad, device)
+        self.statistics: dict[int, SecondMoment] = {}
+        self._priors: dict[int, Prior] = {}
+        self._norms: dict[int, float] = {}
+        self._contexts: Contexts | None = None
+        self._seen: dict[str, Any] = {"edits": 0, "batches": 0, "sizes": {str(layer): [] for layer in self.layers}}
+        base.runtime.prepare(self.model)
+
+    # ---- what a method says -------------------------------------------------------------------------------------
+
+    @staticmethod
+    def default_layers(depth: int) -> tuple[int, ...]:
+        """Blocks 4 to 8 of 32 (EasyEdit's Llama-2-7B), at this relative depth."""
+        first, last = round(depth / 8), round(depth / 4)
+        return tuple(range(first, max(last, first) + 1))
+
+    def _update(self, layer: int, keys: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors (d, n) and (n, m) of the update of a block, from keys (m, n) and residuals (d, n)."""
+        raise NotImplementedError
+
+    def _remember(self, keys: Mapping[int, Tensor]) -> None:
+        """Take note of a batch's keys, block -> (m, n), as they are after it was written."""
+
+    def _memory(self) -> dict[str, Tensor]:
+        """What the method adds to the state; entries whose first dimension grows."""
+        return {}
+
+    def _recall(self, state: Mapping[str, Tensor]) -> None:
+        """Take `_memory` back."""
+
+    def _batches(self, edits: Sequence[Edit]) -> list[list[Edit]]:
+        size = self.options.batch_size
+        return [list(edits[begin : begin + size]) for begin in range(0, len(edits), size)]
+
+    def _grouped(self) -> bool:
+        """Whether the bare prompt counts like all sampled texts together."""
+        return True
+
+    # ---- the Editor protocol ------------------------------------------------------------------------------------
+
+    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+        """Apply edits in batches (see `Editor.edit`).
+
+        Raises:
+            ConfigError: There are no edits, or no statistics.
+            DataError: An edit without a subject in its prompt; nothing was written.
+            SolverError: A batch has no sound solution, or would change a block too much; it was not written.
+        """
+        if not edits:
+            raise ConfigError("edit: there are no edits to apply")
+        check_subjects(edits)
+        self._check_statistics()
+        begin, outcomes, losses = time.perf_counter(), [], []
+        sizes: list[float] = []
+        for batch in self._batches(edits):
+            values, written = self._write(batch)
+            self._seen["edits"] += len(batch)
+            self._seen["batches"] += 1
+            outcomes += _outcomes(batch, values, written)
+            losses.append(values.curve)
+            sizes += [one.size for one in written]
+            if progress is not None:
+                progress(len(outcomes), len(edits), values.curve[-1])
+        notes = {"value_steps": sum(o.details["steps"] for o in outcomes) / len(outcomes), "largest_change": max(sizes)}
+        return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, notes)
+
+    @property
+    def edits_applied(self) -> int:
+        """See `Editor.edits_applied`."""
+        return int(self._seen["edits"])
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """See `Editor.disabled`."""
+        return self.deltas.disabled()
+
+    def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
+        """See `Editor.routed_at`: nothing is routed."""
+        return nullcontext()
+
+    def in_scope(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
+        """See `Editor.in_scope`: written weights act on every input."""
+        return None
+
+    def base_digest(self) -> str:
+        """See `Editor.base_digest`."""
+        return weights_digest(self.base.model, self.base.runtime)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `Editor.state_dict`."""
+        state = self.deltas.state_dict() | self._memory()
+        texts = None if self._contexts is None else [list(group) for group in self._contexts.groups]
+        state["cursor"] = pack_json({**self._seen, "contexts": texts})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Editor.load_state_dict`; all is checked before anything is taken over.
+
+        Raises:
+            AdapterError: The state belongs to other options, or is damaged; nothing was changed.
+        """
+        own = self.state_dict()
+        turned = {name: t.T if name.endswith(".left") else t for name, t in state.items()}  # these grow sideways
+        pattern = {name: t.T if name.endswith(".left") else t for name, t in own.items()}
+        check_state(turned, pattern, ("cursor", "delta.", "memory."), ("cursor",))
+        cursor = unpack_json(state["cursor"])
+        known = isinstance(cursor, dict) and set(cursor) == {*self._seen, "contexts"}
+        refuse([] if known else ["'cursor' must count edits, batches and sizes"])
+        contexts = cursor.pop("contexts")
+        self.deltas.load(state, {layer: cursor["sizes"].get(str(layer), []) for layer in self.layers})
+        self._contexts = None if contexts is None else Contexts(tuple(tuple(group) for group in contexts))
+        self._seen = cursor
+        self._recall(state)
+
+    def save(self, directory: str | Path) -> None:
+        """See `Editor.save`."""
+        from elder.adapter import save_adapter
+
+        save_adapter(directory, self)  # type: ignore[arg-type]
+
+    # ---- parts --------------------------------------------------------------------------------------------------
+
+    def prior(self, layer: int) -> Prior:
+        """The second moment of ordinary keys of a block, factored once."""
+        if layer not in self._priors:
+            moment = self.statistics[layer].mean().to(self.base.runtime.device)
+            self._priors[layer] = Prior(moment, jitter=self.options.jitter)
+        return self._priors[layer]
+
+    def contexts(self) -> Contexts:
+        """The texts before prompts, sampled once from the unedited model and kept in the state."""
+        if self._contexts is None:
+            o = self.options
+            with self.disabled():
+                self._contexts = sample_contexts(
+                    self.model,
+                    self.base.tokenizer,
+                    self.base.runtime,
+                    o.seed,
+                    SEEDS[: o.contexts],
+                    o.context_tokens,
+                    self._grouped(),
+                )
+        return self._contexts
+
+    def _check_statistics(self) -> None:
+        missing = [layer for layer in self.layers if layer not in self.statistics] if self.needs_statistics else []
+        if missing:
+            raise ConfigError(f"editor.statistics: {self.method} needs the second moments of blocks {missing}")
+        for layer, moment in self.statistics.items():
+            if layer in self._maps and moment.total.shape[0] != self.width:
+                raise SolverError(
+                    f"the statistics of block {layer} are of width {moment.total.shape[0]}, the model's keys of width "
+                    f"{self.width}: they belong to another model"
+                )
+
+    def _write(self, batch: Sequence[Edit]) -> tuple[Values, list[Written]]:
+        """Find the values of a batch, then write block after block; all or nothing."""
+        before = {layer: (d.dense, d.left, d.right, list(d.sizes)) for layer, d in self.deltas.of.items()}
+        try:
+            return self._write_all(batch)
+        except BaseException:
+            for layer, (dense, left, right, sizes) in before.items():
+                delta = self.deltas.of[layer]
+                delta.dense, delta.left, delta.right, delta.sizes = dense, left, right, sizes
+            self._note_sizes()
+            raise
+
+    def _write_all(self, batch: Sequence[Edit]) -> tuple[Values, list[Written]]:
+        tokenizer, o, last = self.base.tokenizer, self.options, self.layers[-1]
+        texts, count = self.contexts().texts, len(batch)
+        bare = [prompt_row(tokenizer, i, edit, "{}") for i, edit in enumerate(batch)]
+        seen = self._observer.look(bare, last)
+        starts = self._starts(seen)
+        rows = [
+            [rewriting_row(tokenizer, i, edit, text) for text in texts]
+            + [essence_row(tokenizer, i, edit, o.kl_position == "end")]
+            for i, edit in enumerate(batch)
+        ]
+        how = ValueOptions(o.steps, o.lr, o.kl_factor, o.decay, o.clamp, o.stop)
+        values = find_values(self._upper, rows, starts, how, self.base.runtime, o.value_batch)
+        wanted = seen.hidden + values.change
+        prompts = [prompt_row(tokenizer, i, edit, text) for i, edit in enumerate(batch) for text in texts]
+        weights = torch.tensor(self.contexts().weights, device=starts.device)
+        written = []
+        for number, layer in enumerate(self.layers):
+            now = self._observer.look(prompts, last)
+            every = now.keys[layer].view(count, len(texts), -1)
+            keys = (every * weights[None, :, None]).sum(1)
+            gap = wanted - now.hidden.view(count, len(texts), -1)[:, 0]
+            share = gap / (len(self.layers) - number)
+            written.append(self._write_block(layer, keys, every[:, 0], share))
+        after = self._observer.look(prompts, last)
+        self._remember(
+            {
+                layer: (after.keys[layer].view(count, len(texts), -1) * weights[None, :, None]).sum(1).T
+                for layer in self.layers
+            }
+        )
+        return values, written
+
+    def _starts(self, seen: Seen) -> Tensor:
+        """The vectors whose length scales decay and clamp: hidden states behind the last block (MEMIT)."""
+        return seen.hidden
+
+    def _write_block(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> Written:
+        left, right = self._factors(layer, keys.T, bare.T, residuals.T)
+        size = self._relative_size(layer, left, right)
+        limit = self.options.max_change
+        if limit is not None and size > limit:
+            raise SolverError(
+                f"block {layer}: the update is {size:.3g} times the weights, above editor.max_change = {limit}; "
+                "nothing of this batch was written. Look at the edits with the largest leverage, or raise the ridge"
+            )
+        self.deltas.of[layer].add(left, right)
+        self._note_sizes()
+        return Written(layer, residuals.norm(dim=1).cpu(), size, self._leverage(layer, keys))
+
+    def _factors(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+        return self._update(layer, keys, residuals)
+
+    def _leverage(self, layer: int, keys: Tensor) -> Tensor:
+        """k^T C^-1 k of each edit: how unlike ordinary keys its key is; zeros without statistics."""
+        if layer not in self.statistics:
+            return torch.zeros(len(keys))
+        return self.prior(layer).whiten(keys.T.double()).square().sum(0).cpu()
+
+    def _relative_size(self, layer: int, left: Tensor, right: Tensor) -> float:
+        if layer not in self._norms:
+            weight = self._maps[layer].weight
+            with self.base.runtime.gathered([weight]):  # type: ignore[list-item]
+                self._norms[layer] = float(weight.detach().float().norm())  # type: ignore[operator,union-attr]
+        overlap = (left.double().T @ left.double()) * (right.double() @ right.double().T)
+        return float(overlap.sum().clamp(min=0).sqrt()) / self._norms[layer]
+
+    def _note_sizes(self) -> None:
+        self._seen["sizes"] = {str(layer): list(delta.sizes) for layer, delta in self.deltas.of.items()}
+
+
+def _outcomes(batch: Sequence[Edit], values: Values, written: Sequence[Written]) -> list[EditOutcome]:
+    outcomes = []
+    for i, edit in enumerate(batch):
+        details = {
+            "steps": float(values.steps[i]),
+            "value_loss": values.loss[i],
+            "value_norm": float(values.change[i].norm()),
+            "residual": float(written[-1].asked[i]),
+            "leverage": max(float(one.leverage[i]) for one in written),
+        }
+        outcomes.append(EditOutcome(edit.id, True, values.nll[i], details=details))
+    return outcomes

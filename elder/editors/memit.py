@@ -1,0 +1,68 @@
+"""MEMIT and EMMET: a batch of facts by least squares or exactly, spread over several blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from elder.editors.base import Base
+from elder.editors.keys_memory import KeysMemory
+from elder.editors.locate import LocateEditor
+from elder.editors.weight_options import EmmetOptions, MemitOptions
+from elder.solvers.equality import equality_gain
+from elder.solvers.recursive import RecursiveRidge
+from elder.solvers.ridge import ridge_gain
+
+
+class MemitEditor(LocateEditor):
+    """MEMIT (arXiv 2210.07229, algorithm 1), with or without a cache of earlier keys.
+
+    With the cache the update of a batch is R K^T (lambda C + Kp Kp^T + K K^T)^-1, Kp being all earlier keys; without
+    it, Kp is left out, as published.
+    """
+
+    method = "memit"
+    options: MemitOptions
+
+    def __init__(self, base: Base, options: MemitOptions) -> None:
+        super().__init__(base, options)
+        self._solvers: dict[int, RecursiveRidge] = {}
+        self._keys = KeysMemory(self.layers, self.width)
+
+    def _update(self, layer: int, keys: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.options.cache:
+            return residuals, ridge_gain(keys, self.prior(layer), self.options.ridge)
+        if layer not in self._solvers:
+            self._solvers[layer] = RecursiveRidge(self.prior(layer), self.options.ridge)
+            self._keys.replay(layer, self._solvers[layer].absorb)
+        gain = self._solvers[layer].gain(keys)
+        self._keys.hold(layer, keys)
+        return residuals, gain
+
+    def _remember(self, keys: Mapping[int, Tensor]) -> None:
+        """The keys that were solved for, not those after writing: the recursion is then the joint solution."""
+        if self.options.cache:
+            for layer, held in self._keys.commit().items():
+                self._solvers[layer].absorb(held)
+
+    def _memory(self) -> dict[str, Tensor]:
+        return self._keys.state_dict() if self.options.cache else {}
+
+    def _recall(self, state: Mapping[str, Tensor]) -> None:
+        if self.options.cache:
+            self._keys.load(state, {layer: self._seen["sizes"][str(layer)] for layer in self.layers})
+            self._solvers.clear()
+
+
+class EmmetEditor(LocateEditor):
+    """EMMET (arXiv 2403.14236, eq. 7). With a regulariser a and weight w it is MEMIT with lambda = w a."""
+
+    method = "emmet"
+    options: EmmetOptions
+
+    def _update(self, layer: int, keys: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+        o = self.options
+        if o.ridge == 0 or keys.shape[1] == 1:  # the reference leaves the regulariser out for one fact
+            return residuals, equality_gain(keys, self.prior(layer))
+        return residuals, ridge_gain(keys, self.prior(layer), o.weight * o.ridge)

@@ -1,0 +1,70 @@
+"""ROME: one fact at a time, exactly, by a rank-one change of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from elder.edit import Edit
+from elder.editors.locate import LocateEditor
+from elder.editors.weight_options import RomeOptions
+from elder.solvers.equality import equality_gain
+from elder.solvers.prior import Prior
+from elder.targets.contexts import Contexts, sample_contexts
+from elder.targets.observe import Seen
+
+SHORT, LONG, EACH = 5, 10, 10  # ten texts of five tokens and ten of ten, section 3.1's code
+
+
+class RomeEditor(LocateEditor):
+    """ROME (arXiv 2202.05262, eq. 2): D = r (C^-1 k)^T / (k0 . C^-1 k), k the mean key, k0 the bare prompt's.
+
+    The value is an output of the MLP; the fact holds exactly at the bare prompt. `shared_key` uses the mean on both
+    sides, as "Rebuilding ROME" proposes against disabling edits.
+    """
+
+    method = "rome"
+    options: RomeOptions
+
+    @property
+    def needs_statistics(self) -> bool:  # type: ignore[override]
+        """Whether directions are weighed by ordinary keys."""
+        return self.options.statistics
+
+    @staticmethod
+    def default_layers(depth: int) -> tuple[int, ...]:
+        """Block 5 of 32 (EasyEdit's Llama-2-7B), at this relative depth."""
+        return (min(depth - 1, max(1, round(depth * 5 / 32))),)
+
+    def contexts(self) -> Contexts:
+        """Texts that the model begins on its own, each counting like the bare prompt; few if `contexts` is small."""
+        if self._contexts is None and self.options.contexts == 5 and self.base.tokenizer.bos_token_id is not None:
+            parts = []
+            with self.disabled():
+                for number, tokens in enumerate((SHORT, LONG)):
+                    seed = self.options.seed + number
+                    parts.append(
+                        sample_contexts(
+                            self.model, self.base.tokenizer, self.base.runtime, seed, [""] * EACH, tokens, False
+                        )
+                    )
+            self._contexts = Contexts(((*parts[0].texts, *parts[1].texts[1:]),))
+        return super().contexts()
+
+    def _grouped(self) -> bool:
+        return False
+
+    def _batches(self, edits: Sequence[Edit]) -> list[list[Edit]]:
+        return [[edit] for edit in edits]
+
+    def _starts(self, seen: Seen) -> Tensor:
+        """The MLP's outputs."""
+        return seen.outputs[self.layers[-1]]
+
+    def _factors(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+        prior = self.prior(layer) if self.options.statistics else Prior(None, self.width)
+        gain = equality_gain(keys, prior)
+        if not self.options.shared_key:
+            gain = gain / (gain @ bare.double())  # the bare key then gives exactly 1
+        return residuals, gain

@@ -1,0 +1,119 @@
+"""Options of the methods that write weights at a subject's last token. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from elder.editors.options import opt
+
+
+@dataclass(frozen=True)
+class LocateOptions:
+    """What ROME, MEMIT, EMMET and AlphaEdit share: where they write and how they find values."""
+
+    layers: tuple[int, ...] | None = opt(None, "blocks that are written; default: the method's, by relative depth")
+    steps: int = opt(25, "forward passes of the value optimisation; the last one only measures")
+    lr: float = opt(0.5, "learning rate of the value optimisation (Adam)")
+    kl_factor: float = opt(0.0625, "weight of KL(now || before) behind the subject in `SUBJECT is a`")
+    kl_position: Literal["subject", "end"] = opt(
+        "subject", "where that is measured: at the subject, as the reference code does, or at the end of the text"
+    )
+    decay: float = opt(0.5, "weight of ||change|| / ||start||^2 in the value's loss")
+    clamp: float = opt(0.75, "a value stays within so many times the length of its start")
+    stop: float = opt(0.05, "a value is found when its loss is below this")
+    contexts: int = opt(5, "texts, sampled from the model, that are put before prompts (0 to 5)")
+    context_tokens: int = opt(10, "tokens of each such text")
+    batch_size: int = opt(10, "edits written together")
+    value_batch: int = opt(16, "edits in one forward pass of the value optimisation")
+    jitter: float = opt(0.0, "added to the diagonal of the statistics, in units of its mean")
+    max_change: float | None = opt(
+        None, "refuse a batch whose ||D|| / ||W|| in a block is above this, before it is written; null writes all"
+    )
+    seed: int = opt(0, "seed of the sampled texts")
+
+    def problems(self) -> list[str]:
+        """What is impossible about these values, each line beginning with the option's name."""
+        found = []
+        for name in ("steps", "context_tokens", "batch_size", "value_batch"):
+            if getattr(self, name) < 1:
+                found.append(f"{name}: must be at least 1, found {getattr(self, name)}")
+        for name in ("kl_factor", "decay", "stop", "jitter"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                found.append(f"{name}: must not be negative, found {getattr(self, name)}")
+        for name in ("lr", "clamp"):
+            if not 0 < getattr(self, name) < float("inf"):
+                found.append(f"{name}: must be positive, found {getattr(self, name)}")
+        if not 0 <= self.contexts <= 5:
+            found.append(f"contexts: must be 0 to 5, found {self.contexts}")
+        if self.max_change is not None and self.max_change <= 0:
+            found.append(f"max_change: must be positive, found {self.max_change}")
+        if self.layers is not None and (
+            not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0
+        ):
+            found.append(f"layers: expected different block numbers in rising order, found {list(self.layers)}")
+        return found
+
+
+@dataclass(frozen=True)
+class RomeOptions(LocateOptions):
+    """ROME (arXiv 2202.05262): one fact at a time, exactly, in one block."""
+
+    clamp: float = opt(4.0, "a value stays within so many times the length of its start")
+    batch_size: int = opt(1, "edits handed over together; ROME writes them one after another")
+    statistics: bool = opt(True, "weigh directions by the second moment of ordinary keys; off: plain minimum norm")
+    shared_key: bool = opt(
+        False, "use the mean key on both sides of the update (R-ROME); off: mean and bare key, as published"
+    )
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        several = self.layers is not None and len(self.layers) > 1
+        return super().problems() + (["layers: ROME writes one block"] if several else [])
+
+
+@dataclass(frozen=True)
+class MemitOptions(LocateOptions):
+    """MEMIT (arXiv 2210.07229): a batch of facts by least squares, spread over several blocks."""
+
+    ridge: float = opt(15_000.0, "weight of preservation (lambda, mom2_update_weight)")
+    cache: bool = opt(True, "preserve the keys of earlier batches too, so that batch size is a question of speed")
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        return super().problems() + ([] if self.ridge > 0 else [f"ridge: must be positive, found {self.ridge}"])
+
+
+@dataclass(frozen=True)
+class EmmetOptions(LocateOptions):
+    """EMMET (arXiv 2403.14236): facts of a batch exactly, or, regularised, MEMIT with lambda = weight x ridge."""
+
+    weight: float = opt(1.0, "weight of preservation (w, mom2_update_weight)")
+    ridge: float = opt(0.1, "regulariser (a, emmet_lambda); 0: every fact holds exactly")
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        found = super().problems()
+        if not self.weight > 0:
+            found.append(f"weight: must be positive, found {self.weight}")
+        if not self.ridge >= 0:
+            found.append(f"ridge: must not be negative, found {self.ridge}")
+        return found
+
+
+@dataclass(frozen=True)
+class AlphaEditOptions(LocateOptions):
+    """AlphaEdit (arXiv 2410.02355): least squares inside the directions that ordinary text hardly uses."""
+
+    threshold: float = opt(2e-2, "directions with a second moment below this are free to be written")
+    relative: bool = opt(False, "measure the threshold in units of the mean second moment of the layer")
+    ridge: float = opt(10.0, "weight of the update's own size (L2)")
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        found = super().problems()
+        if not self.ridge > 0:
+            found.append(f"ridge: must be positive, found {self.ridge}")
+        if not self.threshold > 0:
+            found.append(f"threshold: must be positive, found {self.threshold}")
+        return found
