@@ -104,7 +104,7 @@ class ClusterConfig:
     patience_s: float = setting(
         600.0, "Seconds for which the run waits for room for its workers; then it ends with exit code 3.", above=0
     )
-    max_failures: int = setting(3, "Worker failures after which Ray stops starting the group again.", low=0)
+    max_failures: int = setting(3, "Worker failures without a commit between them after which the run ends.", low=0)
 
 
 @dataclass(frozen=True)

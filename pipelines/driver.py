@@ -20,7 +20,7 @@ from typing import Any
 from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, ElderError, GateError
 from pipelines.config import RunConfig
-from pipelines.job import Event, Job, Kit, Report
+from pipelines.job import Event, Job, Kit, Report, WorkersFailed
 from pipelines.patience import PatientStore
 from pipelines.protocols import Store, Tracker
 from pipelines.publisher import Publisher
@@ -184,8 +184,7 @@ class _Driver:
             self._note(f"watch the run: {url}")
         self.publisher.nudge()  # what an earlier attempt committed and could not log
         try:
-            if len(self.state.commits()) < len(self.job.stages):
-                runner(self.job, self._hear)
+            self._work(runner)
             return self._close()
         except GateError as error:
             self._abandon("FAILED")
@@ -201,6 +200,16 @@ class _Driver:
         except BaseException:
             self._abandon("FAILED")
             raise
+
+    def _work(self, runner: Runner) -> None:
+        """Run until every stage is committed. Only failures with no commit between them count together."""
+        while (before := len(self.state.commits())) < len(self.job.stages):
+            try:
+                return runner(self.job, self._hear)
+            except WorkersFailed as error:
+                if len(self.state.commits()) == before:
+                    raise
+                self._note(f"stages were committed between the failures, so the workers are started again: {error}")
 
     def _hear(self, event: Event) -> None:
         """Pass an event on; a commit is logged in the background."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from elder.edit import Edit
 from elder.editors.base import Base, Editor
+from elder.errors import ElderError
 from elder.runtime import Runtime
 from pipelines.config import RunConfig
 from pipelines.plan import StagePlan, split
@@ -22,6 +23,10 @@ Event = Mapping[str, Any]
 
 Report = Callable[[Event], None]
 """Where events go; must be cheap and must not fail."""
+
+
+class WorkersFailed(ElderError):
+    """The workers died more often than `cluster.max_failures` allows."""
 
 
 class Measurement(Protocol):

@@ -31,7 +31,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from elder.device import backend_for, pick_device, pick_dtype
 from elder.errors import ConfigError, ElderError, UnreachableError
 from pipelines.config import ClusterConfig
-from pipelines.job import Job, Report
+from pipelines.job import Job, Report, WorkersFailed
 from pipelines.placement import WAITING, PlacementWatch
 from pipelines.progress import Listener, Sender, open_mailbox
 from pipelines.worker import run_stages
@@ -50,7 +50,8 @@ def run_on_ray(job: Job, report: Report) -> None:
     """Bring the run to its last stage on `cluster.workers` Ray workers; events come as they happen.
 
     Raises:
-        ElderError: As `pipelines.worker.run_stages`; or the workers failed more often than `cluster.max_failures`.
+        ElderError: As `pipelines.worker.run_stages`; or the same error came back.
+        WorkersFailed: The workers failed more often than `cluster.max_failures`.
         UnreachableError: The Ray cluster cannot be reached.
     """
     cluster = job.config.cluster
@@ -79,7 +80,10 @@ def run_on_ray(job: Job, report: Report) -> None:
         if isinstance(error, ElderError):
             raise error
         if failure is not None or error is not None:
-            raise ElderError(_explain(failure or error, cluster.max_failures)) from (error or failure)
+            reason = _explain(failure or error, cluster.max_failures)
+            if error is None:
+                raise WorkersFailed(reason) from failure
+            raise ElderError(reason) from error
 
 
 def worker_environment(cluster: ClusterConfig) -> dict[str, str]:

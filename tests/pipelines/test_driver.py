@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from elder.errors import ConfigError, ElderError, UnreachableError
 from pipelines import patience
 from pipelines.driver import StageRefused, decide_sharding, read_text, run_edit
+from pipelines.job import Job, WorkersFailed
+from pipelines.local_runner import run_locally
 from pipelines.machine import worker_memory
 from pipelines.state import RunState
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
@@ -144,6 +147,37 @@ def test_workers_that_end_early_are_noticed(tmp_path: Path) -> None:
     config, factory = make_config(), StoreAt(str(tmp_path / "store"))
     with pytest.raises(ElderError, match="3 stages are not committed"):
         run_edit(config, factory, RecordingTracker(), edits=make_edits(10), runner=lambda job, on_event: None)
+
+
+def test_failures_with_a_commit_between_them_do_not_add_up(tmp_path: Path) -> None:
+    """A runner whose workers die in every stage, once more than it may, but never twice in the same one."""
+    config, factory = make_config(cluster={"workers": 2, "sharding": "none"}), StoreAt(str(tmp_path / "store"))
+    calls: list[int] = []
+
+    def frail(job: Job, report: Any) -> None:
+        calls.append(len(calls))
+        mishap = Mishap("raise", 4 * len(calls), str(tmp_path / f"struck-{len(calls)}"))
+        try:
+            run_locally(dataclasses.replace(job, kit=FakeKit(mishaps=(mishap,))), report)
+        except ValueError as error:
+            raise WorkersFailed("the workers failed") from error
+
+    result = run_edit(config, factory, RecordingTracker(), edits=make_edits(10), runner=frail)
+    assert len(calls) == 3
+    assert len(result["stages"]) == 3
+
+
+def test_failures_without_a_commit_end_the_run(tmp_path: Path) -> None:
+    config, factory = make_config(cluster={"workers": 2, "sharding": "none"}), StoreAt(str(tmp_path / "store"))
+    calls: list[int] = []
+
+    def dead(job: Job, report: Any) -> None:
+        calls.append(1)
+        raise WorkersFailed("the workers failed")
+
+    with pytest.raises(WorkersFailed):
+        run_edit(config, factory, RecordingTracker(), edits=make_edits(10), runner=dead)
+    assert len(calls) == 1
 
 
 def test_events_reach_the_display(tmp_path: Path) -> None:
