@@ -1,25 +1,24 @@
 """Is everything here that a run needs? One line for each part, with a remedy for each that fails.
 
-Nothing is imported before it is checked, and nothing that is made for a check stays. Knows no editing
-method. Does not start a cluster.
+Nothing is imported before it is checked, and nothing that is made for a check stays. Parts are tried side by side,
+each with a time-out of its own. Knows no editing method. Does not start a cluster.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import socket
 import sys
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from elder.errors import ElderError, UnreachableError
+from infra.doctor_check import Check, Part, try_all
+from infra.doctor_places import kept_clean, servers, try_clock, try_mlflow, try_store
+from infra.doctor_ray import try_ray
 from infra.toolchain import find_compiler, find_ninja
 
 PYTHON = (3, 11)
@@ -34,18 +33,6 @@ TESTED = {  # library -> the versions that elder is tested with, and the extra t
 }
 WANTED_GB = 2  # for the cached world and a small run
 UNNEEDED = "not found; no run needs it, only DeepSpeed operators that you enable yourself would"
-PROBE_S = 5.0
-RAY_PORT = {"ray": 10001, "": 6379}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line: what was looked at, whether it is good, what was found, and what to do if it is not."""
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
 
 
 def check(
@@ -55,30 +42,62 @@ def check(
     address: str | None = None,
     cache: Path | None = None,
 ) -> list[Check]:
-    """Look at this machine and, where given, at the places that a run will use.
+    """Look at this machine and, where given, at the places that a run will use; a minute at most.
 
     Args:
-        store: Address of the object store: round trip and conditional create.
+        store: Address of the object store: round trip, conditional create, several writers at once.
         s3: Fields of `infra.settings.S3Settings`.
         mlflow: Tracking address: round trip of a run with an artifact of 1 MB.
-        address: Ray cluster; `auto` and `local` need none to run.
+        address: Ray cluster: its token, and what each node has and reaches; `auto` and `local` need none to run.
         cache: Folder for cached models; default `~/.cache/elder`.
     """
-    checks = [_python(), *(_package(name) for name in TESTED)]
-    checks.append(_tried("device", _device, "Reinstall torch for this machine."))
-    checks += _toolchain()
     place = cache or Path.home() / ".cache" / "elder"
-    checks.append(_tried("cache folder", lambda: _cache(place), "Set ELDER_HOME to a folder that can be written."))
+    parts = [
+        Part("device", _device, "Reinstall torch for this machine.", 60),
+        Part("cache folder", lambda: _cache(place), "Set ELDER_HOME to a folder that can be written."),
+    ]
+    asked = servers(store, s3, None if mlflow is None else str(mlflow))
+    if asked:
+        parts.append(Part("clock", lambda: try_clock(list(asked.values())), "Look at the line of that server."))
     if store is not None:
         remedy = "Mend tracking.store and tracking.s3, or start the store."
-        checks.append(_tried("object store", lambda: _store(store, s3), remedy))
+        parts.append(Part("object store", lambda: try_store(store, s3), remedy, 40))
     if mlflow is not None:
         remedy = "Mend tracking.mlflow, or start the server: mlflow server --backend-store-uri sqlite:///mlflow.db"
-        checks.append(_tried("mlflow round trip", lambda: _mlflow(str(mlflow)), remedy))
-    if address:
-        remedy = "Mend cluster.address, start the cluster (ray up ray_cluster.yaml), or use cluster.address=local."
-        checks.append(_tried("ray cluster", lambda: _ray(address), remedy))
-    return checks
+        parts.append(Part("mlflow round trip", lambda: try_mlflow(str(mlflow)), remedy, 50))
+    with _marker(store, address) as marker:
+        if address:
+            remedy = "Mend cluster.address, start the cluster (ray up ray_cluster.yaml), or use cluster.address=local."
+            parts.append(Part("ray cluster", lambda: try_ray(address, asked, marker), remedy, 55))
+        lines = try_all(parts)
+    packages = [_python(), *(_package(name) for name in TESTED)]
+    return [*packages, lines[0], *_toolchain(), *lines[1:]]
+
+
+@contextmanager
+def _marker(store: str | Path | None, address: str | None) -> Iterator[str | None]:
+    """A file in a store that is a directory, by which nodes show that they see it; None where that says nothing."""
+    from infra.stores import open_store
+
+    place = None
+    with suppress(ElderError):
+        if address not in (None, "auto", "local") and store is not None and not str(store).startswith("s3://"):
+            place = Path(open_store(store).uri)
+    if place is None:
+        yield None
+        return
+    file = place / f".partial-doctor-{uuid.uuid4().hex}"
+    with kept_clean(place):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        except OSError:  # the line of the store tells
+            yield None
+            return
+        try:
+            yield str(file)
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def _python() -> Check:
@@ -100,10 +119,14 @@ def _package(name: str) -> Check:
 def _device() -> str:
     import torch
 
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if accelerator is None:
+    from elder.device import accelerators, gpu_backend_built_in
+
+    gpus = accelerators()
+    if not gpus:
         return f"cpu, {torch.get_num_threads()} threads"
-    return f"{torch.accelerator.device_count()} x {accelerator.type}"
+    together = "available" if gpu_backend_built_in() else "not in this torch"
+    kinds = ", ".join(sorted({f"{name} of {memory / 2**30:.0f} GiB" for name, memory in gpus}))
+    return f"{len(gpus)} x {kinds}; collectives between GPUs {together}"
 
 
 def _toolchain() -> list[Check]:
@@ -115,7 +138,7 @@ def _toolchain() -> list[Check]:
 def _cache(place: Path) -> str:
     import shutil
 
-    with _kept_clean(place):
+    with kept_clean(place):
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"probe")
@@ -123,67 +146,3 @@ def _cache(place: Path) -> str:
     if free < WANTED_GB:
         raise UnreachableError(f"{place}: only {free:.1f} GB free, {WANTED_GB} GB are wanted")
     return f"{place}, {free:.0f} GB free"
-
-
-def _store(uri: str | Path, s3: Mapping[str, Any] | None) -> str:
-    from infra.stores import open_store, probe_store
-
-    store = open_store(uri, s3)
-    with _kept_clean(None if store.uri.startswith("s3://") else Path(store.uri)):
-        seconds = probe_store(store)
-    return f"{store.uri}: round trip and conditional create in {seconds:.2f} s"
-
-
-def _mlflow(uri: str) -> str:
-    from infra.mlflow_probe import round_trip
-    from infra.mlflow_uri import locate
-
-    location = locate(uri)
-    if location.database is None or location.database.exists():
-        return f"{location.uri}: round trip of 1 MB in {round_trip(uri):.2f} s"
-    with _kept_clean(location.database.parent):
-        location.database.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".elder-doctor-", dir=location.database.parent) as folder:
-            seconds = round_trip(folder)
-    return f"{location.uri}: will be made by the first run; tried beside it in {seconds:.2f} s"
-
-
-def _ray(address: str) -> str:
-    if address in ("auto", "local"):
-        return f"{address}: a local cluster is started for a run when none is running here"
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    if parts.scheme in ("http", "https"):
-        try:
-            with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=PROBE_S) as answer:
-                return f"{address}: {answer.read(200).decode(errors='replace')}"
-        except urllib.error.HTTPError as error:
-            if error.code in (401, 403):
-                return f"{address}: answers and wants a token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
-            raise
-    host, port = parts.hostname or "", parts.port or RAY_PORT.get(parts.scheme, 6379)
-    with socket.create_connection((host, port), timeout=PROBE_S):
-        return f"{address}: {host}:{port} answers"
-
-
-def _tried(name: str, action: Callable[[], str], remedy: str) -> Check:
-    """Whatever goes wrong in a check is its result, not the end of the doctor."""
-    try:
-        return Check(name, True, action())
-    except ElderError as error:
-        return Check(name, False, str(error), remedy)
-    except Exception as error:
-        return Check(name, False, f"{type(error).__name__}: {error}", remedy)
-
-
-@contextmanager
-def _kept_clean(place: Path | None) -> Iterator[None]:
-    """Remove the folders that a check had to make, when they are empty again."""
-    made = [] if place is None else [folder for folder in (place, *place.parents) if not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in made:
-            try:
-                folder.rmdir()
-            except OSError:
-                break

@@ -96,6 +96,10 @@ class JobServer:
         """Ask a job to end; it gets SIGTERM, and SIGKILL some seconds later. Returns at once."""
         self._json("POST", f"/api/jobs/{quote(job_id, safe='')}/stop")
 
+    def forget(self, job_id: str) -> None:
+        """Remove a job that has ended from the cluster's list."""
+        self._json("DELETE", f"/api/jobs/{quote(job_id, safe='')}", absent=True)
+
     def logs(self, job_id: str) -> str:
         """Everything the job's driver has written so far."""
         answer = self._json("GET", f"/api/jobs/{quote(job_id, safe='')}/logs", absent=True)

@@ -38,8 +38,8 @@ def allowed_in_infra(path: Path, found: Import) -> bool:
     """What infra may know of the house: errors and protocols; the pyfunc wrapper knows more, when it runs."""
     if path.name == "elder_pyfunc.py" and not found.eager:
         return within(found.name, "elder", "torch")
-    if path.name == "doctor.py" and not found.eager:
-        return within(found.name, "torch", "elder.errors")  # it asks torch what it finds, when it is asked
+    if path.name in ("doctor.py", "doctor_nodes.py") and not found.eager:
+        return within(found.name, "torch", "elder.errors", "elder.device")  # it asks what there is, when it is asked
     return within(found.name, "elder.errors", "pipelines.protocols")
 
 

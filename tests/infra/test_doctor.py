@@ -6,12 +6,17 @@ import importlib.metadata
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from infra import doctor, toolchain
-from infra.doctor import Check, check
+from elder.errors import UnreachableError
+from infra import doctor, doctor_ray, toolchain
+from infra.doctor import check
+from infra.doctor_check import Check, Part, try_all
+from infra.doctor_nodes import ask_time
+from infra.doctor_places import RACERS, RACES, race, servers, try_clock
 from infra.local_store import LocalStore
 from tests.infra.servers import free_port
 
@@ -25,6 +30,7 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     assert [item.name for item in checks if not item.ok] == []
     assert line(checks, "ray").detail.startswith(importlib.metadata.version("ray"))
     assert "conditional create" in line(checks, "object store").detail
+    assert "one of 6 writers" in line(checks, "store race").detail
     assert "will be made by the first run" in line(checks, "mlflow round trip").detail
     assert list(tmp_path.iterdir()) == []
 
@@ -94,13 +100,92 @@ def test_a_local_cluster_needs_nothing(address: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["ray://127.0.0.1:{port}", "127.0.0.1:{port}"])
-def test_ray_addresses(form: str, tmp_path: Path) -> None:
+def test_what_answers_but_is_no_cluster(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that tries to join is ended in time."""
+    monkeypatch.setattr(doctor_ray, "SURVEY_S", 3.0)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         address = form.format(port=listener.getsockname()[1])
-        assert line(check(address=address, cache=tmp_path), "ray cluster").ok
-    assert not line(check(address=address, cache=tmp_path), "ray cluster").ok
+        told = line(check(address=address, cache=tmp_path), "ray cluster")
+        assert "answers, but cannot be joined" in told.detail
+        assert "ModuleNotFound" not in told.detail
+        assert told.remedy
+    gone = line(check(address=address, cache=tmp_path), "ray cluster")
+    assert "nobody answers at 127.0.0.1" in gone.detail
+
+
+def test_a_part_that_hangs_does_not_hold_the_others_up() -> None:
+    gate = threading.Event()
+    parts = [
+        Part("hangs", lambda: str(gate.wait()), "kick it", patience_s=0.1),
+        Part("works", lambda: "fine", "-"),
+        Part("breaks", lambda: str(1 / 0), "mend it"),
+    ]
+    try:
+        lines = try_all(parts)
+    finally:
+        gate.set()
+    assert [(check.name, check.word) for check in lines] == [("hangs", "FAIL"), ("works", "ok"), ("breaks", "FAIL")]
+    assert lines[0].detail == "no answer within 0.1 s"
+    assert "ZeroDivisionError" in lines[2].detail
+
+
+def test_a_store_that_lets_two_win_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as Swift's S3 gateway: one after the other it refuses, at the same moment it does not."""
+    together = threading.Barrier(RACERS)
+    create = LocalStore.create
+
+    def careless(self: LocalStore, key: str, data: bytes) -> bool:
+        if key.endswith("-once"):
+            return create(self, key, data)
+        free = not self.exists(key)
+        together.wait(20)
+        self.put(key, data)
+        return free
+
+    monkeypatch.setattr(LocalStore, "create", careless)
+    lines = check(store=tmp_path / "store", cache=tmp_path)
+    assert line(lines, "object store").word == "ok"
+    told = line(lines, "store race")
+    assert told.word == "warn"
+    assert f"in {RACES} of {RACES} races" in told.detail
+    assert "Never start two drivers for one run" in told.remedy
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_race_that_nobody_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalStore, "create", lambda self, key, data: False)
+    with pytest.raises(UnreachableError, match="let none of 2 writers"):
+        race(LocalStore(tmp_path), 2, 1)
+
+
+@pytest.mark.parametrize(("ahead", "word"), [(0, "ok"), (-29, "ok"), (31, "warn"), (-31, "warn"), (901, "FAIL")])
+def test_clocks(ahead: float, word: str) -> None:
+    answers = {"http://a": {"ahead_s": ahead}, "http://b": {"ahead_s": 0.0}, "http://c": {"ahead_s": None}}
+    (told,) = try_clock(list(answers), answers.__getitem__)
+    assert told.word == word
+    assert "http://a" in told.detail or ahead == 0
+    assert try_clock(["http://c"], answers.__getitem__) == []
+
+
+def test_the_clock_of_a_real_server(s3_endpoint: str, s3_access: None, tmp_path: Path) -> None:
+    asked = ask_time(s3_endpoint)
+    assert asked["ok"]
+    assert abs(asked["ahead_s"]) < 5
+    assert not ask_time(f"http://127.0.0.1:{free_port()}")["ok"]
+    lines = check(store="s3://nowhere", s3={"endpoint_url": s3_endpoint}, cache=tmp_path)
+    assert line(lines, "clock").ok
+    assert s3_endpoint in line(lines, "clock").detail
+
+
+def test_which_servers_tell_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    assert servers("dir", None, "mlflow.db") == {}
+    found = servers("s3://b/p", {"endpoint_url": "http://s3:1"}, "http://me:secret@mlflow:2")
+    assert found == {"store": "http://s3:1", "mlflow": "http://mlflow:2/health"}
+    assert servers("s3://b", {"region": "eu-west-1"}, None) == {"store": "https://s3.eu-west-1.amazonaws.com"}
 
 
 def test_the_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

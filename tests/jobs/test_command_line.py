@@ -110,7 +110,8 @@ def test_doctor_prints_a_line_or_a_remedy_for_each_part(
 
     def look(**places: object) -> list[Check]:
         given.update(places)
-        return [Check("python", True, "3.11"), Check("object store", False, "no answer", "start it")]
+        race = Check("store race", True, "two won", "one driver only", warn=True)
+        return [Check("python", True, "3.11"), Check("object store", False, "no answer", "start it"), race]
 
     monkeypatch.setattr(infra.doctor, "check", look)
     monkeypatch.setenv("ELDER_HOME", str(tmp_path / "home"))
@@ -120,7 +121,15 @@ def test_doctor_prints_a_line_or_a_remedy_for_each_part(
     assert "FAIL object store" in found.out
     assert "-> start it" in found.out
     assert (given["store"], given["s3"]["addressing"], given["cache"]) == ("s3://b/p", "path", tmp_path / "home")
-    assert len(json.loads((tmp_path / "d.json").read_text())["checks"]) == 2
+    assert re.search(r"^warn store race .*two won\n.*-> one driver only$", found.out, re.MULTILINE)
+    told = json.loads((tmp_path / "d.json").read_text())["checks"]
+    assert [check["status"] for check in told] == ["ok", "FAIL", "warn"]
+    named = elder("doctor", "--config", "demo", "tracking.store=s3://b/q", "--address", "http://head:8265")
+    assert named.code == 3
+    assert (given["store"], given["address"]) == ("s3://b/q", "http://head:8265")
+    twice = elder("doctor", "demo", "--config", "world_1000")
+    assert twice.code == 2
+    assert "two configs" in twice.err
 
 
 def test_ls_names_methods_datasets_and_configs(elder: Elder, tmp_path: Path) -> None:
