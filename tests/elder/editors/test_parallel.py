@@ -18,8 +18,11 @@ VARIANTS = [
     ("elder-plus", {"subject_threshold": None, "answer_threshold": None}),
     ("elder-plus", {"parameters_per_edit": 10**6, "batch_size": 1}),
     ("elder-plus", {"batch_size": 1, "replay": 1, "replay_pool": 1, "prefixes": 0}),
-    ("elder-plus", {"gate": "hamming", "epsilon": 4, "lr": 1e-3}),
+    ("elder-plus", {"gate": "hamming", "epsilon": 4}),
 ]
+# Where a gradient is next to nothing Adam makes steps of its rounding, up to 1% of the learning rate on some CPUs.
+# At this rate that stays below the tolerance, and a gradient that is not summed shows a hundred times above it.
+LR = 1e-3
 NAMES = ["elder", "elder-odd", "plus", "plus-growing", "plus-odd", "plus-hamming"]
 
 
@@ -28,7 +31,7 @@ NAMES = ["elder", "elder-odd", "plus", "plus-growing", "plus-odd", "plus-hamming
 def test_ranks_reach_the_state_of_one_process(
     base: Base, method: str, options: dict[str, Any], world_size: int
 ) -> None:
-    options = {**OPTIONS[method], **options}
+    options = {**OPTIONS[method], "lr": LR, **options}
 
     def program(runtime: ThreadRuntime) -> tuple[dict[str, torch.Tensor], Any]:
         editor = make_editor(method, wrap_base(base.model, base.tokenizer, base.source, runtime), **options)
@@ -41,7 +44,7 @@ def test_ranks_reach_the_state_of_one_process(
     assert len({state_digest(state) for state, _ in ranks}) == 1
     for name, tensor in ranks[0][0].items():
         if tensor.is_floating_point():
-            torch.testing.assert_close(tensor.float(), wanted[name].float(), atol=tolerance(name, options), rtol=1e-5)
+            torch.testing.assert_close(tensor.float(), wanted[name].float(), atol=tolerance(name), rtol=1e-5)
         else:
             assert torch.equal(tensor, wanted[name]), name
     for _, theirs in ranks:
@@ -52,12 +55,6 @@ def test_ranks_reach_the_state_of_one_process(
             assert curve == pytest.approx(other, abs=1e-4)
 
 
-def tolerance(name: str, options: dict[str, Any]) -> float:
-    """1e-5, with two exceptions.
-
-    Stored keys are rounded to half precision, where the last bit may fall either way. And where a gradient is next
-    to nothing Adam makes steps of its rounding: one weight of the Hamming variant moves by 1% of a step.
-    """
-    if name in ("keys.subject", "keys.answer"):
-        return 1e-3
-    return 3e-5 if "gate" in options else 1e-5
+def tolerance(name: str) -> float:
+    """1e-5, except for stored keys: they are rounded to half precision, where the last bit may fall either way."""
+    return 1e-3 if name in ("keys.subject", "keys.answer") else 1e-5
