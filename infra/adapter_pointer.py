@@ -98,12 +98,16 @@ def fetch_pointed(
 
 
 class StoreSource:
-    """The files of an adapter in a store; whole files only, S3's client repeats parts of them itself."""
+    """The files of an adapter in a store; a file that broke off is continued where the store can do that."""
 
     def __init__(self, uri: str, s3: Mapping[str, Any]) -> None:
         self._store = open_store(uri, s3)
 
     def fetch(self, name: str, path: Path, size_bytes: int | None) -> None:
-        """Download a file."""
+        """Download a file, going on behind the bytes that are there."""
+        rest: Callable[[str, Path], None] | None = getattr(self._store, "download_rest", None)
+        if rest is not None:
+            rest(name, path)
+            return
         path.unlink(missing_ok=True)
         self._store.download(name, path)

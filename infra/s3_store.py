@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
+import botocore.session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
@@ -35,6 +36,8 @@ from pipelines.protocols import ObjectInfo
 
 DIGEST, CREATOR = "sha256", "creator"  # names of our object metadata
 MULTIPART_BYTES = 8 << 20
+RESUME_BYTES = 1 << 16  # what arrives of a piece that broke off is lost
+BEHIND_THE_END = ("InvalidRange", "416")
 PAUSE_S = 0.1  # first pause between tries of what botocore itself does not repeat; doubles each time
 
 T = TypeVar("T")
@@ -133,6 +136,29 @@ class S3Store:
 
         self._call("read", key, read)
 
+    def download_rest(self, key: str, path: Path) -> None:
+        """Append to a file what it lacks of an object, so that a download that broke off goes on; not verified.
+
+        What arrives stays in the file whatever happens; whoever resumes a download verifies it when it is whole.
+        """
+        name = self._name(key)
+
+        def read(client: Any) -> None:
+            have = path.stat().st_size if path.exists() else 0
+            try:
+                answer = client.get_object(
+                    Bucket=self.bucket, Key=name, **({"Range": f"bytes={have}-"} if have else {})
+                )
+            except ClientError as error:
+                if _code(error) in BEHIND_THE_END:
+                    return
+                raise
+            with path.open("ab") as file:
+                for chunk in answer["Body"].iter_chunks(RESUME_BYTES):
+                    file.write(chunk)
+
+        self._call("read", key, read)
+
     def exists(self, key: str) -> bool:
         """Whether the key holds an object."""
         name = self._name(key)
@@ -207,8 +233,26 @@ class S3Store:
         return explain(code, str(error), f"The store {self.uri} at {server} cannot {verb} '{key}'", self.bucket)
 
 
-def _make_client(settings: S3Settings) -> Any:
-    session = boto3.session.Session(profile_name=settings.profile, region_name=settings.region)
+def make_bucket(bucket: str, settings: S3Settings, access_key: str, secret_key: str) -> None:
+    """Make sure that a bucket is there, with keys that are given here and nothing from the environment.
+
+    Raises:
+        UnreachableError: The server does not answer or refuses it.
+    """
+    bare = botocore.session.Session(session_vars={"profile": (None, None, None, None)})  # whatever AWS_PROFILE says
+    session = boto3.session.Session(access_key, secret_key, region_name=settings.region, botocore_session=bare)
+    what = f"The bucket '{bucket}' at {settings.endpoint_url} cannot be made"
+    try:
+        _make_client(settings, session).create_bucket(Bucket=bucket)
+    except ClientError as error:
+        if _code(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            raise UnreachableError(explain(_code(error), str(error), what, bucket)) from error
+    except BotoCoreError as error:
+        raise UnreachableError(explain(_cause(error), str(error), what, bucket)) from error
+
+
+def _make_client(settings: S3Settings, session: Any = None) -> Any:
+    session = session or boto3.session.Session(profile_name=settings.profile, region_name=settings.region)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": settings.attempts},
         s3={"addressing_style": settings.addressing},

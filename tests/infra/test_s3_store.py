@@ -116,6 +116,25 @@ def test_an_answer_that_breaks_off_is_fetched_again(shaky: S3Store, proxy: Fault
     assert [path.name for path in tmp_path.iterdir()] == ["k"]
 
 
+def test_only_the_rest_of_a_file_is_fetched(shaky: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:
+    """Within one call after a broken connection, and in the next process behind what the last one left."""
+    content = bytes(range(250)) * 2400
+    shaky.put("k", content)
+    proxy.asked.clear()
+    proxy.faults = ["cut", "cut"]
+    shaky.download_rest("k", tmp_path / "file")
+    starts = [int(text.split("bytes=")[1].split("-")[0]) if "bytes=" in text else 0 for text in proxy.asked]
+    assert (len(starts), starts[0], starts) == (3, 0, sorted(set(starts)))
+    assert (tmp_path / "file").read_bytes() == content
+    (tmp_path / "file").write_bytes(content[:1000])
+    for _ in range(2):  # the second time nothing is missing
+        shaky.download_rest("k", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == content
+    assert "bytes=1000-" in proxy.asked[3]
+    with pytest.raises(KeyError):
+        shaky.download_rest("absent", tmp_path / "other")
+
+
 def test_create_whose_answer_is_lost_still_wins(shaky: S3Store, proxy: FaultyProxy) -> None:
     proxy.faults = ["lost"]
     assert shaky.create("COMMIT.json", b"mine") is True
