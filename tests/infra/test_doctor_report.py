@@ -64,7 +64,7 @@ def test_nodes_that_are_alike_share_a_line() -> None:
     [
         ({"versions": {"ray": "2.59.0"}}, "node versions", "FAIL", "ray 2.59.0"),
         ({"python": "3.10.1"}, "node versions", "FAIL", "python 3.10.1"),
-        ({"versions": {"torch": "2.1.0"}}, "node versions", "warn", "torch 2.1.0"),
+        ({"versions": {"torch": "2.1.0"}}, "node versions", "warn", "torch 2.1.0; here torch "),
         ({"versions": {"ray": None}}, "node versions", "FAIL", "ray none"),
         ({"importable": False}, "node elder", "warn", "cannot be imported"),
         ({"versions": {"elder": "0.0.1"}}, "node elder", "warn", "elder 0.0.1; here "),

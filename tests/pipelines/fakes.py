@@ -209,6 +209,7 @@ class RecordingTracker(NullTracker):
         self.metrics: dict[int, dict[str, float]] = {}
         self.tables: dict[str, list[dict[str, Any]]] = {}
         self.adapters: dict[int, str] = {}
+        self.sources: dict[int, str | None] = {}
         self.artifacts: set[str] = set()
         self.registered: list[tuple[str, str | None]] = []
         self.statuses: list[str] = []
@@ -240,6 +241,7 @@ class RecordingTracker(NullTracker):
         self, stage: int, directory: Path, metrics: Mapping[str, float], step: int, source: str | None = None
     ) -> str:
         self._may_fail("log_adapter")
+        self.sources[stage] = source
         self.adapters[stage] = (directory / "manifest.json").read_text()
         return super().log_adapter(stage, directory, metrics, step)
 

@@ -55,11 +55,12 @@ def test_the_result_has_every_field(tmp_path: Path) -> None:
 
 def test_the_record_holds_what_is_committed(tmp_path: Path) -> None:
     tracker = RecordingTracker()
-    run(tmp_path, tracker, tracking={"register": "model"})
+    result = run(tmp_path, tracker, tracking={"register": "model"})
     assert sorted(tracker.metrics) == [4, 8, 10]
     assert tracker.metrics[8]["reliability.generate"] == 1.0
     assert tracker.metrics[8]["time.edit_s"] > 0
     assert sorted(tracker.adapters) == [0, 1, 2]
+    assert tracker.sources[2] == result["adapter"]["uri"]
     assert [len(tracker.tables[f"edits/stage-{k:04d}.json"]) for k in range(3)] == [4, 8, 10]
     assert {"config.yaml", "report/report.md", "report/result.json"} <= tracker.artifacts
     assert tracker.registered == [("model", "candidate")]
