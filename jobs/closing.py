@@ -42,7 +42,7 @@ def opening_page(console: Console, config: RunConfig, edits: int, resume: str, u
         "mlflow": url or mlflow_command(config) or "none",
         "if it stops": resume,
     }
-    _pairs(console, rows)
+    pairs(console, rows)
     console.print()
 
 
@@ -75,7 +75,7 @@ def closing_page(console: Console, config: RunConfig, result: Mapping[str, Any],
     for number, line in enumerate(facts.get("next") or ()):
         rows["what next" if number == 0 else " " * number] = line
     console.print()
-    _pairs(console, rows)
+    pairs(console, rows)
 
 
 def scores(final: Mapping[str, float], protocols: Sequence[str]) -> Table:
@@ -120,7 +120,7 @@ def answers(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def _pairs(console: Console, rows: Mapping[str, str]) -> None:
+def pairs(console: Console, rows: Mapping[str, str]) -> None:
     """Names and values; long values stay on one line, so that commands and paths can be copied."""
     for name, value in rows.items():
         line = Text(f"{name.strip():<14}", style="bold").append(str(value), style="not bold")

@@ -26,4 +26,5 @@ def command(config: str, file: Path, force: bool) -> None:
         target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error
-    click.echo(f"{target}: run it with `elder edit {target}`")
+    verb = "tune" if config.removeprefix("configs/").startswith("tune/") else "edit"
+    click.echo(f"{target}: run it with `elder {verb} {target}`")

@@ -23,6 +23,7 @@ from elder.errors import ElderError, GateError, InputError, UnreachableError
 VERBS = {
     "demo": "the main job on embedded defaults, shown step by step",
     "edit": "run a lifelong edit stream from here",
+    "tune": "search for the best settings over edit runs",
     "evaluate": "measure a pulled or registered adapter again",
     "validate": "check config and data, start nothing",
     "plan": "dry run: stages, memory per worker, keys to be written",

@@ -136,6 +136,11 @@ def resolve(document: Document) -> RunConfig:
     """
     problems: list[str] = []
     values = dict(document.values)
+    if "tune" in values:
+        raise ConfigError(
+            f"{document.at('tune')}: this config describes a search, not one run: run it with `elder tune`, or take "
+            "the section out"
+        )
     editor = build_editor(values.pop("editor", None), values, document, problems)
     if isinstance(values.get("gates"), Mapping):
         values["gates"] = flatten(values["gates"])

@@ -10,6 +10,8 @@ from elder.registry import METHODS, options_class
 from pipelines.config import NEUTRAL, RunConfig
 from pipelines.config_checks import HANDED
 from pipelines.schema import describe
+from pipelines.tune_config import NEUTRAL as TUNE_NEUTRAL
+from pipelines.tune_config import TuneSection
 
 INTRODUCTION = """# Every key of a config
 
@@ -36,9 +38,20 @@ def config_reference() -> str:
         lines.append(_row(f"`{key}`", kind, f"`{default}`" if default else "fresh", text))
     lines.append("\nThe config digest, which must be equal for a run to be continued, leaves out: ")
     lines.append(", ".join(f"`{name}`" for name in NEUTRAL) + ".\n")
+    lines += _tune()
     for name, method in METHODS.items():
         lines += _method(name, method.summary)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _tune() -> list[str]:
+    """The section that makes a config one of a search."""
+    lines = ["## tune\n\nOnly for `elder tune`, see [tune.md](tune.md); `elder edit` refuses a config that has it.\n"]
+    lines.append("| key | value | default | meaning |\n|---|---|---|---|")
+    lines += [_row(f"`{k}`", kind, f"`{default}`", text) for k, kind, default, text in describe(TuneSection, "tune")]
+    named = ", ".join(f"`tune.{name}`" for name in TUNE_NEUTRAL)
+    lines.append(f"\nThe digest of a search leaves out, beside what a run's does: {named}.\n")
+    return lines
 
 
 def _method(name: str, summary: str) -> list[str]:

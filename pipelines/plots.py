@@ -99,7 +99,7 @@ def retention_map(matrix: Sequence[Sequence[float]], name: str = "reliability") 
         bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.04)
         bar.set_label(name)
 
-    return _png(draw, (5.6, 4.6))
+    return to_png(draw, (5.6, 4.6))
 
 
 def training_loss(losses: Sequence[Sequence[float]]) -> bytes | None:
@@ -124,7 +124,7 @@ def training_loss(losses: Sequence[Sequence[float]]) -> bytes | None:
         axes.set_title("Training loss", loc="left")
         _legend(axes)
 
-    return _png(draw)
+    return to_png(draw)
 
 
 def _metric_lines(stages: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, label: str) -> bytes | None:
@@ -152,14 +152,14 @@ def _metric_lines(stages: Sequence[Mapping[str, Any]], names: Sequence[str], tit
         axes.set_title(title, loc="left")
         _legend(axes)
 
-    return _png(draw)
+    return to_png(draw)
 
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
 
 
-def _png(draw: Callable[[Axes], None], size: tuple[float, float] = (7.6, 3.8)) -> bytes:
+def to_png(draw: Callable[[Axes], None], size: tuple[float, float] = (7.6, 3.8)) -> bytes:
     """Draw on a figure of its own and return it as PNG; the same numbers give the same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -12,20 +12,44 @@ from tests.architecture.sources import PACKAGES, Import, imports, modules, withi
 STDLIB = set(sys.stdlib_module_names)
 LIBRARIES = {
     "elder": {"torch", "transformers", "safetensors", "tokenizers", "numpy", "elder"},
-    "pipelines": {"torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "rich"}
+    "pipelines": {
+        "torch",
+        "transformers",
+        "safetensors",
+        "numpy",
+        "yaml",
+        "ray",
+        "deepspeed",
+        "matplotlib",
+        "rich",
+        "optuna",
+    }
     | {"elder", "pipelines"},
-    "infra": {"boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "swift", "psutil", "infra"},
+    "infra": {
+        "boto3",
+        "botocore",
+        "mlflow",
+        "requests",
+        "sqlalchemy",
+        "ray",
+        "yaml",
+        "pandas",
+        "swift",
+        "psutil",
+        "infra",
+    },
     "jobs": {"click", "rich", "transformers", "elder", "pipelines", "infra", "jobs"},
 }
 OWNERS = {
     "deepspeed": {"pipelines/engine.py"},
-    "ray.train": {"pipelines/train_runner.py"},
+    "ray.train": {"pipelines/train_runner.py", "pipelines/resident_group.py"},
     "ray.tune": {"pipelines/tuning.py"},
     "ray.job_submission": {"infra/submit.py"},
     "boto3": {"infra/s3_store.py"},
     "botocore": {"infra/s3_store.py", "infra/s3_errors.py"},
     "mlflow": {"infra/mlflow_connection.py", "infra/mlflow_tracker.py", "infra/elder_pyfunc.py"},
-    "matplotlib": {"pipelines/plots.py", "pipelines/report.py"},
+    "matplotlib": {"pipelines/plots.py", "pipelines/report.py", "pipelines/tune_plots.py"},
+    "optuna": {"pipelines/tune_optuna.py"},
     "requests": {"infra/mlflow_connection.py"},  # what MLflow's client raises
     "sqlalchemy": {"infra/mlflow_connection.py"},
     "swift": {"infra/swift_server.py"},

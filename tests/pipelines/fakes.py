@@ -75,10 +75,11 @@ class Mishap:
     marker: str
     rank: int = 0
     once: bool = True
+    after: str = ""  # a file that must be there first
 
     def strike(self, rank: int, number: int) -> None:
         """Do it, if this is the place."""
-        if rank != self.rank or number != self.edit:
+        if rank != self.rank or number != self.edit or not (self.after == "" or os.path.exists(self.after)):
             return
         if self.once:
             try:

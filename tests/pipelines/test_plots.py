@@ -20,7 +20,7 @@ STAGES = [
 def axes(monkeypatch):
     """The axes of every plot drawn in a test."""
     drawn = []
-    original = plots._png
+    original = plots.to_png
 
     def spy(draw, *args):
         def keep(one):
@@ -29,7 +29,7 @@ def axes(monkeypatch):
 
         return original(keep, *args)
 
-    monkeypatch.setattr(plots, "_png", spy)
+    monkeypatch.setattr(plots, "to_png", spy)
     return drawn
 
 

@@ -1,0 +1,65 @@
+"""A base model that stays in a process from trial to trial.
+
+Editors work on a clone that shares its weights and never change them, so any number of runs can follow each other
+on one loaded model. Knows nothing of Ray, nor of how trials are chosen.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from elder.editors.base import Base, Editor
+from elder.runtime import Runtime
+from pipelines.job import Job, Kit, Meter
+
+
+class ResidentBases:
+    """The base model of this process; another model, or another sharding, takes its place."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self._key: tuple[Any, ...] | None = None
+        self._base: Base | None = None
+
+    def get(self, job: Job, runtime: Runtime) -> Base:
+        """The base of a job, loaded if it is not here. Collective."""
+        model = job.config.model
+        key = (model.source, model.revision, model.dtype, job.sharding, str(runtime.device), runtime.world_size)
+        if self._base is None or key != self._key:
+            self._base = None
+            gc.collect()  # the old weights go before the new ones come
+            self._base, self._key = job.kit.base(job, runtime), key
+            self.loads += 1
+        return self._base
+
+    def kit(self, inner: Kit) -> Kit:
+        """The parts of a kit, with the base taken from here."""
+        return ResidentKit(inner, self)
+
+
+@dataclass(frozen=True)
+class ResidentKit(Kit):
+    """A kit whose base is resident; it stays in its process."""
+
+    inner: Kit
+    bases: ResidentBases
+
+    def base(self, job: Job, runtime: Runtime) -> Base:
+        """See `ResidentBases.get`."""
+        return self.bases.get(replace(job, kit=self.inner), runtime)
+
+    def editor(self, job: Job, base: Base) -> Editor:
+        """As the inner kit."""
+        return self.inner.editor(job, base)
+
+    def meter(self, job: Job, editor: Editor) -> Meter:
+        """As the inner kit."""
+        return self.inner.meter(job, editor)
+
+    def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
+        """As the inner kit."""
+        self.inner.save(directory, editor, extra)
