@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +26,14 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from elder.device import backend_for, pick_device, pick_dtype
 from elder.errors import ConfigError, ElderError, UnreachableError
 from pipelines.config import ClusterConfig
 from pipelines.job import Job, Report, WorkersFailed
+from pipelines.node_address import speak_on
 from pipelines.placement import WAITING, PlacementWatch
 from pipelines.progress import Listener, Sender, open_mailbox
 from pipelines.worker import run_stages
@@ -52,7 +54,7 @@ def run_on_ray(job: Job, report: Report) -> None:
     Raises:
         ElderError: As `pipelines.worker.run_stages`; or the same error came back.
         WorkersFailed: The workers failed more often than `cluster.max_failures`.
-        UnreachableError: The Ray cluster cannot be reached.
+        UnreachableError: The Ray cluster cannot be reached, or was lost on the way.
     """
     cluster = job.config.cluster
     environment = worker_environment(cluster)
@@ -62,7 +64,7 @@ def run_on_ray(job: Job, report: Report) -> None:
         trainer = QuietTrainer(
             _train_function(job, mailbox),
             scaling_config=scaling_of(cluster),
-            torch_config=TorchConfig(backend=backend_for(cluster.gpus_per_worker)),
+            torch_config=NodeTorchConfig(backend=backend_for(cluster.gpus_per_worker)),
             run_config=RunConfig(  # type: ignore[call-arg]
                 name=f"{job.config.run_id}-{uuid.uuid4().hex[:8]}",  # a name used before would continue that run
                 storage_path=storage,
@@ -81,9 +83,10 @@ def run_on_ray(job: Job, report: Report) -> None:
             raise error
         if failure is not None or error is not None:
             reason = _explain(failure or error, cluster.max_failures)
-            if error is None:
-                raise WorkersFailed(reason) from failure
-            raise ElderError(reason) from error
+            if error is not None:
+                raise ElderError(reason) from error
+            gone = isinstance(failure, ray.exceptions.RayActorError)
+            raise (UnreachableError if gone else WorkersFailed)(reason) from failure
 
 
 def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
@@ -147,16 +150,33 @@ def connection(
             _check_resources(cluster, report)
         else:
             _start_cluster(cluster, environment)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UnreachableError(
-            f"the Ray cluster '{cluster.address}' cannot be reached: {str(error).strip().splitlines()[0]}\n"
-            "Is the address right and the cluster up (ray status)? If it asks for a token, export "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) here too"
-        ) from error
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UnreachableError(unreachable(cluster.address, error, os.environ)) from error
     try:
         yield joins
     finally:
         ray.shutdown()
+
+
+def unreachable(address: str, error: BaseException, environ: Mapping[str, str]) -> str:
+    """What to do about a cluster that a driver cannot join: one paragraph behind Ray's own first line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines else type(error).__name__
+    if environ.get("RAY_AUTH_MODE") == "token":
+        place = next((name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if environ.get(name)), None)
+        token = (
+            f"The token comes from {place or '~/.ray/auth_token'}: is it what `ray get-auth-token` prints there?"
+        )
+    else:
+        token = (
+            "If it asks for a token, export RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) "
+            "with what `ray get-auth-token` prints on its head"
+        )
+    return (
+        f"the Ray cluster '{address}' cannot be reached: {said}\nIs the address right and the cluster up (ray status)? "
+        "A driver joins at HOST:6379 from one of its nodes; from anywhere else use `elder submit --address "
+        f"http://HOST:8265`. {token}"
+    )
 
 
 def not_given_yet(environment: dict[str, str]) -> dict[str, str]:
@@ -209,6 +229,28 @@ def scaling_of(cluster: ClusterConfig) -> ScalingConfig:
     return ScalingConfig(
         num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
     )
+
+
+class NodeTorchBackend(_TorchBackend):  # type: ignore[misc]
+    """Ray's process group, made on the address by which the nodes know each other."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Choose the interface on every worker, then make the group."""
+        worker_group.execute(_speak_on_own_address)
+        super().on_start(worker_group, backend_config)
+
+
+class NodeTorchConfig(TorchConfig):
+    """`TorchConfig` with our backend."""
+
+    @property
+    def backend_cls(self) -> Any:
+        """What Ray Train starts on the workers."""
+        return NodeTorchBackend
+
+
+def _speak_on_own_address() -> None:
+    speak_on(str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
 
 
 class QuietTrainer(TorchTrainer):
@@ -272,8 +314,11 @@ def driver_environment() -> Iterator[None]:
 def _explain(failure: BaseException | None, max_failures: int) -> str:
     """The last failure in a few lines: which worker, what it said."""
     if isinstance(failure, ray.exceptions.RayActorError):
-        head = f"Ray Train's controller died: {_last_line(failure)}"
-        return f"{head}\ncommitted stages are kept: the same command goes on from them"
+        return (
+            "Ray Train's controller, which lives beside this driver, is gone; so is, most likely, the head of the Ray "
+            f"cluster: {_last_line(failure)}\ncommitted stages are kept: the same command goes on from them, on a new "
+            "cluster too"
+        )
     workers = getattr(failure, "worker_failures", None) or {}
     if not workers:
         return f"a worker failed, and failed again in the same way: {type(failure).__name__}: {failure}"

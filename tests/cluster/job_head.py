@@ -36,6 +36,11 @@ class JobHead:
     directory: Path
 
     @property
+    def gcs(self) -> str:
+        """Where drivers that are not submitted find the cluster."""
+        return (self.directory / "gcs").read_text()
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a client needs; nothing of another cluster."""
         return {"RAY_AUTH_TOKEN": self.token, "RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_MODE": "", "RAY_ADDRESS": ""}
@@ -80,10 +85,12 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         try:
             with urllib.request.urlopen(url, timeout=2):
                 raise RuntimeError("the head asks for no token")
-        except urllib.error.HTTPError:
-            return  # it answers, and wants its token
+        except urllib.error.HTTPError:  # it answers, and wants its token
+            if (log.parent / "gcs").exists():
+                return
         except OSError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise RuntimeError(f"the Ray head did not come up:\n{log.read_text(errors='replace')[-2000:]}")
 
 
@@ -101,6 +108,7 @@ def main(port: str, cpus: str, directory: str) -> None:
         object_store_memory=100 * 2**20,
         _temp_dir=directory,
     )
+    (Path(directory).parent / "gcs").write_text(ray.get_runtime_context().gcs_address)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     ended.wait()

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from infra.job_server import JobServer
 from infra.local_store import LocalStore
+from infra.ray_token import Token
 from pipelines.state import RunState
 from tests.cluster.job_head import ROOT, JobHead, job_head
 from tests.infra.servers import free_port
 from tests.jobs.conftest import build_model, records, write_jsonl
 
 SECRET = "s3cr3t-0451-never-shown"
-PATIENCE_S = 240.0
+PATIENCE_S = 150.0
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +79,14 @@ def commits(cwd: Path, run: str) -> list[str]:
     return [commit.state_digest for commit in RunState(LocalStore(cwd / "runs/store"), run).commits()]
 
 
-def wait_for_commit(cwd: Path, run: str, count: int = 1) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while len(LocalStore(cwd / "runs/store").list(f"runs/{run}/stages/")) == 0 or len(commits(cwd, run)) < count:
-        assert time.monotonic() < end, f"no {count} commits of {run}"
+def wait_for_commit(head: JobHead, cwd: Path, run: str) -> None:
+    """Until the first stage of a run is committed; at once when its job has ended instead."""
+    server, end = JobServer(head.address, Token(head.token, "test")), time.monotonic() + PATIENCE_S
+    while not (LocalStore(cwd / "runs/store").list(f"runs/{run}/stages/") and commits(cwd, run)):
+        job = server.job(run)
+        assert job is not None
+        assert not job.over, server.logs(run)[-3000:]
+        assert time.monotonic() < end, f"no commit of {run}: {server.logs(run)[-3000:]}"
         time.sleep(0.1)
 
 
@@ -204,7 +210,7 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
     early = elder(head, tmp_path, *arguments, "--resume", "r")
     assert early.returncode == 2
     assert "follow it with" in early.stderr
-    wait_for_commit(tmp_path, "r")
+    wait_for_commit(head, tmp_path, "r")
     status = elder(head, tmp_path, "status", "r").stdout
     assert re.search(r"r: running, stage \d of 4 committed \d+ s ago", status), status
     begun = time.monotonic()
@@ -240,7 +246,7 @@ def test_following_ends_without_the_job(head: JobHead, config: Path, tmp_path: P
         command(head.address, "submit", "edit", "run.yaml", "editor.steps=600", "--run-id", "left", "--follow"),
         cwd=tmp_path, env=client_environment(head, tmp_path), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as follower:  # fmt: skip
-        wait_for_commit(tmp_path, "left")
+        wait_for_commit(head, tmp_path, "left")
         follower.send_signal(signal.SIGINT)
         _, said = follower.communicate(timeout=60)
     assert follower.returncode == 130

@@ -254,7 +254,7 @@ def test_the_sentence_of_a_run() -> None:
 
 
 def test_a_run_that_commits_nothing_is_pointed_out() -> None:
-    stand = Standing(True, stages=3, committed_at=0.0)
+    stand = Standing(True, stages=3, committed_at=1.0)
     assert quiet_warning(job("a", started=2000.0), stand, 2100.0) is None, "it has just been started again"
     warned = quiet_warning(job("a", started=2000.0), stand, 5000.0)
     assert warned is not None
@@ -330,3 +330,39 @@ def test_a_search_travels_whole_and_its_trials_are_counted(tmp_path: Path, monke
     check_stored(parcel, config)
     with pytest.raises(ConfigError, match=r"tune\.trials: 5 -> 6"):
         check_stored(resolve_request(replace(wanted, arguments=("search.yaml", "tune.trials=6"))), config)
+
+
+SLEEPS = """
+import sys, time, jobs.main, pipelines.config
+def slow(*args):
+    print("ready", flush=True)
+    time.sleep(60)
+pipelines.config.load_config = slow
+sys.exit(jobs.main.main(["plan", "demo"]))
+"""
+
+
+@pytest.mark.parametrize(("in_a_job", "code"), [(True, 130), (False, -15)])
+def test_sigterm_ends_a_job_as_ctrl_c_does(in_a_job: bool, code: int) -> None:
+    environment = {**os.environ, **({"ELDER_SUBMISSION_ID": "x"} if in_a_job else {})}
+    with subprocess.Popen(
+        [sys.executable, "-c", SLEEPS], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert (b"interrupted" in said) is in_a_job
+
+
+def test_rays_own_answer_to_sigterm_closes_the_record_too(tmp_path: Path, elder: Elder, monkeypatch: Any) -> None:
+    def leave(*args: object) -> None:
+        raise SystemExit(15)
+
+    tracker = RecordingTracker()
+    with pytest.raises(SystemExit):
+        run_edit(make_config(), StoreAt(str(tmp_path)), tracker, edits=make_edits(4), kit=FakeKit(), runner=leave)
+    assert tracker.statuses == ["KILLED"]
+    monkeypatch.setattr("pipelines.config.load_config", leave)
+    assert elder("plan", "demo").code == 130

@@ -73,3 +73,15 @@ def test_a_submitted_job_takes_its_code_from_rays_package(monkeypatch: pytest.Mo
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
     monkeypatch.chdir(root)
     assert worker_environment(cluster)["PYTHONPATH"].split(os.pathsep)[0] == str(root)
+
+
+def test_a_cluster_that_cannot_be_joined_is_explained_with_its_token() -> None:
+    from pipelines.train_runner import unreachable
+
+    text = unreachable("h:6379", RuntimeError("\nno answer\nmore"), {"RAY_AUTH_TOKEN": "hunter2"})
+    assert text.startswith("the Ray cluster 'h:6379' cannot be reached: no answer\n")
+    assert "export RAY_AUTH_MODE=token" in text
+    assert "hunter2" not in text
+    told = unreachable("h:6379", RuntimeError(), {"RAY_AUTH_TOKEN_PATH": "f", "RAY_AUTH_MODE": "token"})
+    assert "The token comes from RAY_AUTH_TOKEN_PATH" in told
+    assert "elder submit --address" in told
