@@ -51,8 +51,12 @@ class SoleCreators:
                 self._locks.pop(path, None)
 
 
-def serve(site: SwiftSite) -> NoReturn:
+def serve(site: SwiftSite, host: str = HOST) -> NoReturn:
     """Run until SIGTERM or SIGINT, then end the process; requests that are being answered have some seconds.
+
+    Args:
+        site: The site.
+        host: Address at which S3 clients are answered; the storage servers behind stay on loopback.
 
     Raises:
         UnreachableError: The port is taken, or another process serves this directory.
@@ -66,17 +70,17 @@ def serve(site: SwiftSite) -> NoReturn:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UnreachableError(f"another process serves {site.directory}; end it first") from error
-        _run(site)
+        _run(site, host)
 
 
-def _run(site: SwiftSite) -> NoReturn:
+def _run(site: SwiftSite, host: str) -> NoReturn:
     from swift.common.utils import get_hub, get_logger, monkey_patch, set_swift_dir
     from swift.common.wsgi import eventlet
 
     eventlet.hubs.use_hub(get_hub())
     monkey_patch()
-    front = _listen(site.port)
-    behind = {name: _listen(0) for name in STORAGE}
+    front = _listen(host, site.port)
+    behind = {name: _listen(HOST, 0) for name in STORAGE}
     write_configuration(site, {name: sock.getsockname()[1] for name, sock in behind.items()})
     etc = site.directory / "etc"
     set_swift_dir(str(etc))
@@ -115,13 +119,13 @@ def _load(path: Path) -> WsgiApp:
     return app
 
 
-def _listen(port: int) -> Any:
+def _listen(host: str, port: int) -> Any:
     from swift.common.wsgi import eventlet
 
     try:
-        return eventlet.listen((HOST, port), reuse_port=False)
+        return eventlet.listen((host, port), reuse_port=False)
     except OSError as error:
-        raise UnreachableError(f"port {port} of {HOST} cannot be used: {error.strerror}") from error
+        raise UnreachableError(f"port {port} of {host} cannot be used: {error.strerror}") from error
 
 
 def _write_ring(path: Path, port: int) -> None:
@@ -142,13 +146,19 @@ def _until_told(eventlet: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve a directory; the process is told where to listen by what `prepare` kept there."""
+    """Serve a directory; where to listen and who may come in is what was kept there, if nothing else is said."""
     parser = argparse.ArgumentParser(prog="python -m infra.swift_server", description=__doc__.split("\n")[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--port", type=int, help="default: the port of last time, or a free one")
+    parser.add_argument("--host", default=HOST, help=f"default {HOST}; another one only inside a container")
+    parser.add_argument("--keys-from-environment", action="store_true", help="AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY")
     given = parser.parse_args(arguments)
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    keys = tuple(os.environ.get(name) for name in names) if given.keys_from_environment else (None, None)
     try:
-        serve(prepare(given.directory, given.port))
+        if given.keys_from_environment and not all(keys):
+            raise ConfigError(f"--keys-from-environment: set {' and '.join(names)}")
+        serve(prepare(given.directory, given.port, *keys), given.host)
     except (ConfigError, UnreachableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 3

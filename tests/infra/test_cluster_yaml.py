@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ def test_ray_takes_the_file(cluster: dict[str, Any], schema: dict[str, Any]) -> 
     jsonschema.validate(cluster, schema)
 
 
+def test_rays_own_launcher_prepares_the_file(cluster: dict[str, Any]) -> None:
+    """Further than the schema: what `ray up` does before it asks AWS for anything."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(copy.deepcopy(cluster))
+    validate_config(prepared)
+    assert prepared["available_node_types"]["head"]["max_workers"] == 0
+    assert prepared["docker"]["image"] == cluster["docker"]["image"]
+
+
 def test_the_schema_would_find_a_typing_error(cluster: dict[str, Any], schema: dict[str, Any]) -> None:
     wrong = copy.deepcopy(cluster)
     wrong["idle_timeout_minuts"] = 10
@@ -59,14 +70,53 @@ def test_the_image_is_pinned_to_the_installed_ray(cluster: dict[str, Any]) -> No
     assert cluster["docker"]["image"] == f"rayproject/ray:{version}-py311-gpu"
 
 
-def test_the_package_is_installed_on_every_node(cluster: dict[str, Any]) -> None:
-    (target,) = cluster["file_mounts"]
-    assert any(f"{target}[all]" in command for command in cluster["setup_commands"])
-    assert any("g++" in command and "ninja" in command for command in cluster["setup_commands"])
+def test_a_wheel_is_installed_with_the_tested_versions(cluster: dict[str, Any]) -> None:
+    mounts = cluster["file_mounts"]
+    assert mounts["/home/ray/elder-dist"] == "dist"
+    lock = FILE.parent / mounts["/home/ray/elder.lock"]
+    assert f"ray=={importlib.metadata.version('ray')}" in lock.read_text(encoding="utf-8").splitlines()
+    (command,) = cluster["setup_commands"]
+    assert command == 'pip install --quiet -c /home/ray/elder.lock "$(ls /home/ray/elder-dist/elder-*.whl)[all]"'
+    extras = tomllib.loads((FILE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "all" in extras["optional-dependencies"]
+    assert "g++" not in FILE.read_text(encoding="utf-8"), "runs compile nothing"
+
+
+def test_nothing_large_is_mounted(cluster: dict[str, Any]) -> None:
+    """Ray reads every file below a mount, whatever rsync leaves out: the working tree with its environment is GBs."""
+    for local in cluster["file_mounts"].values():
+        assert local in ("dist", "requirements.lock", "~/.ray/auth_token")
+
+
+def test_the_token_is_on_every_node_and_asked_for(cluster: dict[str, Any]) -> None:
+    (place,) = (remote for remote, local in cluster["file_mounts"].items() if local == "~/.ray/auth_token")
+    options = cluster["docker"]["run_options"]
+    assert "--env RAY_AUTH_MODE=token" in options
+    assert f"--env RAY_AUTH_TOKEN_PATH={place}" in options
+    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
+
+
+def test_the_nodes_have_an_image_with_a_driver_for_todays_torch_and_guard_their_role(cluster: dict[str, Any]) -> None:
+    for kind in cluster["available_node_types"].values():
+        node = kind["node_config"]
+        assert re.fullmatch(r"resolve:ssm:/aws/service/deeplearning/ami/x86_64/[\w./-]+/latest/ami-id", node["ImageId"])
+        assert node["MetadataOptions"] == {"HttpTokens": "required"}
+        assert node["IamInstanceProfile"]["Name"] in ("elder-head", "elder-worker")
+        assert all(disk["Ebs"]["Encrypted"] for disk in node["BlockDeviceMappings"])
+
+
+def test_every_package_and_every_config_is_in_the_wheel() -> None:
+    built = tomllib.loads((FILE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    root = FILE.parent
+    sources = [path for name in ("elder", "pipelines", "jobs", "infra") for path in (root / name).rglob("*.py")]
+    folders = {path.parent for path in (*sources, *(root / "configs").rglob("*.yaml"))}
+    assert {".".join(folder.relative_to(root).parts) for folder in folders} == set(built["packages"])
 
 
 def test_no_secrets() -> None:
     text = FILE.read_text(encoding="utf-8")
     assert not re.search(
-        r"AKIA[0-9A-Z]{16}|aws_secret|SECRET_ACCESS|password|ssh_private_key|token\s*[:=]", text, re.IGNORECASE
+        r"AKIA[0-9A-Z]{16}|aws_secret|SECRET_ACCESS|password|ssh_private_key|token\s*[:=]\s*['\"]?[0-9a-f]{16}",
+        text,
+        re.IGNORECASE,
     )
