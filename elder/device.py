@@ -9,6 +9,7 @@ import torch
 
 from elder.errors import ConfigError
 
+INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"  # the network interface on which CPU workers meet
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -255,11 +255,15 @@ def _create_version(mlflow: Connection, model_id: str, name: str, tags: Mapping[
     source = model.artifact_location if direct else f"models:/{model_id}"
     own = {**tags, MODEL_ID: model_id}
     run = model.source_run_id
-    created = _quietly(lambda: mlflow.call("create_model_version", name, source, run, tags=own, model_id=model_id))
+    _quietly(lambda: mlflow.call("create_model_version", name, source, run, tags=own, model_id=model_id))
+    versions = mlflow.all("search_model_versions", f"name = '{name}'")
+    version, *doubles = sorted(int(v.version) for v in versions if v.tags.get(MODEL_ID) == model_id)
+    for double in doubles:  # of a request that was sent again because its answer was lost
+        mlflow.call("delete_model_version", name, str(double))
     shown = json.loads(model.tags.get(VERSIONS, "[]"))  # what MLflow's page of the logged model links to
-    shown.append({"name": name, "version": str(created.version)})
+    shown.append({"name": name, "version": str(version)})
     mlflow.call("set_logged_model_tags", model_id, {VERSIONS: json.dumps(shown)})
-    return int(created.version)
+    return version
 
 
 def _quietly(action: Callable[[], Any]) -> Any:

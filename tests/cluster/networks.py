@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.cluster.nodes import RayNodes
 
 NODES = ("head", "one", "two", "three")
-# A private /tmp in which only the test's own directory is the machine's; a host name that resolves to the address.
+# A private /tmp in which only the test's own directory is the machine's; a host name of its own.
 SETTLE = """
 set -e
 mount --bind "$1" /mnt
@@ -65,7 +65,8 @@ class Networks(RayNodes):
 
     def lay(self) -> None:
         """Make bridge and namespaces."""
-        hosts = ["127.0.0.1 localhost", *(f"{self.ip(name)} elder-{name}" for name in NODES)]
+        # As on Debian and Ubuntu, a host's own name leads nowhere that another host could reach.
+        hosts = ["127.0.0.1 localhost", *(f"127.0.1.1 elder-{name}" for name in NODES)]
         (self.directory / "hosts").write_text("\n".join(hosts) + "\n")
         _ip("link", "add", self.mark, "type", "bridge")
         _ip("link", "set", self.mark, "up")

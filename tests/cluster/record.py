@@ -153,13 +153,17 @@ class Story:
         """
         begun = [e for e in run.events() if e["kind"] == "phase" and e["name"] == "edit"]
         again = [e["at"] for e in begun if e["at"] > self.struck]
-        found = run.digests
+        assert again or not replayed, f"no stage was begun after {self.struck}: {begun}"
+        self.count(truth, run.digests, again[0] - self.struck if replayed else 0.0)
+
+    def count(self, truth: Sequence[str], found: Sequence[str], away_s: float = 0.0) -> None:
+        """Write down stages lost and stages in a wrong state, and after how many seconds the work went on."""
         figures = {
             "fault": self.name,
             "stages": len(truth),
             "lost": sum(digest not in found for digest in truth),
             "wrong": sum(digest not in truth for digest in found),
-            "away_s": round(again[0] - self.struck, 1) if replayed and again else 0.0,
+            "away_s": round(away_s, 1),
             "date": time.strftime("%Y-%m-%d"),
         }
         place = os.environ.get(FIGURES)
