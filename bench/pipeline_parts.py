@@ -123,11 +123,13 @@ def measure_here(setting: Setting) -> dict[str, Any]:
         if event["kind"] in ("phase", "committed"):
             events.append((time.time(), event["kind"], str(event.get("name", "")), int(event["stage"])))
 
+    ready = time.time()
     with contextlib.redirect_stdout(io.StringIO()):
         result = run_edit(config, factory, tracker, on_event, cache_dir=home())
     commits = RunState(factory(), config.run_id).commits()
     return {
         "entered": entered,
+        "ready": ready,
         "events": events,
         "calls": tracker.calls,
         "commits": [
@@ -176,6 +178,25 @@ class Parts:
         return 1.0 - (self.seconds["edit"] + self.seconds["evaluate"]) / self.total
 
     @property
+    def start_s(self) -> tuple[float, float, float]:
+        """What `start` is made of: Python and its imports; the run opened in store and MLflow; Ray and its workers."""
+        ready = self.seen["ready"]
+        opened = max((end for name, behind, _, end in self.seen["calls"] if name == "log_dataset"), default=ready)
+        loading = self.began + self.seconds["start"]
+        return ready - self.began, opened - ready, loading - opened
+
+    @property
+    def retention_s(self) -> float:
+        """Seconds of measuring the edits of earlier stages again, by their share of the edits that are measured."""
+        size, commits = self.setting.stage_size, self.seen["commits"]
+        found = 0.0
+        for stage, commit in enumerate(commits):
+            last = stage == len(commits) - 1
+            earlier = commit["edits"] - size if last else stage * min(self.setting.sample, size)
+            found += commit["evaluate_s"] * earlier / (earlier + size)
+        return found
+
+    @property
     def tracking_s(self) -> tuple[float, float]:
         """Seconds inside the tracker: beside the work, and with the driver waiting."""
         calls = self.seen["calls"]
@@ -208,6 +229,8 @@ class Parts:
             "total_s": self.total,
             "outside_share": self.outside_share,
             "seconds": self.seconds,
+            "start_s": self.start_s,
+            "retention_s": self.retention_s,
             "tracking_s": self.tracking_s,
             "logging_s": self.logging,
             "commits": self.seen["commits"],
@@ -225,12 +248,19 @@ def part_lines(parts: Parts) -> Iterator[str]:
     )
     for name, seconds in parts.seconds.items():
         yield f"  {name:<10} {seconds:>8.2f} s {seconds / stages:>8.3f} s/stage {seconds / parts.total:>7.1%}"
+    python, opened, workers = parts.start_s
+    yield f"  start: Python and imports {python:.1f} s, run opened {opened:.1f} s, Ray and its workers {workers:.1f} s"
     behind, waiting = parts.tracking_s
     yield f"  MLflow     {behind:>8.2f} s beside the work, {waiting:.2f} s with the driver waiting (start, closing)"
     rest = sum(parts.seconds[name] for name in ("commit", "between")) / stages
     once = sum(parts.seconds[name] for name in ("start", "load", "closing"))
     yield f"  once a run {once:>8.2f} s; once a stage {rest:.3f} s"
+    again, outside = parts.retention_s, parts.outside_share * parts.total
     yield f"  outside editing and measuring {parts.outside_share:.1%}"
+    yield (
+        f"  earlier stages measured again {again:.1f} s, which grows with the stream; without them the share outside "
+        f"would be {outside / (parts.total - again):.1%}"
+    )
 
 
 def flatness_lines(parts: Parts) -> Iterator[str]:

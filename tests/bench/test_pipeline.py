@@ -28,11 +28,11 @@ def seen() -> dict[str, Any]:
         (122.0, "phase", "edit", 1), (132.0, "committed", "", 1),
     ]  # fmt: skip
     calls = [
-        ("start", False, 105.0, 106.0),
+        ("start", False, 105.0, 106.0), ("log_dataset", False, 106.0, 107.0),
         ("log_metrics", True, 122.0, 122.5), ("log_adapter", True, 122.5, 123.0),
         ("log_metrics", False, 132.0, 132.2), ("log_adapter", False, 132.2, 133.2),
     ]  # fmt: skip
-    return {"entered": 101.0, "events": events, "calls": calls, "commits": commits, "final": {}}
+    return {"entered": 101.0, "ready": 104.0, "events": events, "calls": calls, "commits": commits, "final": {}}
 
 
 @pytest.fixture
@@ -48,10 +48,12 @@ def test_the_parts_are_the_whole(parts: Parts) -> None:
     assert sum(parts.seconds.values()) == parts.total
     assert parts.outside_share == pytest.approx(20 / 36)
     assert parts_between(parts) == [1.0, 1.0]
+    assert parts.start_s == (4.0, 3.0, 3.0)
+    assert parts.retention_s == 1.5  # the second stage measures as many edits again as it has
 
 
 def test_tracking_is_told_by_where_it_was_waited_for(parts: Parts) -> None:
-    assert parts.tracking_s == pytest.approx((1.0, 2.2))
+    assert parts.tracking_s == pytest.approx((1.0, 3.2))
     assert parts.logging == pytest.approx([1.0, 1.2])
 
 

@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _handle
+    do_GET = do_PUT = do_POST = do_PATCH = do_HEAD = do_DELETE = _handle
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
