@@ -99,6 +99,7 @@ class TuneDisplay:
     def _table(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("trial", "status", "stage", "objective", "parameters"):
@@ -108,8 +109,9 @@ class TuneDisplay:
         for row in [*ended[-max(1, SHOWN - len(going)) :], *going]:
             value = row.get("objective")
             stage = "" if row.get("stage") is None else str(row["stage"])
-            table.add_row(row["name"], row["status"], stage, "" if value is None else f"{value:.4f}", parameters(row))
-        return Group(table, self.summary()) if self._rows else Group("waiting for the first trial")
+            figure = "" if value is None else f"{value:.4f}"
+            table.add_row(row["name"], row["status"], stage, figure, Text(parameters(row)))
+        return Group(table, Text(self.summary())) if self._rows else Group("waiting for the first trial")
 
     def _line(self, text: str) -> None:
         if self._live is not None:

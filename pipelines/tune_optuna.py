@@ -40,7 +40,7 @@ def suggest_tpe(
 
     Args:
         space: Where to look.
-        past: All trials so far. Running ones count as bad ones, so that several at a time spread out.
+        past: All trials so far. Running ones count as bad as the worst, so that several at a time spread out.
         mode: max or min.
         seed: Of this suggestion alone.
         startup: Trials with a value below which the point is drawn at random.
@@ -48,8 +48,8 @@ def suggest_tpe(
     import optuna
 
     with _quiet():
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
-        study = _study(space, past, mode, sampler)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=False)
+        study = _study(space, _with_lies(past, mode), mode, sampler)
         asked = study.ask(fixed_distributions={key: _distribution(domain) for key, domain in space.items()})
         return {key: _value(domain, asked.params[key]) for key, domain in space.items()}
 
@@ -69,6 +69,15 @@ def importance(space: Mapping[str, Domain], past: Sequence[Past], mode: str) -> 
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(space))
     return {key: float(value) for key, value in sorted(found.items(), key=lambda item: -item[1])}
+
+
+def _with_lies(past: Sequence[Past], mode: str) -> list[Past]:
+    """Running trials as if they had ended as badly as any (the constant liar)."""
+    ended = [one.values[-1] for one in past if one.status == "finished" and one.values]
+    if not ended:
+        return list(past)
+    lie = min(ended) if mode == "max" else max(ended)
+    return [Past(one.parameters, [lie], "finished") if one.status == "running" else one for one in past]
 
 
 def _study(space: Mapping[str, Domain], past: Sequence[Past], mode: str, sampler: Any) -> Any:
