@@ -72,6 +72,7 @@ def test_by_joining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert found[name].word == "ok", found[name]
         assert found["node versions"].detail.startswith("all 3 nodes")
         assert not store.exists()
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
         gone = f"http://127.0.0.1:{free_port()}"
         sick = look(cluster.address, tmp_path, "s3://nowhere", endpoint_url=gone)
         assert sick["node -> store"].word == "FAIL"

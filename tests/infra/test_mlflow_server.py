@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -15,10 +16,12 @@ from infra.elder_pyfunc import MAX_NEW_TOKENS, ElderModel
 from infra.mlflow_tracker import Connection, MlflowTracker, pull, resolve, runs, show
 from infra.s3_store import S3Store
 from infra.settings import S3Settings
+from jobs.main import main
 from tests.cluster.tiny import make_edits, write_model
 from tests.contracts.tracker import CONFIG, write_adapter
 from tests.infra.servers import ACCESS, FaultyProxy, faulty_proxy
 from tests.infra.test_elder_pyfunc import expected as answers
+from tests.jobs.conftest import build_model, records, write_jsonl
 
 pytestmark = pytest.mark.cluster
 EDITS = make_edits(2)
@@ -230,6 +233,50 @@ def test_an_adapter_above_the_limit_stays_in_the_store(
     with pytest.raises(AdapterError, match="another sha256"):
         pull("pointed", tmp_path / "damaged", proxied_mlflow)
     assert not (tmp_path / "damaged").exists()
+
+
+def test_a_whole_run_whose_adapters_stay_in_the_store(
+    proxied_mlflow: str,
+    s3_endpoint: str,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Through the command line: edit, show, promote, pull, evaluate; then MLflow's own loader."""
+    for name, value in {**ACCESS, "AWS_DEFAULT_REGION": "us-east-1", "MLFLOW_TRACKING_URI": proxied_mlflow}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ELDER_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    model, edits = build_model(tmp_path / "model", "llama"), write_jsonl(tmp_path / "edits.jsonl", records(8))
+    config = [
+        *("demo", f"model.source={model}", "data.source=jsonl", f"data.path={edits}", "data.edits=null"),
+        *("stream.stage_size=4", "stream.batch_size=2", "editor={method: elder, steps: 2, layers: [2, 3], rank: 2}"),
+        *(
+            "evaluation.max_new_tokens=4",
+            "cluster.workers=0",
+            "cluster.sharding=none",
+            f"tracking.store=s3://{bucket}/e",
+        ),
+        *(f"tracking.s3.endpoint_url={s3_endpoint}", f"tracking.mlflow={proxied_mlflow}", "tracking.mlflow_limit_mb=0"),
+        *("tracking.register=whole", "tracking.alias=candidate"),
+    ]
+    run = ("run_id=whole-1", "--json", "result.json")
+    for command in (
+        ("edit", *config, *run),
+        ("show", "whole-1"),
+        ("promote", "models:/whole@candidate", "--alias", "champion"),
+        ("pull", "models:/whole@champion", "adapter"),
+        ("evaluate", "models:/whole@champion", *config, "--json", "evaluated.json"),
+    ):
+        assert main(list(command)) == 0, capfd.readouterr().err
+    assert resolve("models:/whole@champion", proxied_mlflow).stored_at is not None
+    result, again = (json.loads(Path(name).read_text()) for name in ("result.json", "evaluated.json"))
+    assert json.loads(Path("adapter/manifest.json").read_text())["state_digest"] == result["adapter"]["digest"]
+    assert again["metrics"]["locality.forced"] == pytest.approx(result["final"]["locality.forced"], abs=1e-9)
+    prompts = [str(row["prompt"]) for row in records(8)]
+    loaded = mlflow.pyfunc.load_model("models:/whole@champion")
+    assert loaded.predict(prompts) == ElderModel(Path("adapter")).predict(prompts)
 
 
 def test_the_doctor_likes_it(proxied_mlflow: str, tmp_path: Path) -> None:
