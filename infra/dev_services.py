@@ -196,11 +196,11 @@ def _s3_plan(site: SwiftSite) -> _Plan:
 
 
 def _mlflow_plan(directory: Path, site: SwiftSite, port: int) -> _Plan:
-    command = (sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1")
-    command += ("--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}")
-    command += ("--artifacts-destination", f"s3://{BUCKET}/mlflow")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{directory / 'mlflow.db'}"]
+    command += ["--artifacts-destination", f"s3://{BUCKET}/mlflow"]
     variables = {**LEAN, **access(site), "MLFLOW_S3_ENDPOINT_URL": site.endpoint}
-    return _Plan(MLFLOW, "mlflow", port, command, "/health", variables)
+    return _Plan(MLFLOW, "mlflow", port, tuple(command), "/health", variables)
 
 
 def _make_bucket(site: SwiftSite, service: Service) -> None:

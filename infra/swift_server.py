@@ -1,7 +1,7 @@
 """OpenStack Swift as one process on loopback that speaks S3: `python -m infra.swift_server DIR`.
 
 For development and tests: one replica, no background daemons, storage servers without passwords on loopback.
-The one file that imports swift and eventlet, and only when it runs. Knows nothing of elder's objects.
+With `infra/swift_repair.py` the only file that imports swift, and only when it runs. Knows nothing of elder's objects.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from elder.errors import ConfigError, UnreachableError
+from infra.swift_repair import ends_well, list_again, was_ended_well
 from infra.swift_settings import HOST, STORAGE, SwiftSite, missing_support, prepare, write_configuration
 
 PARTITION_POWER = 4  # 16 partitions: part of every path on disk, never to be changed
@@ -90,6 +91,8 @@ def _run(site: SwiftSite, host: str) -> NoReturn:
         _write_ring(etc / f"{name}.ring.gz", sock.getsockname()[1])
     for name, sock in behind.items():
         eventlet.spawn(_answer, sock, _load(etc / f"{name}.conf"), eventlet.GreenPool())
+    if not was_ended_well(site):
+        list_again(site)
     pool = eventlet.GreenPool()
     app = SoleCreators(_load(etc / "proxy.conf"), eventlet.semaphore.Semaphore)
     door = eventlet.spawn(_answer, front, app, pool)
@@ -98,6 +101,7 @@ def _run(site: SwiftSite, host: str) -> NoReturn:
     door.kill()
     with eventlet.Timeout(GRACE_S, False):
         pool.waitall()
+    ends_well(site)
     os._exit(0)  # the storage servers have nothing to put in order: what was answered is on the disk
 
 

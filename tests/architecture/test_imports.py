@@ -52,7 +52,7 @@ OWNERS = {
     "optuna": {"pipelines/tune_optuna.py"},
     "requests": {"infra/mlflow_connection.py"},  # what MLflow's client raises
     "sqlalchemy": {"infra/mlflow_connection.py"},
-    "swift": {"infra/swift_server.py"},
+    "swift": {"infra/swift_server.py", "infra/swift_repair.py"},
     "psutil": {"infra/processes.py"},
 }
 HEAVY = ("torch", "transformers", "ray", "mlflow", "boto3", "deepspeed", "matplotlib", "pandas", "numpy", "rich")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -97,6 +98,46 @@ def test_it_comes_back_with_its_data_at_the_same_address(tmp_path: Path, monkeyp
         with pytest.raises(UnreachableError, match="does not answer"):
             S3Store(store.uri, S3Settings(endpoint_url=address, attempts=1)).get("before")
     assert prepare(tmp_path).endpoint == address
+
+
+def test_objects_that_a_killed_server_had_not_listed_yet_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the write of an object and its line in the listing: here the line is taken out afterwards."""
+    with swift(tmp_path) as server:
+        for name, value in server.access.items():
+            monkeypatch.setenv(name, value)
+        store = store_on(server)
+        store.put("whole", b"1")
+        large = tmp_path / "large"
+        large.write_bytes(b"x" * (9 << 20))
+        store.put("parts", large)
+        store.put("gone", b"1")
+        before = listed(server, store)
+        server.stop(signal.SIGKILL)
+        for database in (tmp_path / "node").rglob("containers/**/*.db"):
+            forget_all_lines(database)
+        server.start()
+        assert listed(server, store) == before
+        assert store.get("whole") == b"1"
+        store.delete("gone")
+        server.stop(signal.SIGKILL)
+        server.start()
+        assert store.list("") == ["parts", "whole"]
+
+
+def listed(server: SwiftServer, store: S3Store) -> list[tuple[str, int, str]]:
+    contents = server.client().list_objects_v2(Bucket=store.bucket)["Contents"]
+    return [(entry["Key"], entry["Size"], entry["ETag"]) for entry in contents]
+
+
+def forget_all_lines(database: Path) -> None:
+    for pending in database.parent.glob("*.pending"):
+        pending.unlink()
+    with sqlite3.connect(database) as connection:
+        connection.create_function("chexor", 3, lambda old, name, stamp: old)
+        connection.execute("DELETE FROM object")
+    connection.close()
 
 
 def test_a_request_in_work_ends_well_when_it_is_told_to_stop(swift_server: SwiftServer) -> None:
