@@ -81,6 +81,7 @@ def end(record: ProcessRecord, grace_s: float = GRACE_S) -> bool:
     found = family(record)
     for process in found:
         _send(process, signal.SIGTERM)
+        _send(process, signal.SIGCONT)  # one that was stopped could not hear it
     _, stubborn = psutil.wait_procs(found, timeout=grace_s)
     for process in {*stubborn, *family(record)}:
         _send(process, signal.SIGKILL)

@@ -23,6 +23,12 @@ child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=Tr
 print(child.pid, flush=True)
 child.wait()
 """
+POLITE = f"""
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("goodbye", flush=True)))
+print("up", flush=True)
+{SLEEP}
+"""
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
@@ -86,6 +92,13 @@ def test_who_does_not_listen_is_ended_by_force(started: Callable[..., ProcessRec
     record = started(STUBBORN, prints=True)
     end(record, grace_s=0.3)
     assert not is_running(record)
+
+
+def test_who_was_stopped_hears_it_too(started: Callable[..., ProcessRecord], tmp_path: Path) -> None:
+    record = started(POLITE, prints=True)
+    os.kill(record.pid, signal.SIGSTOP)
+    end(record)
+    assert (tmp_path / "0.log").read_text().split() == ["up", "goodbye"]
 
 
 @pytest.mark.parametrize("difference", ["time", "command"])
