@@ -49,7 +49,7 @@ data: {{source: jsonl, path: edits.jsonl}}
 stream: {{stage_size: 2, batch_size: 2}}
 editor: {{method: elder, steps: 2, layers: [2, 3], rank: 2}}
 evaluation: {{max_new_tokens: 3, probes: 0, protocols: [forced]}}
-cluster: {{workers: 1, sharding: none}}
+cluster: {{workers: 1, sharding: none, threads_per_worker: 1}}
 tracking: {{mlflow: runs/mlflow.db, store: runs/store}}
 """
     path = tmp_path / "run.yaml"
@@ -193,7 +193,7 @@ def test_a_run_that_is_too_large_never_leaves(head: JobHead, config: Path, tmp_p
 
 @pytest.mark.nodes
 def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Path) -> None:
-    slow = ("editor.steps=600",)
+    slow = ("editor.steps=150",)
     truth = tmp_path / "truth"
     truth.mkdir()
     write_jsonl(truth / "edits.jsonl", records(8))
@@ -205,14 +205,12 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
     assert alone.returncode == 0, alone.stderr
     undisturbed = commits(truth, "r")
 
-    arguments = ("submit", "edit", "run.yaml", "editor.steps=600")
+    arguments = ("submit", "edit", "run.yaml", "editor.steps=150")
     assert elder(head, tmp_path, *arguments, "--run-id", "r").returncode == 0
     early = elder(head, tmp_path, *arguments, "--resume", "r")
     assert early.returncode == 2
     assert "follow it with" in early.stderr
     wait_for_commit(head, tmp_path, "r")
-    status = elder(head, tmp_path, "status", "r").stdout
-    assert re.search(r"r: running, stage \d of 4 committed \d+ s ago", status), status
     begun = time.monotonic()
     stopped = elder(head, tmp_path, "stop", "r")
     assert stopped.returncode == 0, stopped.stderr
@@ -227,9 +225,9 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
 
     assert show(str(tmp_path / "runs/mlflow.db"), "r")["status"] == "KILLED"
 
-    other = elder(head, tmp_path, "submit", "edit", "run.yaml", "editor.steps=601", "--resume", "r")
+    other = elder(head, tmp_path, "submit", "edit", "run.yaml", "editor.steps=151", "--resume", "r")
     assert other.returncode == 2
-    assert "editor.steps: 600 -> 601" in other.stderr
+    assert "editor.steps: 150 -> 151" in other.stderr
     resumed = elder(head, tmp_path, *arguments, "--resume", "r", "--follow")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert resumed.stdout.startswith("submitted r-r2 (attempt 2 of run r)\n")
@@ -243,10 +241,12 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
 @pytest.mark.nodes
 def test_following_ends_without_the_job(head: JobHead, config: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
-        command(head.address, "submit", "edit", "run.yaml", "editor.steps=600", "--run-id", "left", "--follow"),
+        command(head.address, "submit", "edit", "run.yaml", "editor.steps=150", "--run-id", "left", "--follow"),
         cwd=tmp_path, env=client_environment(head, tmp_path), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as follower:  # fmt: skip
         wait_for_commit(head, tmp_path, "left")
+        status = elder(head, tmp_path, "status", "left").stdout
+        assert re.search(r"left: running, stage \d of 4 committed \d+ s ago", status), status
         follower.send_signal(signal.SIGINT)
         _, said = follower.communicate(timeout=60)
     assert follower.returncode == 130
