@@ -112,6 +112,8 @@ def resolve_request(request: Request) -> Parcel:
         InputError: Everything that is wrong with config or data.
     """
     overrides = all_overrides(request.overrides, request.run_id)
+    config: RunConfig
+    whole: Any
     if request.command == "tune":
         from pipelines.tune_config import load_tune_config
 
@@ -149,10 +151,9 @@ def pack(parcel: Parcel, target: Path) -> tuple[RunConfig, list[str]]:
         inside = stage_folder(request.working_dir, target, request.excluded, limit)
     trip = Trip(target, loopback, request.working_dir, inside)
     packed = trip.pack(parcel.config)
-    if request.adapter is not None and Path(request.adapter).expanduser().is_dir():
-        adapter = trip.directory("ADAPTER", request.adapter, "adapter")
-    else:
-        adapter = request.adapter
+    adapter = request.adapter
+    if adapter is not None and Path(adapter).expanduser().is_dir():
+        adapter = trip.directory("ADAPTER", adapter, "adapter")
     whole = packed if parcel.whole is parcel.config else replace(parcel.whole, run=packed)
     stage_code(target)
     stage_start(target, sys.executable if loopback else "")
