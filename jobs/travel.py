@@ -65,7 +65,11 @@ class Trip:
         )
 
     def directory(self, key: str, given: str, name: str) -> str:
-        """A directory of this machine that the job needs, small enough to travel; returns where it will lie."""
+        """A directory of this machine that the job needs, small enough to travel; returns where it will lie.
+
+        Raises:
+            ConfigError: It cannot be read.
+        """
         source = Path(given).expanduser()
         inside = self._in_folder(source)
         if inside is not None:
@@ -74,7 +78,7 @@ class Trip:
         try:
             shutil.copytree(source, self.target / place)
         except OSError as error:
-            self.problems.append(f"{key}: {given}: cannot be read: {error}")
+            raise ConfigError(f"{key}: {given}: cannot be read: {error}") from error
         return place
 
     def _file(self, key: str, given: str | None, folder: str) -> str | None:
