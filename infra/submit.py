@@ -22,8 +22,9 @@ from infra.ray_token import missing, refused
 STOP_WAIT_S = 20  # how long a job that is stopped has to close its record before SIGKILL
 LOUD = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's client would take these instead of what it is given
+NOT_YET = "No available agent"  # a head that has only just started, in Ray's words
 PAUSE_S = 1.0
-PATIENCE_S = 60.0  # how long a follower waits for a cluster that has gone silent
+PATIENCE_S = 60.0  # how long a follower waits for a silent cluster, and a new job for one that is starting
 
 
 class AlreadySubmitted(ConfigError):
@@ -59,21 +60,26 @@ def submit(server: JobServer, job: Submission) -> None:
         UnreachableError: The cluster does not answer, or does not take the package.
     """
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **job.environment}
+    asked_since = time.monotonic()
     with _client(server) as client:
-        try:
-            client.submit_job(
-                entrypoint=job.entrypoint,
-                submission_id=job.id,
-                runtime_env={"working_dir": str(job.working_dir), "env_vars": environment},
-                metadata=dict(job.metadata),
-                entrypoint_num_cpus=job.driver_cpus or None,
-            )
-        except RuntimeError as error:
-            if "already exists" in str(error):
-                raise AlreadySubmitted(f"'{job.id}' has been submitted to {server.address} before") from error
-            raise UnreachableError(
-                f"the Ray cluster at {server.address} did not take the job: {_last(error)}"
-            ) from error
+        while True:
+            try:
+                client.submit_job(
+                    entrypoint=job.entrypoint,
+                    submission_id=job.id,
+                    runtime_env={"working_dir": str(job.working_dir), "env_vars": environment},
+                    metadata=dict(job.metadata),
+                    entrypoint_num_cpus=job.driver_cpus or None,
+                )
+                return
+            except RuntimeError as error:
+                if "already exists" in str(error):
+                    raise AlreadySubmitted(f"'{job.id}' has been submitted to {server.address} before") from error
+                if NOT_YET not in str(error) or time.monotonic() - asked_since > PATIENCE_S:
+                    raise UnreachableError(
+                        f"the Ray cluster at {server.address} did not take the job: {_last(error)}"
+                    ) from error
+            time.sleep(PAUSE_S)
 
 
 def follow(server: JobServer, job_id: str, write: Callable[[str], None]) -> JobRecord:
