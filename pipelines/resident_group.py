@@ -21,7 +21,6 @@ from typing import Any
 import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig
-from ray.train.torch import TorchConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from elder.device import backend_for
@@ -29,7 +28,14 @@ from elder.errors import ElderError
 from pipelines.config import ClusterConfig
 from pipelines.job import Job
 from pipelines.resident import ResidentBases
-from pipelines.train_runner import AGREEMENT_S, QuietTrainer, driver_environment, make_runtime, scaling_of
+from pipelines.train_runner import (
+    AGREEMENT_S,
+    NodeTorchConfig,
+    QuietTrainer,
+    driver_environment,
+    make_runtime,
+    scaling_of,
+)
 from pipelines.trial import END, STAGE, Outcome, failure
 from pipelines.worker import run_stages
 
@@ -208,7 +214,7 @@ class GroupHost:
         trainer = QuietTrainer(
             _serve_function(self._box),
             scaling_config=scaling_of(self._cluster),
-            torch_config=TorchConfig(backend=backend_for(self._cluster.gpus_per_worker)),
+            torch_config=NodeTorchConfig(backend=backend_for(self._cluster.gpus_per_worker)),
             run_config=RunConfig(  # type: ignore[call-arg]
                 name=f"trials-{uuid.uuid4().hex[:8]}",
                 storage_path=storage,

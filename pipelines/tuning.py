@@ -45,6 +45,7 @@ ENVIRONMENT = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # the driver says what it waits for
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+OWNER_BYTES = 2**20
 OBJECTIVE, FAILURE = "objective", "failure"
 
 
@@ -183,7 +184,7 @@ def run_trials(
 def _own_resources(cluster: ClusterConfig, sharding: str) -> dict[str, float]:
     """What the actor of a trial itself takes; a group reserves its workers' part by itself."""
     if grouped(cluster, sharding):
-        return {"CPU": 0}
+        return {"memory": OWNER_BYTES}  # Tune wants something to be reserved; every core is for workers
     resources = {"CPU": cluster.cpus_per_worker}
     return resources | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
 
