@@ -46,8 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.measure:
         print(json.dumps(measure_here(Setting(**json.loads(args.measure)))), flush=True)
         return 0
-    found = [_measure(setting) for setting in _settings(args)]
-    _print(found)
+    print(HEAD, flush=True)
+    found = []
+    for setting in _settings(args):
+        found.append(_measure(setting))
+        _print(found[-1])
     if args.json:
         args.json.write_text(json.dumps([parts.record for parts in found], indent=1), encoding="utf-8")
     return 0 if args.quick else _verdict(found)
@@ -74,14 +77,11 @@ def _measure(setting: Setting) -> Parts:
         return Parts(setting, json.loads(done.stdout.splitlines()[-1]), begin, time.time())
 
 
-def _print(found: Sequence[Parts]) -> None:
-    print(HEAD)
-    for parts in found:
-        for line in (*part_lines(parts), *flatness_lines(parts)):
-            print(line)
-    for parts in found:
-        if parts.setting.name in ("full", "quick"):
-            print("\n".join(stage_lines(parts)))
+def _print(parts: Parts) -> None:
+    lines = [*part_lines(parts), *flatness_lines(parts)]
+    if parts.setting.name in ("full", "quick"):
+        lines += stage_lines(parts)
+    print("\n".join(lines), flush=True)
 
 
 def _verdict(found: Sequence[Parts]) -> int:
