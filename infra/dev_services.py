@@ -129,7 +129,7 @@ def _both(starter: _Starter, s3_port: int | None, mlflow_port: int | None) -> Se
     starter.check_port(MLFLOW, port)
     if MLFLOW in before and S3 in before and before[S3].url != site.endpoint:
         end(before[MLFLOW].process)  # it knows the S3 server by its old address
-    s3 = starter.ensure(_s3_plan(site))
+    s3 = starter.ensure(_s3_plan(site, starter.say))
     _make_bucket(site, s3)
     mlflow = starter.ensure(_mlflow_plan(directory, site, port))
     return Services(directory, site, s3, mlflow, tuple(starter.fresh))
@@ -141,23 +141,23 @@ class _Starter:
     def __init__(self, directory: Path, environment: Mapping[str, str], say: Say, services: dict[str, Service]) -> None:
         self.directory, self.services = directory, services
         self.fresh: list[str] = []
-        self._environment, self._say = environment, say
+        self.say, self._environment = say, environment
 
     def ensure(self, plan: _Plan) -> Service:
         """The server of last time if it runs and answers, otherwise a new one."""
         old = self.services.get(plan.name)
         if old is not None and self._is_well(old, plan):
-            self._say(f"{plan.name:<7} {old.url} runs already ({old.kind}, pid {old.process.pid})")
+            self.say(f"{plan.name:<7} {old.url} runs already ({old.kind}, pid {old.process.pid})")
             return old
         if old is not None and end(old.process):
-            self._say(f"{plan.name:<7} {old.url} did not answer and was ended")
+            self.say(f"{plan.name:<7} {old.url} did not answer and was ended")
         log = self.directory / "logs" / f"{plan.name}.log"
         process = start(plan.command, {**self._environment, **plan.variables}, log)
         service = self.services[plan.name] = Service(plan.name, plan.kind, plan.url, process)
         self.fresh.append(plan.name)
         record_services(self.directory, self.services.values())
         _await(service, plan, log)
-        self._say(f"{plan.name:<7} {plan.url} started ({plan.kind}, pid {process.pid})")
+        self.say(f"{plan.name:<7} {plan.url} started ({plan.kind}, pid {process.pid})")
         return service
 
     def check_port(self, name: str, port: int | None) -> None:
@@ -183,13 +183,14 @@ class _Starter:
         return service.url == plan.url and is_running(service.process) and _answers(plan.url + plan.health)
 
 
-def _s3_plan(site: SwiftSite) -> _Plan:
+def _s3_plan(site: SwiftSite, say: Say) -> _Plan:
     problem = missing_support(site.directory)
     if problem is None:
         command = (sys.executable, "-m", "infra.swift_server", str(site.directory))
         return _Plan(S3, "swift", site.port, command, "/", {})
     if importlib.util.find_spec("moto") is None:
         raise ConfigError(f"no S3 server can be started: {problem}")
+    say(f"note    {problem}; moto takes its place")
     return _Plan(
         S3, "moto", site.port, (sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(site.port)), "/", {}
     )

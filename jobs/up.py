@@ -50,10 +50,7 @@ def command(
 
 def _explain(directory: Path, services: Services, show_secrets: bool) -> None:
     if not services.keeps_objects:
-        click.echo(
-            "note: this S3 server (moto) keeps nothing on disk and takes any key; pip install swift for one that"
-        )
-        click.echo("      keeps its data and checks signatures")
+        click.echo("note    this S3 server (moto) keeps nothing on disk and takes any key")
     chosen = "" if directory == DIRECTORY else f" --dir {directory}"
     click.echo(f"keys    source {directory}/env.sh")
     if show_secrets:

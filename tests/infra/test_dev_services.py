@@ -122,7 +122,9 @@ def _store(services: Services) -> S3Store:
 @pytest.mark.cluster
 def test_without_swift_there_is_moto_which_keeps_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(infra.dev_services, "missing_support", lambda directory: "not installed")
-    services = bring_up(home, environment())
+    said: list[str] = []
+    services = bring_up(home, environment(), say=said.append)
+    assert "note    not installed; moto takes its place" in said
     assert (services.s3.kind, services.keeps_objects) == ("moto", False)
     monkeypatch.setattr(infra.dev_services, "missing_support", lambda directory: None)
     assert bring_up(home, environment()).s3.kind == "moto", "what runs stays"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import signal
 import socket
 import sqlite3
@@ -187,7 +188,7 @@ def test_a_file_system_without_attributes_is_named(tmp_path: Path, monkeypatch: 
     def refuse(*_: Any) -> None:
         raise OSError(95, "Operation not supported")
 
-    assert missing_support(tmp_path) is None
+    assert importlib.util.find_spec("swift"), "the tests of this file would all be left out"
     monkeypatch.setattr(infra.swift_settings.os, "setxattr", refuse)
     assert "takes no user extended attributes" in (missing_support(tmp_path) or "")
 
