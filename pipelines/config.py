@@ -34,7 +34,16 @@ from pipelines.config_sections import (
 )
 from pipelines.schema import Document, build, setting
 
-NEUTRAL = ("name", "run_id", "cluster", "tracking", "model.device", "evaluation.batch_size", "evaluation.probes")
+NEUTRAL = (
+    "name",
+    "run_id",
+    "cluster",
+    "tracking",
+    "data.path",
+    "model.device",
+    "evaluation.batch_size",
+    "evaluation.probes",
+)
 
 __all__ = [
     "ClusterConfig",
@@ -94,6 +103,7 @@ class RunConfig:
 
         Left out (`NEUTRAL`): `name` and `run_id` (labels); `cluster.*` and `model.device` (a run may go on with
         other workers or another sharding); `tracking.*` (a store that moved is still the same run);
+        `data.path` (the edits themselves are compared, by their own digest, wherever the file lies);
         `evaluation.batch_size` (speed only) and `evaluation.probes` (display only). Gates stay in: they decide
         which stages are committed.
         """

@@ -176,6 +176,7 @@ def test_digest_ignores_exactly_what_cannot_change_the_result() -> None:
         "cluster.workers": "3",
         "cluster.sharding": "zero3",
         "tracking.store": "elsewhere",
+        "data.path": "elsewhere.jsonl",
         "name": "other",
         "run_id": "r2",
         "model.device": "cpu",
