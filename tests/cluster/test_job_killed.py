@@ -45,7 +45,8 @@ def test_a_killed_driver_of_a_job_is_resumed(head: JobHead, config: Path, tmp_pa
     """kill -9 of the driver that Ray runs for us, in the middle of a stage; submitted again with --resume."""
     truth = undisturbed(config, head, tmp_path / "truth")
     submit = ("submit", "edit", "run.yaml", SLOW)
-    assert elder(head, tmp_path, *submit, "--run-id", "k").returncode == 0
+    # A head that has just come up answers, but for a moment has no agent that takes jobs.
+    wait_until(lambda: elder(head, tmp_path, *submit, "--run-id", "k").returncode == 0, "the head to take the job", 90)
     wait_for_commit(head, tmp_path, "k")
     story = Story("the driver of a submitted job dies (kill -9); elder submit --resume")
     story.strike()
