@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,13 @@ from pipelines.driver import run_edit
 from pipelines.state import RunState
 from tests.pipelines.fakes import Mishap, RecordingTracker, StoreAt, make_edits
 from tests.pipelines.tune_fakes import EDITS, Inline, Stop, TuneKit, make_search, score, search
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what costs seconds and is tested elsewhere: collecting garbage behind each run, drawing."""
+    monkeypatch.setattr("pipelines.trial.gc", SimpleNamespace(collect=lambda: 0))
+    monkeypatch.setattr("pipelines.tune_plots.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
 
 
 def essence(result: dict[str, Any]) -> dict[str, Any]:
@@ -38,11 +47,10 @@ def test_the_best_trial_wins_and_its_config_runs(tmp_path: Path) -> None:
     assert objectives[best["trial"]] == max(objectives.values())
     written = (tmp_path / "out" / "best.yaml").read_text()
     config = parse_config(written)
+    here = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, workers=0))
     assert {key: config.editor.options[key.partition(".")[2]] for key in best["parameters"]} == best["parameters"]
     assert config.run_id not in (best["run_id"], "s1")
-    again = run_edit(
-        config, StoreAt(str(tmp_path / "again")), RecordingTracker(), edits=make_edits(EDITS), kit=TuneKit()
-    )
+    again = run_edit(here, StoreAt(str(tmp_path / "again")), RecordingTracker(), edits=make_edits(EDITS), kit=TuneKit())
     ours = RunState(StoreAt(str(tmp_path / "store"))(), best["run_id"]).commits()
     assert [stage["state_digest"] for stage in again["stages"]] == [commit.state_digest for commit in ours]
     assert again["final"]["reliability.generate"] == best["metrics"]["reliability.generate"]
@@ -229,8 +237,6 @@ def test_the_tracker_has_one_run_for_the_search_and_one_below_it_for_each_trial(
 
 
 def test_only_the_winner_is_registered(tmp_path: Path) -> None:
-    import dataclasses
-
     config = make_search()
     tracking = dataclasses.replace(config.run.tracking, register="facts")
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, tracking=tracking))
