@@ -111,6 +111,13 @@ def test_a_value_that_is_possible_with_another_one_is_taken(tmp_path: Path) -> N
     assert not config.possible({"editor.top_k": 5, "editor.experts": 4})
 
 
+def test_a_possible_value_is_not_blamed_for_an_impossible_one(tmp_path: Path) -> None:
+    given = ["tune.space.editor.top_k={choice: [1, 5]}", "tune.space.editor.experts={choice: [4, 8]}"]
+    found = problems_of(tmp_path, GOOD, *given, "tune.space.editor.steps={choice: [0]}")
+    assert len(found) == 1
+    assert "tune.space.editor.steps" in found[0]
+
+
 def test_overrides_change_the_space() -> None:
     written = {
         "editor.lr": {"choice": [1]},

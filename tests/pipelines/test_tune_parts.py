@@ -114,6 +114,7 @@ def test_a_run_halts_behind_every_stage_until_it_is_asked(tmp_path: Path) -> Non
     assert (host.advance().stage, len(commits(job))) == (0, 1)
     assert (host.advance().stage, len(commits(job))) == (1, 2)
     host.stop()
+    assert len(commits(job)) == 2  # it did not go on by itself
     host.begin(job)  # taken up again: the first two come from the store
     assert [host.advance().kind for _ in range(4)] == [STAGE, STAGE, STAGE, END]
     assert len(commits(job)) == 3
