@@ -95,9 +95,11 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 def main(port: str, cpus: str, directory: str) -> None:
-    """Be the head until SIGTERM."""
+    """Be the head until SIGTERM, or until the tests have gone without saying so."""
     import ray
 
+    parent = os.getppid()
+    _choose_agent_port(free_port())
     ray.init(
         address="local",
         num_cpus=int(cpus),
@@ -111,8 +113,24 @@ def main(port: str, cpus: str, directory: str) -> None:
     (Path(directory).parent / "gcs").write_text(ray.get_runtime_context().gcs_address)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
-    ended.wait()
+    while not ended.wait(1) and os.getppid() == parent:
+        pass
     ray.shutdown()
+
+
+def _choose_agent_port(port: int) -> None:
+    """Another cluster on this machine may have the usual port, and without its agent a head takes no job.
+
+    `ray start` has an option for it, `ray.init` none.
+    """
+    from ray._private.parameter import RayParams
+
+    original = RayParams.__init__
+
+    def chosen(self: RayParams, *args: object, **kwargs: object) -> None:
+        original(self, *args, **{"dashboard_agent_listen_port": port, **kwargs})
+
+    RayParams.__init__ = chosen
 
 
 if __name__ == "__main__":
