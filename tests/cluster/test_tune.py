@@ -26,7 +26,6 @@ from tests.pipelines.fakes import Mishap, StoreAt
 from tests.pipelines.test_tune_trials import essence
 from tests.pipelines.tune_fakes import TuneKit, make_search, search
 
-pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,9 +40,10 @@ def digests(root: Path) -> dict[str, list[str]]:
     return {run: [commit.state_digest for commit in RunState(store, run).commits()] for run in runs}
 
 
+@pytest.mark.cluster
 def test_one_process_runs_all_trials_on_one_base_and_survives_its_death(tmp_path: Path, ray_cluster: None) -> None:
     """TPE, one trial at a time; the actor is killed in the second stage of the first trial."""
-    config = make_search(searcher="tpe", trials=7, concurrent=1)
+    config = make_search(searcher="tpe", trials=5, finalists=1, concurrent=1)
     kit = TuneKit(mishaps=(Mishap("kill", 6, str(tmp_path / "struck")),), loads=str(tmp_path / "loads"))
     events: list[Mapping[str, Any]] = []
     result = under_tune(tmp_path / "a", config, kit=kit, on_event=events.append)
@@ -51,11 +51,12 @@ def test_one_process_runs_all_trials_on_one_base_and_survives_its_death(tmp_path
     assert essence(result) == essence(expected)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert (tmp_path / "struck").exists()
-    # Seven trials and two repetitions: the base was loaded by the first process and by the one behind it.
+    # Five trials and a repetition: the base was loaded by the first process and by the one behind it.
     assert (tmp_path / "loads").read_text().split() == ["s1-t0000", "s1-t0000"]
     assert any("goes on from its last committed stage" in event.get("text", "") for event in events)
 
 
+@pytest.mark.nodes
 def test_a_group_of_workers_stays_and_survives_the_death_of_one(tmp_path: Path, ray_cluster: None) -> None:
     """Two workers a trial: rank 1 is killed in one trial, rank 0 alone refuses another one."""
     config = make_search(cluster={"workers": 2}, trials=3, finalists=0, concurrent=1)
@@ -75,6 +76,7 @@ def test_a_group_of_workers_stays_and_survives_the_death_of_one(tmp_path: Path, 
     assert world["workers"] == 2
 
 
+@pytest.mark.cluster
 def test_asha_stops_bad_trials_between_stages(tmp_path: Path, ray_cluster: None) -> None:
     """Rates from good to bad, one at a time: with a reduction of 2 what is below the median is stopped."""
     rates = [1e-3, 1e-2, 1e-4, 1e-1, 3e-3]
@@ -90,6 +92,7 @@ def test_asha_stops_bad_trials_between_stages(tmp_path: Path, ray_cluster: None)
     assert [run for run in digests(tmp_path) if "-f" in run] == ["s1-f01-s1"]
 
 
+@pytest.mark.nodes
 def test_a_store_that_goes_away_ends_the_search_without_judging_the_trial(tmp_path: Path, ray_cluster: None) -> None:
     config = make_search(trials=2, finalists=0)
     kit = _AwayKit(gone=str(tmp_path / "gone"))
@@ -109,6 +112,7 @@ class _AwayKit(TuneKit):
         raise UnreachableError("the store does not answer")
 
 
+@pytest.mark.nodes
 def test_a_killed_driver_goes_on_and_ends_with_the_same_best(tmp_path: Path, ray_cluster: None) -> None:
     """kill -9 of the driver while its second trial is in the middle of its second stage."""
     marker = tmp_path / "hangs"
