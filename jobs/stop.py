@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jobs.standing import Standing
 
 PATIENCE_S = 60.0
+PENDING_S = 8.0  # Ray cannot end a job whose driver has found no room; it ends as soon as it would start
 
 
 @click.command("stop")
@@ -31,7 +32,9 @@ def command(job_id: str, address: str | None, json_file: Path | None) -> None:
     already = job.over
     if not already:
         server.stop(job.id)
-        ended = wait(server, job.id, PATIENCE_S)
+        ended = wait(server, job.id, PENDING_S if job.status == "PENDING" else PATIENCE_S)
+        if ended is not None and ended.status == "PENDING":
+            return _not_begun(ended.id, json_file)
         if ended is None or not ended.over:
             raise ElderError(
                 f"{job.id} was told to end {PATIENCE_S:.0f} s ago and has not; the head node may be out of reach: "
@@ -51,6 +54,15 @@ def command(job_id: str, address: str | None, json_file: Path | None) -> None:
         json_file,
         {"submission_id": job.id, "status": job.status, "had_ended": already, "standing": standing.to_dict()},
     )
+
+
+def _not_begun(job_id: str, json_file: Path | None) -> None:
+    """Say what becomes of a job that was stopped before its driver had begun."""
+    click.echo(
+        f"{job_id}: stopped before it began, nothing was committed. Ray lists it as waiting until there is room for its "
+        "driver, where it ends at once, or until Ray gives up waiting (15 minutes after it was submitted)"
+    )
+    write_json(json_file, {"submission_id": job_id, "status": "PENDING", "had_ended": False, "standing": None})
 
 
 def stands(standing: Standing) -> str:
