@@ -59,8 +59,8 @@ def command(job_id: str, address: str | None, json_file: Path | None) -> None:
 def _not_begun(job_id: str, json_file: Path | None) -> None:
     """Say what becomes of a job that was stopped before its driver had begun."""
     click.echo(
-        f"{job_id}: stopped before it began, nothing was committed. Ray lists it as waiting until there is room for its "
-        "driver, where it ends at once, or until Ray gives up waiting (15 minutes after it was submitted)"
+        f"{job_id}: stopped before it began, nothing was committed. Ray lists it as waiting until there is room for "
+        "its driver, where it ends at once, or until Ray gives up waiting (15 minutes after it was submitted)"
     )
     write_json(json_file, {"submission_id": job_id, "status": "PENDING", "had_ended": False, "standing": None})
 

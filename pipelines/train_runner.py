@@ -164,9 +164,7 @@ def unreachable(address: str, error: BaseException, environ: Mapping[str, str]) 
     said = lines[0] if lines else type(error).__name__
     if environ.get("RAY_AUTH_MODE") == "token":
         place = next((name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if environ.get(name)), None)
-        token = (
-            f"The token comes from {place or '~/.ray/auth_token'}: is it what `ray get-auth-token` prints there?"
-        )
+        token = f"The token comes from {place or '~/.ray/auth_token'}: is it what `ray get-auth-token` prints there?"
     else:
         token = (
             "If it asks for a token, export RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) "

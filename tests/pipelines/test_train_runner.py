@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from elder.errors import ConfigError, GateError
-from pipelines.train_runner import driver_environment, _explain, _portable, threads_of, worker_environment
+from pipelines.train_runner import _explain, _portable, driver_environment, threads_of, worker_environment
 from tests.pipelines.fakes import make_config
 
 
