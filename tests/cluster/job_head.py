@@ -97,6 +97,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 def main(port: str, cpus: str, directory: str) -> None:
     """Be the head until SIGTERM, or until the tests have gone without saying so."""
     import ray
+    from ray._private.utils import write_ray_address
 
     parent = os.getppid()
     _choose_agent_port(free_port())
@@ -110,7 +111,10 @@ def main(port: str, cpus: str, directory: str) -> None:
         object_store_memory=100 * 2**20,
         _temp_dir=directory,
     )
-    (Path(directory).parent / "gcs").write_text(ray.get_runtime_context().gcs_address)
+    address = ray.get_runtime_context().gcs_address
+    # As `ray start` does: Ray tells a job this address. Without it, it takes the first cluster it finds on the machine.
+    write_ray_address(address, directory)
+    (Path(directory).parent / "gcs").write_text(address)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     while not ended.wait(1) and os.getppid() == parent:

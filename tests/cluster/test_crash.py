@@ -86,7 +86,7 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 180
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("how", ["driver", "everything", "interrupt"])
+@pytest.mark.parametrize("how", [pytest.param("driver", marks=pytest.mark.nodes), "everything", "interrupt"])
 def test_a_killed_driver_continues_with_another_number_of_workers(
     tmp_path: Path, undisturbed: list[str], ray_cluster: None, how: str
 ) -> None:

@@ -146,7 +146,7 @@ def metadata(head: JobHead, job: str) -> dict[str, str]:
     return dict(found["metadata"])
 
 
-@pytest.mark.cluster
+@pytest.mark.nodes
 def test_a_full_cluster_ends_the_job_with_exit_code_3(head: JobHead, config: Path, tmp_path: Path) -> None:
     few = ("cluster.workers=3", "cluster.patience_s=2", "tracking.mlflow=null")
     done = elder(head, tmp_path, "submit", "edit", "run.yaml", *few, "--run-id", "full", "--follow")

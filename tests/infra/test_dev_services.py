@@ -49,7 +49,8 @@ def command_line(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=200, check=False)
 
 
-@pytest.mark.cluster
+@pytest.mark.nodes
+@pytest.mark.timeout(400)
 def test_the_life_of_the_services(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = command_line("up", "--dir", home, "--json", tmp_path / "up.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

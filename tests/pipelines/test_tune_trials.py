@@ -79,7 +79,7 @@ def test_finalists_are_repeated_with_other_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe", "grid"])
-@pytest.mark.parametrize("stages", [0, 4, 17, 22])
+@pytest.mark.parametrize("stages", [4, 17])
 def test_a_search_that_broke_off_ends_with_the_same_best(tmp_path: Path, searcher: str, stages: int) -> None:
     space = {"editor.lr": {"choice": [1e-4, 1e-3, 1e-2]}, "editor.rank": {"choice": [4, 8]}}
     config = make_search(searcher=searcher, trials=8, **({"space": space} if searcher == "grid" else {}))
