@@ -40,6 +40,30 @@ METHODS: Mapping[str, Method] = types.MappingProxyType(
                 "elder.editors.options:ElderPlusOptions",
                 "our ELDER: replay, a calibrated continuous gate, key-routed mixture; forgets less, defers better",
             ),
+            Method(
+                "rome",
+                "elder.editors.rome:RomeEditor",
+                "elder.editors.weight_options:RomeOptions",
+                "ROME (2022): one fact at a time, exactly, by a rank-one change of one block",
+            ),
+            Method(
+                "memit",
+                "elder.editors.memit:MemitEditor",
+                "elder.editors.weight_options:MemitOptions",
+                "MEMIT (2023): batches of facts by least squares over several blocks, earlier ones preserved",
+            ),
+            Method(
+                "emmet",
+                "elder.editors.memit:EmmetEditor",
+                "elder.editors.weight_options:EmmetOptions",
+                "EMMET (2024): batches of facts exactly, or regularised as MEMIT does",
+            ),
+            Method(
+                "alphaedit",
+                "elder.editors.alphaedit:AlphaEditEditor",
+                "elder.editors.weight_options:AlphaEditOptions",
+                "AlphaEdit (2025): batches of facts inside the directions that ordinary text hardly uses",
+            ),
         )
     }
 )

@@ -6,12 +6,16 @@ run on. Knows nothing of Ray or DeepSpeed; their implementation lives in `pipeli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from elder.errors import ElderError
+
+T = TypeVar("T")
 
 
 class Runtime(Protocol):
@@ -104,3 +108,27 @@ def merge_shares(shares: Sequence[Sequence[Any]]) -> list[Any]:
     for position in range(max((len(part) for part in shares), default=0)):
         merged.extend(part[position] for part in shares if position < len(part))
     return merged
+
+
+def told_by_first(call: Callable[[], T], runtime: Runtime) -> T:
+    """What `call` gives on rank 0, on every rank: for what only one of them should read, ask or write. Collective.
+
+    Args:
+        call: Runs on rank 0 only; what it returns must be picklable.
+        runtime: The group.
+
+    Raises:
+        ElderError: Of rank 0, on every rank, so that nobody waits for it.
+    """
+    found: T | None = None
+    failed: ElderError | None = None
+    if runtime.rank == 0:
+        try:
+            found = call()
+        except ElderError as error:
+            failed = error
+    if runtime.world_size > 1:
+        found, failed = runtime.gather_objects((found, failed))[0]
+    if failed is not None:
+        raise failed
+    return found  # type: ignore[return-value]

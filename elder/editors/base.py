@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,24 @@ class Editor(Protocol):
 
     def base_digest(self) -> str:
         """sha256 of the base weights as they are now (collective under sharding)."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An editor with work to do once before its first edit, such as statistics of text.
+
+    `edit` does it by itself if nobody has; who calls `prepare` before can show how far it is.
+    """
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> tuple[str, ...]:
+        """Do it, unless it is done. Collective.
+
+        Args:
+            progress: Called with (done, of) while it takes time; never called if it is done already.
+
+        Returns:
+            Sentences about what was done, for people.
+        """
 
 
 def weights_digest(model: nn.Module, runtime: Runtime) -> str:

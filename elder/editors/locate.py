@@ -17,18 +17,32 @@ import torch
 from torch import Tensor
 
 from elder.edit import Edit
-from elder.editors.base import Base, EditOutcome, Progress, Receipt, pack_json, unpack_json, weights_digest
+from elder.editors.base import (
+    Base,
+    EditOutcome,
+    Progress,
+    Receipt,
+    pack_json,
+    state_digest,
+    unpack_json,
+    weights_digest,
+)
 from elder.editors.deltas import Deltas
 from elder.editors.fit import check_state, refuse
 from elder.editors.weight_options import LocateOptions
-from elder.errors import ConfigError, SolverError
+from elder.errors import AdapterError, ConfigError, SolverError
 from elder.mixture.partial import PartialForward
 from elder.models import anatomy, clone_sharing_weights, dimensions
+from elder.runtime import told_by_first
 from elder.solvers.moments import SecondMoment
 from elder.solvers.prior import Prior
 from elder.targets.contexts import SEEDS, Contexts, sample_contexts
+from elder.targets.moment_cache import MomentCache
 from elder.targets.observe import Observer, Seen
 from elder.targets.requests import check_subjects, essence_row, prompt_row, rewriting_row
+from elder.targets.statistics import Windows, moment_id
+from elder.targets.supply import read_windows, supply_moments
+from elder.targets.supply import Progress as Reading
 from elder.targets.upper import UpperBlocks
 from elder.targets.values import ValueOptions, Values, find_values
 from elder.tokens import pad_id
@@ -50,10 +64,14 @@ class LocateEditor:
     Args:
         base: The model to edit; not changed.
         options: The method's.
+
+    Attributes:
+        moments: Where statistics are kept; set it to have them taken once. None: they are taken for this editor.
+        windows: The text of the statistics, when somebody has read it already; the same on every rank.
+        statistics: Block -> second moment of ordinary keys; what is missing at the first edit is taken then.
     """
 
     method: str
-    needs_statistics = True
 
     def __init__(self, base: Base, options: LocateOptions) -> None:
         self.base, self.options = base, options
@@ -68,11 +86,19 @@ class LocateEditor:
         self.deltas = Deltas(maps, sizes, device)
         self._observer = Observer(self.model, partial, maps, base.runtime, pad)
         self._upper = UpperBlocks(self.model, partial, self.layers[-1], pad, device)
+        self.moments: MomentCache | None = None
+        self.windows: Windows | None = None
         self.statistics: dict[int, SecondMoment] = {}
+        self._ids: dict[str, str] | None = None
         self._priors: dict[int, Prior] = {}
         self._norms: dict[int, float] = {}
         self._contexts: Contexts | None = None
-        self._seen: dict[str, Any] = {"edits": 0, "batches": 0, "sizes": {str(layer): [] for layer in self.layers}}
+        self._seen: dict[str, Any] = {
+            "edits": 0,
+            "batches": 0,
+            "sizes": {str(layer): [] for layer in self.layers},
+            "statistics": {},
+        }
         base.runtime.prepare(self.model)
 
     # ---- what a method says -------------------------------------------------------------------------------------
@@ -111,20 +137,22 @@ class LocateEditor:
         """Apply edits in batches (see `Editor.edit`).
 
         Raises:
-            ConfigError: There are no edits, or no statistics.
+            ConfigError: There are no edits, or no text for the statistics.
+            AdapterError: The edits before were written with statistics of another text.
             DataError: An edit without a subject in its prompt; nothing was written.
             SolverError: A batch has no sound solution, or would change a block too much; it was not written.
         """
         if not edits:
             raise ConfigError("edit: there are no edits to apply")
         check_subjects(edits)
-        self._check_statistics()
+        self.prepare()
         begin, outcomes, losses = time.perf_counter(), [], []
         sizes: list[float] = []
         for batch in self._batches(edits):
             values, written = self._write(batch)
             self._seen["edits"] += len(batch)
             self._seen["batches"] += 1
+            self._seen["statistics"] = dict(self._ids or {})
             outcomes += _outcomes(batch, values, written)
             losses.append(values.curve)
             sizes += [one.size for one in written]
@@ -132,6 +160,35 @@ class LocateEditor:
                 progress(len(outcomes), len(edits), values.curve[-1])
         notes = {"value_steps": sum(o.details["steps"] for o in outcomes) / len(outcomes), "largest_change": max(sizes)}
         return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, notes)
+
+    def prepare(self, progress: Reading | None = None) -> tuple[str, ...]:
+        """Have the statistics at hand (see `Preparing`); the first edit does this by itself.
+
+        Raises:
+            ConfigError: There is no text to take them from, or too little.
+            AdapterError: The edits so far were written with statistics of another text.
+            SolverError: Statistics that were given belong to another model.
+        """
+        if self._ids is not None or not self.options.needs_statistics:
+            return ()
+        self._check_given()
+        missing = [layer for layer in self.layers if layer not in self.statistics]
+        if missing and self.windows is None:
+            self.windows = told_by_first(self._read_text, self.base.runtime)
+        ids = {str(layer): self._id(layer) for layer in self.layers}
+        if self._seen["statistics"] and self._seen["statistics"] != ids:
+            raise AdapterError(
+                f"the {self.edits_applied} edits so far were written with statistics of another text; give back the "
+                "old one (editor.text, editor.text_tokens, editor.bos), or begin a new stream"
+            )
+        notes: tuple[str, ...] = ()
+        if missing:
+            assert self.windows is not None
+            supplied = supply_moments(self.base, missing, self.windows, self.options.bos, self.moments, progress)
+            self.statistics |= supplied.moments
+            notes = supplied.notes
+        self._ids = ids
+        return notes
 
     @property
     def edits_applied(self) -> int:
@@ -211,10 +268,19 @@ class LocateEditor:
                 )
         return self._contexts
 
-    def _check_statistics(self) -> None:
-        missing = [layer for layer in self.layers if layer not in self.statistics] if self.needs_statistics else []
-        if missing:
-            raise ConfigError(f"editor.statistics: {self.method} needs the second moments of blocks {missing}")
+    def _read_text(self) -> Windows:
+        o, base = self.options, self.base
+        positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+        return read_windows(o.text, o.text_tokens, base.source, base.tokenizer, positions)
+
+    def _id(self, layer: int) -> str:
+        """Names the statistics of a block: by text and model, or by content if they were given."""
+        if layer in self.statistics:
+            return f"given {state_digest(self.statistics[layer].state_dict())}"
+        assert self.windows is not None
+        return moment_id(self.base.digest, self.windows, layer, self.options.bos)
+
+    def _check_given(self) -> None:
         for layer, moment in self.statistics.items():
             if layer in self._maps and moment.total.shape[0] != self.width:
                 raise SolverError(

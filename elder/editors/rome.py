@@ -27,11 +27,6 @@ class RomeEditor(LocateEditor):
     method = "rome"
     options: RomeOptions
 
-    @property
-    def needs_statistics(self) -> bool:  # type: ignore[override]
-        """Whether directions are weighed by ordinary keys."""
-        return self.options.statistics
-
     @staticmethod
     def default_layers(depth: int) -> tuple[int, ...]:
         """Block 5 of 32 (EasyEdit's Llama-2-7B), at this relative depth."""

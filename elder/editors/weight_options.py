@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from elder.editors.options import opt
 
@@ -11,6 +11,8 @@ from elder.editors.options import opt
 @dataclass(frozen=True)
 class LocateOptions:
     """What ROME, MEMIT, EMMET and AlphaEdit share: where they write and how they find values."""
+
+    needs_subject: ClassVar[bool] = True  # edits must name a subject that stands in the prompt
 
     layers: tuple[int, ...] | None = opt(None, "blocks that are written; default: the method's, by relative depth")
     steps: int = opt(25, "forward passes of the value optimisation; the last one only measures")
@@ -31,6 +33,21 @@ class LocateOptions:
         None, "refuse a batch whose ||D|| / ||W|| in a block is above this, before it is written; null writes all"
     )
     seed: int = opt(0, "seed of the sampled texts")
+    text: str | None = opt(
+        None,
+        "text of the statistics: a file (a document a line, or paragraphs between blank lines; `.jsonl` with a field "
+        "`text`; either may be `.gz`), `hub:DATASET:CONFIG`, or `world:NAME`; default: what an embedded base model was "
+        "taught, other base models need one",
+    )
+    text_tokens: int | None = opt(
+        100_000, "tokens of it that are read; null: all. Take several times the inner width of the MLPs, or more"
+    )
+    bos: bool = opt(False, "count begin-of-text tokens in the statistics; they are sinks with keys unlike all others")
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether a text is read."""
+        return True
 
     def problems(self) -> list[str]:
         """What is impossible about these values, each line beginning with the option's name."""
@@ -44,6 +61,8 @@ class LocateOptions:
         for name in ("lr", "clamp"):
             if not 0 < getattr(self, name) < float("inf"):
                 found.append(f"{name}: must be positive, found {getattr(self, name)}")
+        if self.text_tokens is not None and self.text_tokens < 1:
+            found.append(f"text_tokens: must be at least 1, found {self.text_tokens}")
         if not 0 <= self.contexts <= 5:
             found.append(f"contexts: must be 0 to 5, found {self.contexts}")
         if self.max_change is not None and self.max_change <= 0:
@@ -65,6 +84,11 @@ class RomeOptions(LocateOptions):
     shared_key: bool = opt(
         False, "use the mean key on both sides of the update (R-ROME); off: mean and bare key, as published"
     )
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Not for the plain minimum norm."""
+        return self.statistics
 
     def problems(self) -> list[str]:
         """What is impossible."""

@@ -45,7 +45,11 @@ class Windows:
 
 
 def cut_windows(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], length: int, tokens: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    length: int,
+    tokens: int | None = None,
+    short: bool = False,
 ) -> Windows:
     """Tokenise documents, each cut off at `length`, until there are `tokens`.
 
@@ -54,6 +58,7 @@ def cut_windows(
         texts: Documents, in order; empty ones are passed over.
         length: Longest row.
         tokens: Stop here; None takes all.
+        short: Less than `tokens` will do.
 
     Raises:
         DataError: There is no text, or less than `tokens`.
@@ -72,7 +77,7 @@ def cut_windows(
             break
     if not rows:
         raise DataError("the text of the statistics is empty")
-    if tokens is not None and total < tokens:
+    if tokens is not None and total < tokens and not short:
         raise DataError(f"the text of the statistics has {total} tokens, {tokens} are wanted; give more text")
     rows.sort(key=len, reverse=True)
     return Windows(tuple(rows), hashlib.sha256(json.dumps(rows).encode()).hexdigest())

@@ -25,7 +25,7 @@ def problems(name: str, **values: Any) -> tuple[str, ...]:
 
 
 def test_every_method_has_its_classes_and_documented_options() -> None:
-    assert set(METHODS) == {"elder", "elder-plus"}
+    assert {"elder", "elder-plus", "rome", "memit", "emmet", "alphaedit"} <= set(METHODS)
     for name in METHODS:
         assert editor_class(name).method == name
         assert METHODS[name].summary
@@ -41,11 +41,11 @@ def test_the_papers_values_are_elders_defaults() -> None:
 
 
 def test_unknown_methods_get_a_suggestion() -> None:
-    with pytest.raises(ConfigError, match=r"unknown method 'eldr'; did you mean 'elder'.*known: elder, elder-plus"):
+    with pytest.raises(ConfigError, match=r"unknown method 'eldr'; did you mean 'elder'.*known: .*elder, elder-plus"):
         method("eldr")
     for function in (editor_class, options_class):
-        with pytest.raises(ConfigError, match="unknown method 'rome'"):
-            function("rome")
+        with pytest.raises(ConfigError, match="unknown method 'romeo'"):
+            function("romeo")
 
 
 def test_all_wrong_keys_and_types_are_told_at_once() -> None:
