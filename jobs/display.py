@@ -27,6 +27,7 @@ from rich.table import Table
 PHASES = {
     "start": "start the workers",
     "load": "load the base model",
+    "prepare": "take statistics of text",
     "edit": "edit",
     "evaluate": "measure",
     "commit": "commit",
@@ -90,6 +91,7 @@ class Display:
             "phase": self._phase,
             "batch": self._batch,
             "evaluated": self._evaluated,
+            "prepared": self._evaluated,
             "committed": self._committed,
             "note": self._note,
         }.get(str(event.get("kind")))

@@ -15,6 +15,7 @@ from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, DataError, InputError
 from jobs.wiring import check_addresses, home
 from pipelines.config import RunConfig
+from pipelines.needs import check_blocks, check_subjects, check_text, read_windows
 
 if TYPE_CHECKING:
     from pipelines.protocols import Store
@@ -54,6 +55,13 @@ def check_inputs(config: RunConfig) -> Inputs:
     edits: list[Edit] = []
     try:
         edits = load_stream(config, tokenizer, positions)
+        check_subjects(config, edits)
+    except InputError as error:
+        problems += error.problems
+    try:
+        check_text(config)
+        if tokenizer is not None:
+            read_windows(config, tokenizer, positions)
     except InputError as error:
         problems += error.problems
     if problems:
@@ -97,14 +105,14 @@ def tokenizer_of(config: RunConfig, notes: list[str]) -> tuple[Any, int | None]:
         if place is None:
             notes.append(f"{source} is trained on first use (1 to 2 minutes); prompt lengths are checked then")
             return None, None
-        return _read_tokenizer(str(place), None)
+        return _read_tokenizer(config, str(place), None)
     from elder.models import resolve_source
 
     place_text = resolve_source(source)
     if place_text != source or Path(source).expanduser().is_dir():
-        return _read_tokenizer(place_text, None)
+        return _read_tokenizer(config, place_text, None)
     try:
-        return _read_tokenizer(source, config.model.revision)
+        return _read_tokenizer(config, source, config.model.revision)
     except (OSError, ValueError):
         notes.append(f"{source} is not in the local hub cache; prompt lengths are checked when it is loaded")
         return None, None
@@ -136,9 +144,10 @@ def check_places(store: Store) -> None:
     probe_store(store)
 
 
-def _read_tokenizer(place: str, revision: str | None) -> tuple[Any, int | None]:
+def _read_tokenizer(config: RunConfig, place: str, revision: str | None) -> tuple[Any, int | None]:
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=True)
     text = AutoConfig.from_pretrained(place, revision=revision, local_files_only=True).get_text_config()
+    check_blocks(config, text.num_hidden_layers)
     return tokenizer, getattr(text, "max_position_embeddings", None)

@@ -14,7 +14,7 @@ from pathlib import Path
 from elder.errors import ConfigError
 from infra.job_server import is_loopback
 from infra.packaging import FILES, RUN
-from pipelines.config import RunConfig
+from pipelines.config import EditorConfig, RunConfig
 
 INPUTS = f"{RUN}/inputs"
 
@@ -58,10 +58,20 @@ class Trip:
         return dataclasses.replace(
             config,
             data=data,
+            editor=self._editor(config.editor),
             model=model,
             evaluation=dataclasses.replace(config.evaluation, perplexity_text=text),
             cluster=dataclasses.replace(config.cluster, address="auto"),
             tracking=dataclasses.replace(config.tracking, store=store, mlflow=mlflow),
+        )
+
+    def _editor(self, editor: EditorConfig) -> EditorConfig:
+        """The editor's section, with the text of its statistics on board."""
+        given = editor.options.get("text")
+        if given is None or given.startswith(("world:", "hub:")):
+            return editor
+        return dataclasses.replace(
+            editor, options={**editor.options, "text": self._file("editor.text", given, "statistics")}
         )
 
     def directory(self, key: str, given: str, name: str) -> str:

@@ -40,6 +40,7 @@ NEUTRAL = (
     "cluster",
     "tracking",
     "data.path",
+    "editor.text",
     "model.device",
     "evaluation.batch_size",
     "evaluation.probes",
@@ -103,7 +104,8 @@ class RunConfig:
 
         Left out (`NEUTRAL`): `name` and `run_id` (labels); `cluster.*` and `model.device` (a run may go on with
         other workers or another sharding); `tracking.*` (a store that moved is still the same run);
-        `data.path` (the edits themselves are compared, by their own digest, wherever the file lies);
+        `data.path` (the edits themselves are compared, by their own digest, wherever the file lies); `editor.text`
+        (what was read of it is compared by the editor);
         `evaluation.batch_size` (speed only) and `evaluation.probes` (display only). Gates stay in: they decide
         which stages are committed.
         """

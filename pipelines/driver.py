@@ -21,6 +21,7 @@ from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, ElderError, GateError
 from pipelines.config import RunConfig
 from pipelines.job import Event, Job, Kit, Report, WorkersFailed
+from pipelines.needs import check_blocks, check_subjects, needs_text, read_windows
 from pipelines.patience import PatientStore
 from pipelines.protocols import Store, Tracker
 from pipelines.publisher import Publisher
@@ -74,6 +75,7 @@ def run_edit(
     store = store_factory()
     state = RunState(store, config.run_id)
     stream = read_stream(config, cache_dir) if edits is None else list(edits)
+    windows = read_windows(config, *_tokenizer(config, cache_dir)) if needs_text(config) else None
     job = Job(
         config=config,
         edits=tuple(stream),
@@ -82,6 +84,7 @@ def run_edit(
         cache_dir=cache_dir,
         perplexity_text=read_text(config),
         kit=kit or Kit(),
+        windows=windows,
     )
     state.open(config, dataset_digest(stream), len(stream))  # from here on the run exists
     finished = state.result()
@@ -105,6 +108,7 @@ def read_stream(config: RunConfig, cache_dir: Path | None = None) -> list[Edit]:
     stream = validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=context)
     if not stream:
         raise ConfigError(f"data.source: '{data.source}' holds no edits")
+    check_subjects(config, stream)
     return list(stream)
 
 
@@ -117,6 +121,7 @@ def _tokenizer(config: RunConfig, cache_dir: Path | None) -> tuple[Any, int | No
     model = config.model
     place = resolve_source(model.source, cache_dir)
     shape = load_config(model.source, model.revision, cache_dir).get_text_config()
+    check_blocks(config, shape.num_hidden_layers)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=model.revision)
     except (OSError, ValueError) as error:

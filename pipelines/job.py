@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from elder.edit import Edit
 from elder.editors.base import Base, Editor
 from elder.errors import ElderError
 from elder.runtime import Runtime
 from pipelines.config import RunConfig
+from pipelines.patience import PatientStore
 from pipelines.plan import StagePlan, split
 from pipelines.protocols import Store
+
+if TYPE_CHECKING:
+    from elder.targets.statistics import Windows
 
 Event = Mapping[str, Any]
 """What happens, with a "kind"; see docs/reliability.md."""
@@ -70,7 +74,13 @@ class Kit:
         """A fresh editor of the config's method."""
         from elder.registry import editor_class
 
-        return editor_class(job.config.editor.method)(base, job.config.editor_options())  # type: ignore[no-any-return]
+        editor = editor_class(job.config.editor.method)(base, job.config.editor_options())
+        if hasattr(editor, "moments"):  # it takes statistics: all runs on this store share them
+            from pipelines.moment_store import StoreMoments
+
+            store = PatientStore(job.store_factory(), job.config.tracking.patience_s, lambda _: None)
+            editor.moments, editor.windows = StoreMoments(store), job.windows
+        return editor  # type: ignore[no-any-return]
 
     def meter(self, job: Job, editor: Editor) -> Meter:
         """The evaluator of the config."""
@@ -100,6 +110,7 @@ class Job:
         kit: How parts are made.
         local_rank: Rank on this machine; set by the runner inside the worker.
         claim: Number of the driver among those of the run; an older one must stop. 0: there is no other.
+        windows: Text of the method's statistics, cut into rows; None: rank 0 reads it if the method needs one.
     """
 
     config: RunConfig
@@ -111,6 +122,7 @@ class Job:
     kit: Kit = field(default_factory=Kit)
     local_rank: int = 0
     claim: int = 0
+    windows: Windows | None = None
 
     @property
     def stages(self) -> tuple[StagePlan, ...]:

@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Event = Mapping[str, Any]
-THROTTLED = ("batch", "evaluated")
+THROTTLED = ("batch", "evaluated", "prepared")
 
 
 class Mailbox:

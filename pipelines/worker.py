@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from elder.editors.base import Receipt, state_digest
+from elder.editors.base import Preparing, Receipt, state_digest
 from elder.errors import AdapterError, ElderError, GateError
 from elder.metrics.retention import retention_summary
 from elder.runtime import Runtime
@@ -95,7 +95,20 @@ class StageLoop:
         self.editor = self.job.kit.editor(self.job, self.base)
         if self.commits:
             self._take_over(self.commits[-1])
+        self._prepare()
         self.meter = self.job.kit.meter(self.job, self.editor)
+
+    def _prepare(self) -> None:
+        """What the editor does once before its first edit, shown while it lasts."""
+        if not isinstance(self.editor, Preparing):
+            return
+
+        def progress(done: int, of: int) -> None:
+            self.report({"kind": "prepared", "done": done, "of": of})
+
+        self.report({"kind": "phase", "name": "prepare", "stage": None})
+        for note in self.editor.prepare(progress):
+            self.report({"kind": "note", "text": note})
 
     def _take_over(self, commit: Commit) -> None:
         """Put the editor into the committed state and prove that it is there."""

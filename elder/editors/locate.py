@@ -41,8 +41,8 @@ from elder.targets.moment_cache import MomentCache
 from elder.targets.observe import Observer, Seen
 from elder.targets.requests import check_subjects, essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import Windows, moment_id
-from elder.targets.supply import read_windows, supply_moments
 from elder.targets.supply import Progress as Reading
+from elder.targets.supply import read_windows, supply_moments
 from elder.targets.upper import UpperBlocks
 from elder.targets.values import ValueOptions, Values, find_values
 from elder.tokens import pad_id
