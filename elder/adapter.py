@@ -39,28 +39,45 @@ def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any]
             asked for on all ranks before.
         extra: More entries for the manifest, such as run id and stage.
     """
+    record = {
+        "method": editor.method,
+        "options": dataclasses.asdict(editor.options),
+        "edits": editor.edits_applied,
+        **(extra or {}),
+    }
+    return write_directory(directory, editor.state_dict(), editor.base, record)
+
+
+def write_directory(
+    directory: str | Path, tensors: Mapping[str, Tensor], base: Base, record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a state with its manifest: what `save_adapter` does, also for trained editors.
+
+    Args:
+        directory: Created if needed; what is there is replaced.
+        tensors: The state.
+        base: The model it belongs to.
+        record: Further entries of the manifest; `method` and `options` among them.
+    """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    state = {name: tensor.contiguous() for name, tensor in editor.state_dict().items()}
+    state = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(state, str(folder / WEIGHTS))
     manifest = {
         "format": FORMAT,
-        "method": editor.method,
-        "options": dataclasses.asdict(editor.options),
         "base": {
-            "source": editor.base.source,
-            "revision": editor.base.revision,
-            "digest": editor.base.digest,
-            "architecture": type(editor.base.model).__name__,
-            "dtype": str(editor.base.model.dtype).removeprefix("torch."),
+            "source": base.source,
+            "revision": base.revision,
+            "digest": base.digest,
+            "architecture": type(base.model).__name__,
+            "dtype": str(base.model.dtype).removeprefix("torch."),
         },
-        "edits": editor.edits_applied,
         "state_digest": state_digest(state),
         "files": {WEIGHTS: _fingerprint(folder / WEIGHTS)},
         "versions": {name: _version(name) for name in ("torch", "transformers", "safetensors", "elder")}
         | {"python": platform.python_version()},
-        **(extra or {}),
+        **record,
     }
     temporary = folder / f".{MANIFEST}.{os.getpid()}"
     temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -124,6 +141,8 @@ def load_adapter(directory: str | Path, base: Base) -> Editor:
         AdapterError: The directory is damaged, or the base model is not the one that was edited.
     """
     manifest = verify(directory)
+    if "kind" in manifest:
+        raise AdapterError(f"'{directory}' is a {manifest['kind']}, no adapter: name it in editor.trained")
     if base.digest != manifest["base"]["digest"]:
         raise AdapterError(
             f"'{directory}' was made on {manifest['base']['source']} ({manifest['base']['digest'][:12]}, "

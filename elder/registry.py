@@ -64,9 +64,41 @@ METHODS: Mapping[str, Method] = types.MappingProxyType(
                 "elder.editors.weight_options:AlphaEditOptions",
                 "AlphaEdit (2025): batches of facts inside the directions that ordinary text hardly uses",
             ),
+            Method(
+                "ultraedit",
+                "elder.editors.ultraedit:UltraEditEditor",
+                "elder.editors.hyper_options:UltraEditOptions",
+                "UltraEdit (2025): normalised gradients and one regression; no training, no subject",
+            ),
+            Method(
+                "mend",
+                "elder.editors.mend:MendEditor",
+                "elder.editors.hyper_options:MendOptions",
+                "MEND (2022): a trained network turns gradients into changes, which add up",
+            ),
+            Method(
+                "malmen",
+                "elder.editors.malmen:MalmenEditor",
+                "elder.editors.hyper_options:MalmenOptions",
+                "MALMEN (2024): as MEND, the changes of many facts reconciled by a regression",
+            ),
         )
     }
 )
+
+
+TRAINABLE: Mapping[str, str] = types.MappingProxyType(
+    {"mend": "elder.editors.hyper_options:MendTraining", "malmen": "elder.editors.hyper_options:MalmenTraining"}
+)
+"""Methods whose editor is trained (`elder train-editor`) -> the options of the training."""
+
+TRAINABLE: Mapping[str, str] = types.MappingProxyType(
+    {
+        "mend": "elder.editors.hyper_options:MendTraining",
+        "malmen": "elder.editors.hyper_options:MalmenTraining",
+    }
+)
+"""Methods whose networks `elder train-editor` trains, and the options of their training."""
 
 
 def method(name: str) -> Method:
@@ -96,7 +128,21 @@ def make_options(name: str, values: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: Unknown keys, wrong types or impossible values; all of them at once.
     """
-    cls = options_class(name)
+    return _typed(options_class(name), name, values)
+
+
+def make_training(name: str, values: Mapping[str, Any]) -> Any:
+    """Typed options of a method's training from plain values.
+
+    Raises:
+        ConfigError: The method is not trained; or unknown keys, wrong types or impossible values, all of them at once.
+    """
+    if name not in TRAINABLE:
+        raise ConfigError(f"editor.method: '{name}' is not trained{suggest(name, TRAINABLE)}")
+    return _typed(_fetch(TRAINABLE[name]), name, values)
+
+
+def _typed(cls: type[Any], name: str, values: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]
     problems, accepted = [], {}

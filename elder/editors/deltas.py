@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elder.errors import AdapterError
+
+Key = TypeVar("Key", int, str)
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Delta:
     left: Tensor
     right: Tensor
     sizes: list[int] = field(default_factory=list)
+    _room: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     @classmethod
     def zero(cls, d: int, m: int, device: torch.device) -> Delta:
@@ -43,21 +46,37 @@ class Delta:
         """Add `left @ right`, (d, n) and (n, m). The dense sum is made in this order, here and after loading."""
         left, right = left.to(self.dense), right.to(self.dense)
         self.dense = self.dense + left @ right
-        self.left, self.right = torch.cat([self.left, left], 1), torch.cat([self.right, right])
+        held = len(self.right)
+        room_left, room_right = self._with_room(held, left.shape[1])
+        room_left[held : held + left.shape[1]], room_right[held : held + len(right)] = left.T, right
+        self.left, self.right = room_left[: held + left.shape[1]].T, room_right[: held + len(right)]
         self.sizes.append(left.shape[1])
 
+    def _with_room(self, held: int, more: int) -> tuple[Tensor, Tensor]:
+        """Buffers that begin with the factors and have room behind them, so that adding does not copy what is there.
 
-class Deltas:
+        A quarter more is kept than is needed. Factors that were put back are at the beginning of the buffers as before.
+        """
+        known = self._room is not None and self._room[1].data_ptr() == self.right.data_ptr() and held > 0
+        if self._room is None or not known or len(self._room[1]) < held + more:
+            size = held + more + max(more, (held + more) // 4)
+            fresh = self.left.new_empty(size, len(self.left)), self.right.new_empty(size, self.right.shape[1])
+            fresh[0][:held], fresh[1][:held] = self.left.T, self.right
+            self._room = fresh
+        return self._room
+
+
+class Deltas(Generic[Key]):
     """The changes of several maps of a clone, and one switch for all.
 
     Args:
-        maps: Block -> the map whose output is changed.
-        sizes: Block -> (m, d) of the map.
+        maps: Block, or the name of a map -> the map whose output is changed.
+        sizes: The same -> (m, d) of the map.
         device: Where changes live.
     """
 
     def __init__(
-        self, maps: Mapping[int, nn.Module], sizes: Mapping[int, tuple[int, int]], device: torch.device
+        self, maps: Mapping[Key, nn.Module], sizes: Mapping[Key, tuple[int, int]], device: torch.device
     ) -> None:
         self.of = {layer: Delta.zero(sizes[layer][1], sizes[layer][0], device) for layer in maps}
         self._active = True
@@ -73,15 +92,25 @@ class Deltas:
         finally:
             self._active = before
 
+    @contextmanager
+    def trying(self, dense: Mapping[Key, Tensor]) -> Iterator[None]:
+        """These changes (d, m), and no others, are active inside the block; gradients pass to what lies below."""
+        before = self.of
+        self.of = {key: Delta(dense[key], old.left, old.right, [0]) for key, old in before.items()}
+        try:
+            yield
+        finally:
+            self.of = before
+
     def state_dict(self) -> dict[str, Tensor]:
         """Factors of all maps, on the CPU."""
         state: dict[str, Tensor] = {}
         for layer, delta in self.of.items():
-            state[f"delta.{layer}.left"] = delta.left.cpu().clone()
+            state[f"delta.{layer}.left"] = delta.left.cpu().clone(memory_format=torch.contiguous_format)
             state[f"delta.{layer}.right"] = delta.right.cpu().clone()
         return state
 
-    def load(self, state: Mapping[str, Tensor], sizes: Mapping[int, Sequence[int]]) -> None:
+    def load(self, state: Mapping[str, Tensor], sizes: Mapping[Key, Sequence[int]]) -> None:
         """Take factors over and add them up again as they came, so that the sums have the same bits.
 
         Raises:
@@ -99,7 +128,7 @@ class Deltas:
             fresh[layer] = again
         self.of = fresh
 
-    def _apply(self, layer: int, x: Tensor, out: Any) -> Any:
+    def _apply(self, layer: Key, x: Tensor, out: Any) -> Any:
         delta = self.of[layer]
         if not self._active or not delta.sizes:
             return None

@@ -1,0 +1,170 @@
+"""Options of the editors that turn gradients into weight changes, and of their training. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from elder.editors.options import opt
+
+UNTRAINED = "none"  # what `trained` says when a network without training is meant
+
+
+@dataclass(frozen=True)
+class FactorOptions:
+    """What UltraEdit, MEND and MALMEN share: which maps they write and which gradients they read."""
+
+    layers: tuple[int, ...] | None = opt(None, "blocks that are written; default: the method's, by relative depth")
+    modules: Literal["mlp_out", "mlp_in"] = opt(
+        "mlp_out", "the MLP's output map, or its input maps (gate and up both, where it is gated)"
+    )
+    tokens: Literal["answer", "all"] = opt(
+        "answer", "positions whose factors count: those that predict the answer, or all"
+    )
+    loss: Literal["edit", "sum", "token"] = opt(
+        "edit",
+        "answers' cross-entropy as a mean over each edit's tokens, a sum over tokens, or a mean over all tokens of the "
+        "batch (as the reference code)",
+    )
+    terminator: Literal["none", "eos", "sentence"] = opt(
+        "none", "what is taught behind the answer: nothing, the end token, or a full stop and the end token"
+    )
+    micro_batch: int = opt(16, "rows in one forward and backward pass")
+
+    def problems(self) -> list[str]:
+        """What is impossible about these values, each line beginning with the option's name."""
+        found = [] if self.micro_batch >= 1 else [f"micro_batch: must be at least 1, found {self.micro_batch}"]
+        if self.layers is not None and (
+            not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0
+        ):
+            found.append(f"layers: expected different block numbers in rising order, found {list(self.layers)}")
+        return found
+
+
+@dataclass(frozen=True)
+class FactorEditorOptions(FactorOptions):
+    """What all editors of the family have beside that."""
+
+    batch_size: int = opt(100, "edits written together (a turn)")
+    rephrases: bool = opt(False, "read the gradients of the training half of the rephrases too, not only the prompt's")
+    max_change: float | None = opt(
+        None, "refuse a batch whose ||D|| / ||W|| in a map is above this, before it is written; null writes all"
+    )
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        found = super().problems()
+        if self.batch_size < 1:
+            found.append(f"batch_size: must be at least 1, found {self.batch_size}")
+        if self.max_change is not None and self.max_change <= 0:
+            found.append(f"max_change: must be positive, found {self.max_change}")
+        return found
+
+
+@dataclass(frozen=True)
+class UltraEditOptions(FactorEditorOptions):
+    """UltraEdit (arXiv 2505.14679): no training, no subject; normalises by all it has ever seen."""
+
+    lr: float = opt(1e-6, "how far outputs are shifted: the shift of a token is -lr ||normalised key||^2 gradient")
+    ridge: float = opt(1.0, "weight of the update's own size in the regression from keys to shifts")
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        return super().problems() + _positive(self, "lr", "ridge")
+
+
+@dataclass(frozen=True)
+class TrainedOptions(FactorEditorOptions):
+    """What MEND and MALMEN share: the trained network they use."""
+
+    trained: str | None = opt(
+        None, "trained editor: a directory, or the id of an `elder train-editor` run; `none`: an untrained network"
+    )
+    lr: float = opt(1e-6, "inner learning rate of an untrained network (trained: none); a trained one has its own")
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        return super().problems() + _positive(self, "lr")
+
+
+@dataclass(frozen=True)
+class MendOptions(TrainedOptions):
+    """MEND (arXiv 2110.11309): a trained network changes each token's gradient factors; the changes are added up."""
+
+    tokens: Literal["answer", "all"] = opt(
+        "all", "positions whose factors count: those that predict the answer, or all"
+    )
+    lr: float = opt(1e-4, "inner learning rate of an untrained network (trained: none); a trained one has its own")
+    batch_size: int = opt(10, "edits written together (a turn)")
+
+
+@dataclass(frozen=True)
+class MalmenOptions(TrainedOptions):
+    """MALMEN (arXiv 2311.04661): as MEND, but the changes of all tokens are reconciled by a ridge regression."""
+
+    ridge: float = opt(1.0, "ridge of an untrained network (trained: none); a trained one has its own in every map")
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        return super().problems() + _positive(self, "ridge")
+
+
+@dataclass(frozen=True)
+class TrainingOptions(FactorOptions):
+    """How a hyper-network is built and trained."""
+
+    rank: int = opt(1920, "rank of the network's maps; at most the width of what it reads")
+    blocks: int = opt(2, "residual blocks of the network")
+    lr: float = opt(1e-6, "inner learning rate at the beginning; learnt in every map")
+    meta_lr: float = opt(1e-5, "learning rate of Adam for the network")
+    scalar_lr: float | None = opt(
+        None, "learning rate of Adam for the logarithms of inner learning rate and ridge; default: meta_lr"
+    )
+    edit_coef: float = opt(1.0, "weight of the cross-entropy on rephrases")
+    loc_coef: float = opt(1.0, "weight of KL(before || after) on unrelated prompts")
+    clip: float = opt(1.0, "gradients are scaled down to this norm")
+    n_edits: int = opt(512, "facts of one block, edited together in one step")
+    accumulate: int = opt(1, "blocks whose gradients are added up for one step of Adam")
+    chunk: int = opt(1024, "tokens that pass through the network together")
+    seed: int = opt(0, "seed of the network and of the choice of rephrases and unrelated prompts")
+
+    def problems(self) -> list[str]:
+        """What is impossible."""
+        found = super().problems() + _positive(self, "lr", "meta_lr", "clip")
+        for name in ("rank", "blocks", "n_edits", "accumulate", "chunk"):
+            if getattr(self, name) < 1:
+                found.append(f"{name}: must be at least 1, found {getattr(self, name)}")
+        for name in ("edit_coef", "loc_coef"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                found.append(f"{name}: must not be negative, found {getattr(self, name)}")
+        if self.scalar_lr is not None and not 0 <= self.scalar_lr < float("inf"):
+            found.append(f"scalar_lr: must not be negative, found {self.scalar_lr}")
+        return found
+
+
+@dataclass(frozen=True)
+class MendTraining(TrainingOptions):
+    """Training MEND. Defaults are the reference configuration's."""
+
+    tokens: Literal["answer", "all"] = opt(
+        "all", "positions whose factors count: those that predict the answer, or all"
+    )
+    lr: float = opt(1e-4, "inner learning rate at the beginning; learnt in every map")
+    meta_lr: float = opt(1e-6, "learning rate of Adam for the network")
+    edit_coef: float = opt(0.1, "weight of the cross-entropy on rephrases")
+    clip: float = opt(100.0, "gradients are scaled down to this norm")
+    n_edits: int = opt(1, "facts of one block, edited together in one step")
+    accumulate: int = opt(10, "blocks whose gradients are added up for one step of Adam")
+
+
+@dataclass(frozen=True)
+class MalmenTraining(TrainingOptions):
+    """Training MALMEN. Defaults are the reference configuration's for zsRE."""
+
+
+def _positive(options: Any, *names: str) -> list[str]:
+    return [
+        f"{name}: must be positive, found {getattr(options, name)}"
+        for name in names
+        if not 0 < getattr(options, name) < float("inf")
+    ]

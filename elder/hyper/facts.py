@@ -1,0 +1,64 @@
+"""Facts as rows for meta-training: the edit prompt, a rephrase that stands for all others, an unrelated prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from elder.edit import Edit, Probe
+from elder.errors import DataError
+from elder.mixture.samples import Row, encode_rows
+from elder.tokens import encode_prompt
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """One row of each kind for every fact of a block, in order. Unrelated rows may have an empty answer."""
+
+    edits: list[Row]
+    equivalents: list[Row]
+    unrelated: list[Row]
+
+
+def check_facts(edits: Sequence[Edit]) -> None:
+    """Every fact needs a rephrase and an unrelated prompt.
+
+    Raises:
+        DataError: Some have none; all of them are named.
+    """
+    wrong = [f"edit {e.id} ('{e.prompt[:60]}'): training needs a rephrase" for e in edits if not e.rephrases]
+    wrong += [f"edit {e.id} ('{e.prompt[:60]}'): training needs a locality prompt" for e in edits if not e.locality]
+    if not edits:
+        wrong = ["there are no facts to train on"]
+    if wrong:
+        raise DataError(wrong)
+
+
+def block_rows(
+    tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], terminator: str, generator: torch.Generator | None
+) -> BlockRows:
+    """The rows of a block; with a generator rephrases and probes are drawn, else the first held-out ones are taken."""
+    rows = BlockRows([], [], [])
+    for owner, edit in enumerate(edits):
+        rephrases, probes = edit.rephrases, edit.locality
+        if generator is None:
+            rephrase, probe = (edit.heldout_rephrases or rephrases)[0], probes[0]
+        else:
+            rephrase, probe = rephrases[_draw(len(rephrases), generator)], probes[_draw(len(probes), generator)]
+        rows.edits.extend(encode_rows(tokenizer, (edit.prompt,), edit.target, owner, terminator))
+        rows.equivalents.extend(encode_rows(tokenizer, (rephrase,), edit.target, owner, terminator))
+        rows.unrelated.append(_probe_row(tokenizer, probe, owner))
+    return rows
+
+
+def _probe_row(tokenizer: PreTrainedTokenizerBase, probe: Probe, owner: int) -> Row:
+    if probe.answer:
+        return encode_rows(tokenizer, (probe.prompt,), probe.answer, owner, "none")[0]
+    return Row(tuple(encode_prompt(tokenizer, probe.prompt)), (), owner, "")
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator))

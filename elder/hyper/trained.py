@@ -1,0 +1,134 @@
+"""A trained editor on disk: the networks of MEND or MALMEN with what they were trained on, checked by sha256.
+
+The same files as an adapter's (`adapter.safetensors`, `manifest.json`), so that stores and pulls need not know the
+difference; the manifest's `kind` tells them apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from elder.adapter import MANIFEST, load_state, verify, write_directory
+from elder.editors.base import Base, state_digest
+from elder.editors.fit import check_state
+from elder.editors.hyper_options import TrainedOptions, TrainingOptions
+from elder.errors import AdapterError
+from elder.hyper.maps import Sizes
+from elder.hyper.network import HyperNetwork
+from elder.registry import make_training
+
+KIND = "trained-editor"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained editor in memory.
+
+    Attributes:
+        method: `mend` or `malmen`.
+        options: With which it was trained.
+        base: Source, revision, digest and dtype of the model it was trained on.
+        digest: Of its state.
+        steps: Blocks it was trained on.
+        state: Networks and normalisers.
+    """
+
+    method: str
+    options: TrainingOptions
+    base: Mapping[str, Any]
+    digest: str
+    steps: int
+    state: Mapping[str, Tensor]
+
+
+def save_trained(
+    directory: str | Path,
+    method: str,
+    options: TrainingOptions,
+    base: Base,
+    state: Mapping[str, Tensor],
+    steps: int,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a trained editor; returns the manifest, which is written last."""
+    record = {
+        "kind": KIND,
+        "method": method,
+        "options": dataclasses.asdict(options),
+        "steps": steps,
+        **(extra or {}),
+    }
+    return write_directory(directory, state, base, record)
+
+
+def load_trained(directory: str | Path) -> Trained:
+    """A trained editor from disk, verified.
+
+    Raises:
+        AdapterError: There is none, it is damaged, or it is an adapter.
+    """
+    if not (Path(directory) / MANIFEST).is_file():
+        raise AdapterError(f"'{directory}' is no trained editor: it has no {MANIFEST}; train one: elder train-editor")
+    manifest = verify(directory)
+    if manifest.get("kind") != KIND:
+        raise AdapterError(f"'{directory}' is an adapter of {manifest['method']}, not a trained editor")
+    state = load_state(directory)
+    if state_digest(state) != manifest["state_digest"]:
+        raise AdapterError(f"'{directory}' is damaged: its tensors are not those of its manifest; pull it again")
+    options = make_training(manifest["method"], manifest["options"])
+    return Trained(
+        manifest["method"],
+        options,
+        manifest["base"],
+        manifest["state_digest"],
+        int(manifest.get("steps", 0)),
+        state,
+    )
+
+
+def adopt(options: TrainedOptions, trained: Trained) -> TrainedOptions:
+    """Editor options with layers, maps, tokens, loss and terminator as the networks were trained.
+
+    Raises:
+        AdapterError: Layers were asked for that it was not trained on.
+    """
+    its = trained.options
+    if options.layers is not None and its.layers is not None and tuple(options.layers) != tuple(its.layers):
+        raise AdapterError(
+            f"editor.layers: the trained editor was trained for blocks {list(its.layers)}, not {list(options.layers)}; "
+            "leave editor.layers out"
+        )
+    same = {name: getattr(its, name) for name in ("layers", "modules", "tokens", "loss", "terminator")}
+    return dataclasses.replace(options, **same)
+
+
+def network_of(trained: Trained, sizes: Sizes) -> HyperNetwork:
+    """The networks of a trained editor for the maps of a model.
+
+    Raises:
+        AdapterError: It was trained for other maps.
+    """
+    o = trained.options
+    network = HyperNetwork(sizes, trained.method, o.rank, o.blocks, o.lr)  # type: ignore[arg-type]
+    check_state(trained.state, network.full_state(), (), ())
+    network.take_state(trained.state)
+    return network
+
+
+def check_base(trained: Trained, base: Base) -> None:
+    """A trained editor serves the model it was trained on.
+
+    Raises:
+        AdapterError: This is another one.
+    """
+    if trained.base["digest"] != base.digest:
+        raise AdapterError(
+            f"editor.trained: it was trained on {trained.base['source']} ({trained.base['digest'][:12]}), not on "
+            f"{base.source} ({base.digest[:12]}); train one for this model: elder train-editor"
+        )
