@@ -82,14 +82,16 @@ def _show_places(plan: Plan) -> None:
 
 
 def _show_memory(plan: Plan) -> None:
-    from pipelines.memory import FORMULAS, gib
+    from pipelines.memory import formulas, gib
 
     click.echo(f"\nmemory per worker, GiB ({max(plan.config.cluster.workers, 1)} workers, {plan.config.model.dtype})")
-    columns = ("base", "gathered", "adapters", "training", "evaluation", "total")
+    columns = ("base", "gathered", "adapters", "statistics", "training", "evaluation", "total")
+    if not any(item.statistics for item in plan.memory):
+        columns = tuple(name for name in columns if name != "statistics")
     click.echo("  sharding" + "".join(f"{name:>12}" for name in columns))
     for item in plan.memory:
         mark = "*" if item.sharding == plan.sharding else " "
         click.echo(f"{mark} {item.sharding:<8}" + "".join(f"{gib(getattr(item, name)):>12}" for name in columns))
     click.echo(f"* {plan.sharding}: {plan.reason}")
-    for line in FORMULAS:
+    for line in formulas(plan.config):
         click.echo(f"  {line}")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from elder.registry import editor_class
 from pipelines.config import RunConfig
+from pipelines.memory_weights import FORMULAS as WEIGHT_FORMULAS
+from pipelines.memory_weights import change_bytes, statistics_bytes, takes_statistics, value_rows
 from pipelines.shapes import ModelShape
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -28,9 +30,11 @@ class MemoryEstimate:
         base: Frozen base weights held all the time: P x b, under zero3 P x b / W.
         gathered: Under zero3 the weights that are whole for a moment: the two largest neighbouring blocks or the
             embedding, whichever is more, x b.
-        adapters: 16 bytes for each adapter parameter (fp32 weight, gradient, two Adam moments), on every worker.
+        adapters: 16 bytes for each adapter parameter (fp32 weight, gradient, two Adam moments), on every worker; for
+            methods that write weights what `change_bytes` says.
         training: Activations kept for the backward pass, see `training_bytes`.
         evaluation: KV cache and logits of one generation batch, see `evaluation_bytes`.
+        statistics: Second moments of keys and what solving makes of them, see `statistics_bytes`.
     """
 
     sharding: str
@@ -39,11 +43,13 @@ class MemoryEstimate:
     adapters: int
     training: int
     evaluation: int
+    statistics: int = 0
 
     @property
     def total(self) -> int:
         """Peak: what is held, and the larger of training and evaluation, which never run together."""
-        return self.base + self.gathered + self.adapters + max(self.training, self.evaluation)
+        held = self.base + self.gathered + self.adapters + self.statistics
+        return held + max(self.training, self.evaluation)
 
 
 FORMULAS = (
@@ -52,8 +58,15 @@ FORMULAS = (
     "adapters: 16 bytes a trained parameter (fp32 weight, gradient, two Adam moments), on every worker",
     "training: rows x 64 tokens x (edited depth x (8 width + 3 inner) x bytes + 2 vocabulary x 4)",
     "evaluation: rows x ((64 + new tokens) x blocks x 2 key width x bytes + vocabulary x 4)",
-    "total: base + gathered + adapters + the larger of training and evaluation",
+    "total: base + gathered + adapters + statistics + the larger of training and evaluation",
 )
+
+
+def formulas(config: RunConfig) -> tuple[str, ...]:
+    """What the figures of this config's method are made of."""
+    if not takes_statistics(config):
+        return FORMULAS
+    return (*FORMULAS[:2], *WEIGHT_FORMULAS, *FORMULAS[3:])
 
 
 def estimate(config: RunConfig, shape: ModelShape) -> tuple[MemoryEstimate, ...]:
@@ -62,13 +75,19 @@ def estimate(config: RunConfig, shape: ModelShape) -> tuple[MemoryEstimate, ...]
     width = BYTES[config.model.dtype]
     whole = shape.parameters * width
     gathered = max(2 * shape.block_parameters, shape.embedding_parameters) * width
-    adapters = adapter_parameters(config, shape) * ADAPTER_BYTES
+    blocks = len(edited_blocks(config, shape))
+    if takes_statistics(config):
+        adapters = change_bytes(config, shape, blocks)
+    else:
+        adapters = adapter_parameters(config, shape) * ADAPTER_BYTES
+    statistics = statistics_bytes(config, shape, blocks)
     training, evaluation = training_bytes(config, shape), evaluation_bytes(config, shape)
     found = []
     for sharding in SHARDINGS:
         sharded = sharding == "zero3" and workers > 1
         base = -(-whole // workers) if sharded else whole
-        found.append(MemoryEstimate(sharding, base, gathered if sharded else 0, adapters, training, evaluation))
+        whole_now = gathered if sharded else 0
+        found.append(MemoryEstimate(sharding, base, whole_now, adapters, training, evaluation, statistics))
     return tuple(found)
 
 
@@ -82,8 +101,13 @@ def edited_blocks(config: RunConfig, shape: ModelShape) -> tuple[int, ...]:
 
 
 def adapter_parameters(config: RunConfig, shape: ModelShape) -> int:
-    """Trained parameters: for each edited block N x (r x (in + out)) and a router N x (query width + 1)."""
+    """Trained parameters: for each edited block N x (r x (in + out)) and a router N x (query width + 1).
+
+    None for methods that write weights.
+    """
     options = config.editor.options
+    if takes_statistics(config):
+        return 0
     target = options.get("target", "auto")
     out_edited = target == "mlp_out" or (target == "auto" and shape.gated)
     query = shape.inner if out_edited else shape.width
@@ -98,12 +122,16 @@ def training_bytes(config: RunConfig, shape: ModelShape) -> int:
     rows = edits in a batch x (2 prompts + prefixes) + replay, at most micro_batch, / W; tokens = 64 assumed; edited
     depth = blocks from the first edited one to the end, since the frozen part below is computed once without
     gradients; D width, I inner width of the MLP, V vocabulary, b bytes of a weight. Vocabulary logits are needed at
-    answer positions only, so their term is an upper bound.
+    answer positions only, so their term is an upper bound. Methods that write weights run `value_rows` through the
+    blocks above the last edited one.
     """
     options = config.editor.options
+    blocks = edited_blocks(config, shape)
     rows = config.stream.batch_size * (2 + int(options.get("prefixes", 0))) + int(options.get("replay", 0))
     rows = -(-min(rows, int(options.get("micro_batch") or rows)) // max(config.cluster.workers, 1))
-    depth = shape.blocks - edited_blocks(config, shape)[0]
+    depth = shape.blocks - blocks[0]
+    if takes_statistics(config):
+        rows, depth = value_rows(config), shape.blocks - 1 - blocks[-1]
     per_token = depth * (8 * shape.width + 3 * shape.inner) * BYTES[config.model.dtype] + 2 * shape.vocabulary * 4
     return rows * PROMPT_TOKENS * per_token
 

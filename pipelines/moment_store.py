@@ -10,9 +10,8 @@ from pathlib import Path
 
 from elder.solvers.moments import SecondMoment
 from elder.targets.moment_cache import file_name, read_moment, write_moment
+from pipelines.needs import STATISTICS
 from pipelines.protocols import Store
-
-FOLDER = "statistics"
 
 
 class StoreMoments:
@@ -54,4 +53,4 @@ class StoreMoments:
 
 def moment_key(id: str) -> str:
     """The key of a moment below the store's root."""
-    return f"{FOLDER}/{file_name(id)}"
+    return f"{STATISTICS}/{file_name(id)}"

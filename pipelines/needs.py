@@ -12,6 +12,8 @@ from elder.edit import Edit
 from elder.errors import ConfigError
 from pipelines.config import RunConfig
 
+STATISTICS = "statistics"  # folder of the store that all runs share
+
 
 def check_subjects(config: RunConfig, edits: Sequence[Edit]) -> None:
     """Every edit names a subject that stands in its prompt, if the method writes at subjects.

@@ -10,7 +10,8 @@ from typing import Any
 
 from elder.errors import ConfigError
 from pipelines.config import RunConfig
-from pipelines.memory import FORMULAS, MemoryEstimate, adapter_parameters, edited_blocks, estimate, recommend
+from pipelines.memory import MemoryEstimate, adapter_parameters, edited_blocks, estimate, formulas, recommend
+from pipelines.needs import STATISTICS, check_text, needs_text
 from pipelines.shapes import ModelShape, model_shape
 from pipelines.state import ADAPTER_FILES, COMMIT, CONFIG, DRIVERS, RECORD, RESULT
 
@@ -81,7 +82,7 @@ class Plan:
             "edited_blocks": list(self.edited),
             "adapter_parameters": self.adapter_parameters,
             "memory": [{**asdict(item), "total": item.total} for item in self.memory],
-            "memory_formulas": list(FORMULAS),
+            "memory_formulas": list(formulas(self.config)),
             "sharding": {"use": self.sharding, "reason": self.reason},
             "notes": list(self.notes),
         }
@@ -102,6 +103,7 @@ def plan(
         ModelError: The base model's config cannot be found.
         ConfigError: An edited block does not exist.
     """
+    check_text(config)
     shape = model_shape(config.model.source, config.model.revision, model_config)
     edited = edited_blocks(config, shape)
     if edited[-1] >= shape.blocks:
@@ -119,7 +121,10 @@ def plan(
         digest=config.digest(),
         edits=count,
         stages=stages,
-        keys=stage_keys(config.run_id, len(stages)),
+        keys=(
+            *stage_keys(config.run_id, len(stages)),
+            *((f"{STATISTICS}/{{id}}.safetensors",) if needs_text(config) else ()),
+        ),
         shape=shape,
         edited=edited,
         adapter_parameters=adapter_parameters(config, shape),

@@ -140,3 +140,33 @@ def test_plan_says_when_auto_would_choose_otherwise() -> None:
 def test_unknown_directory_is_named() -> None:
     with pytest.raises(ModelError, match="no directory"):
         plan(config_of("", "model.source=./nowhere"))
+
+
+def test_statistics_and_changes_of_weight_editors_are_counted() -> None:
+    """LLaMA2-7B, five blocks, by hand: m = 11008, d = 4096."""
+    text = "editor: {method: METHOD, layers: [4, 5, 6, 7, 8]}\ndata: {edits: 1000}"
+    square, shape = 11008**2 * 8, model_shape("meta-llama/Llama-2-7b-hf")
+    found = {m: estimate(config_of(text.replace("METHOD", m)), shape)[0] for m in ("memit", "emmet", "alphaedit")}
+    assert found["memit"].statistics == 5 * 3 * square  # C, its factor, Q of the cache
+    assert found["emmet"].statistics == 5 * 2 * square
+    assert found["alphaedit"].statistics == 5 * 4 * square
+    assert found["emmet"].adapters == 5 * 4 * (4096 * 11008 + 1000 * (4096 + 11008))
+    assert found["memit"].adapters == 5 * 4 * (4096 * 11008 + 1000 * (4096 + 2 * 11008))
+    one = found["memit"]
+    assert one.total == one.base + one.adapters + one.statistics + max(one.training, one.evaluation)
+    rows, depth = 10 * 7, 32 - 9
+    assert one.training == rows * 64 * (depth * (8 * 4096 + 3 * 11008) * 4 + 2 * 32000 * 4)
+    plain = estimate(config_of("editor: {method: rome, statistics: false}"), model_shape("world:small"))[0]
+    assert plain.statistics == 0
+
+
+def test_a_plan_of_a_weight_editor_needs_a_text_and_blocks_that_are_there(tmp_path: Path) -> None:
+    found = plan(config_of("editor: {method: memit}"))
+    assert any("statistics" in line for line in found.to_dict()["memory_formulas"])
+    assert "statistics/" in found.to_dict()["keys"][-1]
+    with pytest.raises(ConfigError, match="blocks 0 to 4, there is no 9"):
+        plan(config_of("editor: {method: memit, layers: [9]}"))
+    with pytest.raises(ConfigError, match=r"editor\.text: .* brings none"):
+        plan(config_of("editor: {method: memit}", "model.source=meta-llama/Llama-2-7b-hf"))
+    with pytest.raises(ConfigError, match=r"editor\.text: .*no such file"):
+        plan(config_of("editor: {method: memit}", f"editor.text={tmp_path}/none.txt"))
