@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from elder.edit import Edit as Edit
     from elder.edit import Probe as Probe
     from elder.editors.make import make_editor as make_editor
+    from elder.export import export_merged as export_merged
     from elder.metrics.evaluate import evaluate as evaluate
     from elder.models import load_base as load_base
 
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Edit": "elder.edit",
     "Probe": "elder.edit",
+    "export_merged": "elder.export",
     "evaluate": "elder.metrics.evaluate",
     "load_base": "elder.models",
     "load_edited": "elder.adapter",
@@ -35,7 +37,7 @@ _HOMES = {
     "make_editor": "elder.editors.make",
 }
 
-__all__ = ["Edit", "Probe", "evaluate", "load_base", "load_edited", "load_edits", "make_editor"]
+__all__ = ["Edit", "Probe", "evaluate", "export_merged", "load_base", "load_edited", "load_edits", "make_editor"]
 
 
 def __getattr__(name: str) -> Any:

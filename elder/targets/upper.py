@@ -7,7 +7,7 @@ below the layer is computed once too. Exact for causal decoders. Knows nothing o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -61,7 +61,8 @@ class UpperBlocks:
         head.register_forward_pre_hook(self._at_places)
 
     def prepare(self, rows: Sequence[Row]) -> Rows:
-        """Run everything that no change can reach, once."""
+        """Run everything that no change can reach, once. Rows end with the last place that is looked at."""
+        rows = [replace(row, ids=row.ids[: max(row.places) + 1]) for row in rows]
         head = max(row.at for row in rows)
         tail = max(len(row.ids) - row.at for row in rows)
         before = torch.full((len(rows), head), self.pad)

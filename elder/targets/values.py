@@ -79,8 +79,9 @@ def find_values(
         group: Edits in one forward.
     """
     count = len(rows)
-    mine = share(list(range(count)), runtime)
-    padded = mine + [0] * (rounds(count, runtime) - len(mine))  # every rank runs as many forwards
+    order = sorted(range(count), key=lambda i: _reach(rows[i]))  # edits that run equally long share a forward
+    mine = share(order, runtime)
+    padded = mine + order[:1] * (rounds(count, runtime) - len(mine))  # every rank runs as many forwards
     groups = [
         _Group(upper, [rows[i] for i in part], starts[part], options, len(mine) - first)
         for first, part in ((f, padded[f : f + group]) for f in range(0, len(padded), group))
@@ -98,7 +99,8 @@ def find_values(
         total, number = runtime.sum(totals.to(runtime.device)).tolist()
         curve.append(total / number)
     own = [item for g in groups for item in g.results()]
-    merged = merge_shares(runtime.gather_objects(own))
+    found = dict(zip(order, merge_shares(runtime.gather_objects(own)), strict=True))
+    merged = [found[i] for i in range(count)]
     change = torch.stack([item[0] for item in merged]).to(starts.device)
     steps, loss, nll = (tuple(item[k] for item in merged) for k in (1, 2, 3))
     return Values(change, steps, loss, nll, tuple(curve))
@@ -188,6 +190,11 @@ class _Group:
             quiet = ~(self.rows.labels != IGNORED).any(1)
             self.before = self.before[stays[quiet]]
         self.rows = select(self.rows, stays.nonzero().flatten())
+
+
+def _reach(rows: Sequence[Row]) -> int:
+    """Tokens of the longest row from the changed one to the last whose distribution is looked at."""
+    return max(max(row.places) - row.at for row in rows)
 
 
 def _mean_by(values: Tensor, owner: Tensor, count: int) -> Tensor:
