@@ -50,6 +50,12 @@ class StreamConfig:
         "Two edits with the same prompt and different targets: stop before work starts, or keep the last one.",
         choices=("refuse", "last_wins"),
     )
+    strategy: str = setting(
+        "stream",
+        "`stream`: edits stay and the next come on top. `apart`: every batch alone on the unedited model, measured "
+        "right after and taken back (`batch_size: 1`: single edits); figures are kept, adapters are not.",
+        choices=("stream", "apart"),
+    )
 
 
 @dataclass(frozen=True)

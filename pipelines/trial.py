@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from queue import Queue
 from typing import Any, Protocol
 
-from elder.errors import ElderError, UnreachableError
+from elder.errors import ElderError, GateError, UnreachableError
 from pipelines.job import Job
 from pipelines.resident import ResidentBases
 from pipelines.worker import Proceed, run_stages
@@ -32,12 +32,14 @@ class Outcome:
         stage: Its number.
         metrics: Its metrics.
         error: Why, for the last two kinds.
+        refused: It failed because a gate refused a stage.
     """
 
     kind: str
     stage: int = -1
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
+    refused: bool = False
 
 
 class Host(Protocol):
@@ -140,7 +142,7 @@ def failure(error: BaseException) -> Outcome:
     if isinstance(error, UnreachableError):
         return Outcome(UNREACHABLE, error=str(error))
     if isinstance(error, ElderError):
-        return Outcome(FAILED, error=str(error))
+        return Outcome(FAILED, error=str(error), refused=isinstance(error, GateError))
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
     lines = str(error).strip().splitlines() or [""]

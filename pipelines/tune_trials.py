@@ -153,7 +153,7 @@ class Trials:
             run.values[stage] = value
             self._tell(name, "running", stage=stage, objective=value)
 
-    def ended(self, name: str, failure: str | None) -> None:
+    def ended(self, name: str, failure: str | None, refused: bool = False) -> None:
         """See `Source.ended`. What counts is what is committed."""
         run = self.running.get(name)
         if run is None:

@@ -46,7 +46,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 OWNER_BYTES = 2**20
-OBJECTIVE, FAILURE = "objective", "failure"
+OBJECTIVE, FAILURE, REFUSED = "objective", "failure", "refused"
 
 
 class Source(Protocol):
@@ -65,8 +65,8 @@ class Source(Protocol):
     def staged(self, name: str, stage: int, metrics: Mapping[str, float]) -> None:
         """A stage of a run is committed."""
 
-    def ended(self, name: str, failure: str | None) -> None:
-        """A run has ended: by itself, stopped by the scheduler, or for a reason."""
+    def ended(self, name: str, failure: str | None, refused: bool = False) -> None:
+        """A run has ended: by itself, stopped by the scheduler, or for a reason, which may be a gate's."""
 
     def stumbled(self, name: str, reason: str) -> None:
         """A run lost its process and will be taken up again."""
@@ -86,7 +86,7 @@ class Shared:
         edits: The stream by the seed of a run.
         store_factory: Makes a `Store` inside a worker.
         sharding: `none`, `zero2` or `zero3`, decided.
-        objective: Names of the metrics the objective is made of.
+        objective: Names of the metrics the objective is made of; empty where runs are not ranked.
         cache_dir: Where the embedded model is kept.
         perplexity_text: Text for the perplexity alarm.
         kit: How workers make their parts.
@@ -219,10 +219,10 @@ class TrialActor(tune.Trainable):
         if outcome.kind == UNREACHABLE:
             return {UNREACHABLE: outcome.error, "done": True}
         if outcome.kind == FAILED:
-            return {FAILURE: outcome.error, "done": True}
+            return {FAILURE: outcome.error, REFUSED: outcome.refused, "done": True}
         if outcome.kind != STAGE:
             return {FAILURE: "it ended before its last stage", "done": True}
-        value = objective_value(outcome.metrics, self.shared.objective)
+        value = objective_value(outcome.metrics, self.shared.objective) if self.shared.objective else 0.0
         if value is None:
             missing = ", ".join(unmeasured(outcome.metrics, self.shared.objective))
             return {FAILURE: f"tune.objective: {missing} is not there or no number after stage {outcome.stage}",
@@ -298,7 +298,9 @@ class _Hearing(_Unsaved, Searcher):
         if result and UNREACHABLE in result:
             self.guard(lambda: self.source.unreachable(result[UNREACHABLE]))
         elif not error:
-            self.guard(lambda: self.source.ended(self.names[trial_id], (result or {}).get(FAILURE)))
+            told = result or {}
+            refused = bool(told.get(REFUSED, False))
+            self.guard(lambda: self.source.ended(self.names[trial_id], told.get(FAILURE), refused))
 
     def guard(self, call: Callable[[], Any]) -> Any:
         """Call the source unless it has failed; an error of it ends the search and is raised behind it."""
