@@ -15,11 +15,18 @@ from jobs.options import check_json_target, json_option, mlflow_option, write_js
 @click.argument("ref", metavar="REF")
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--base", metavar="MODEL", help="Where the base model is; default: where the adapter says.")
+@click.option("--edits", metavar="N", type=click.IntRange(min=0), help="As it was after N edits, where a batch ended.")
 @click.option("--force", is_flag=True, help="Also when most of an update is lost in the base's number format.")
 @mlflow_option
 @json_option
 def command(
-    ref: str, directory: Path, base: str | None, force: bool, mlflow: str | None, json_file: Path | None
+    ref: str,
+    directory: Path,
+    base: str | None,
+    edits: int | None,
+    force: bool,
+    mlflow: str | None,
+    json_file: Path | None,
 ) -> None:
     """Write DIR: the base model with the edits of REF in its weights, which plain transformers loads.
 
@@ -27,6 +34,7 @@ def command(
     alphaedit, mend, malmen, ultraedit).
     """
     from elder.adapter import load_edited
+    from elder.editors.rollback import rolled_back
     from elder.export import export_merged
 
     check_json_target(json_file)
@@ -38,6 +46,8 @@ def command(
 
             place = pull(ref, Path(folder) / "adapter", tracking_address(mlflow))
         editor = load_edited(place, base)
+        if edits is not None:
+            editor = rolled_back(editor, edits)
         merged = export_merged(editor, directory, force)
     for note in merged:
         click.echo(f"{note.name}: ||D|| {note.size:.4g}, lost in rounding {note.lost:.2g} of it")

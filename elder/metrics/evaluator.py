@@ -22,6 +22,8 @@ from elder.metrics.questions import DEFAULT_PARTS, PROTOCOLS, Question, check_na
 from elder.metrics.report import Ledger, Report
 from elder.metrics.scoring import Pair, TokenScores
 from elder.metrics.text import same_answer
+from elder.metrics.zsre import asked as zsre_asked
+from elder.metrics.zsre import token_accuracy
 
 FLUENCY_TOKENS = 64
 
@@ -79,7 +81,7 @@ class Evaluator:
         Args:
             edits: What is asked about; every prompt that occurs twice is run once.
             parts: Of `reliability`, `generalization`, `locality`, `portability`, `scope`, and, only when asked
-                for, `fluency`, `counterfact`, `perplexity`.
+                for, `fluency`, `counterfact`, `zsre`, `perplexity`.
             progress: Called after every batch with (prompts done, prompts in all).
 
         Raises:
@@ -101,6 +103,8 @@ class Evaluator:
                 ledger.add("fluency.generate", index, ngram_entropy(answers.long[edit.prompt]))
                 ledger.note("fluency.generate.text", index, answers.long[edit.prompt])
         extra: dict[str, float] = {}
+        if "zsre" in parts:
+            self._judge_zsre(edits, answers.forced, ledger)
         if "counterfact" in parts:
             extra |= self._judge_counterfact(edits, answers.forced, ledger)
         if "perplexity" in parts:
@@ -143,6 +147,8 @@ class Evaluator:
         if "counterfact" in parts:
             for edit in edits:
                 pairs += [self._prober.pair(prompt, answer) for prompt, answer in _contested(edit)]
+        if "zsre" in parts:
+            pairs += [self._prober.pair(prompt, answer) for edit in edits for _, prompt, answer in zsre_asked(edit)]
         return list(dict.fromkeys(pairs))
 
     def _ask(
@@ -221,6 +227,12 @@ class Evaluator:
             pair = Pair(self._prober.prompt_ids(question.prompt), base.ids)
             same = same_predictions(answers.forced[pair], answers.base_forced[pair])
             ledger.add("locality.forced", question.edit, same)
+
+    def _judge_zsre(self, edits: Sequence[Edit], forced: dict[Pair, TokenScores], ledger: Ledger) -> None:
+        for index, edit in enumerate(edits):
+            for name, prompt, answer in zsre_asked(edit):
+                pair = self._prober.pair(prompt, answer)
+                ledger.add(name, index, token_accuracy(forced[pair].argmax, pair.target))
 
     def _judge_counterfact(
         self, edits: Sequence[Edit], forced: dict[Pair, TokenScores], ledger: Ledger

@@ -12,7 +12,7 @@ from elder.edit import Edit
 from elder.errors import ConfigError
 
 DEFAULT_PARTS = ("reliability", "generalization", "locality", "portability", "scope")
-EXTRA_PARTS = ("fluency", "counterfact", "perplexity")
+EXTRA_PARTS = ("fluency", "counterfact", "zsre", "perplexity")
 PARTS = (*DEFAULT_PARTS, *EXTRA_PARTS)
 PROTOCOLS = ("generate", "forced")
 
