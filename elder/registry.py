@@ -92,14 +92,6 @@ TRAINABLE: Mapping[str, str] = types.MappingProxyType(
 )
 """Methods whose editor is trained (`elder train-editor`) -> the options of the training."""
 
-TRAINABLE: Mapping[str, str] = types.MappingProxyType(
-    {
-        "mend": "elder.editors.hyper_options:MendTraining",
-        "malmen": "elder.editors.hyper_options:MalmenTraining",
-    }
-)
-"""Methods whose networks `elder train-editor` trains, and the options of their training."""
-
 
 def method(name: str) -> Method:
     """The entry of a method.

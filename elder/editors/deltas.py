@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -78,10 +79,10 @@ class Deltas(Generic[Key]):
     def __init__(
         self, maps: Mapping[Key, nn.Module], sizes: Mapping[Key, tuple[int, int]], device: torch.device
     ) -> None:
-        self.of = {layer: Delta.zero(sizes[layer][1], sizes[layer][0], device) for layer in maps}
-        self._active = True
+        self.of: dict[Key, Delta] = {k: Delta.zero(sizes[k][1], sizes[k][0], device) for k in maps}
+        self._active: bool = True
         for layer, module in maps.items():
-            module.register_forward_hook(lambda _, args, out, layer=layer: self._apply(layer, args[0], out))
+            module.register_forward_hook(partial(self._hook, layer))
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -127,6 +128,9 @@ class Deltas(Generic[Key]):
                 again.add(a, b)
             fresh[layer] = again
         self.of = fresh
+
+    def _hook(self, layer: Key, _: nn.Module, args: tuple[Tensor, ...], out: Any) -> Any:
+        return self._apply(layer, args[0], out)
 
     def _apply(self, layer: Key, x: Tensor, out: Any) -> Any:
         delta = self.of[layer]

@@ -186,20 +186,31 @@ class FactorEditor:
             changes = {name: slim(left, right) for name, (left, right) in self._changes(factors).items()}
             sizes = {name: self._relative_size(name, *change) for name, change in changes.items()}
             self._check(sizes)
-        for name, (left, right) in changes.items():
-            self.deltas.of[name].add(left, right)
+        after = self._add(changes, rows)
         self._accept()
         self._seen["edits"] += len(batch)
         self._seen["batches"] += 1
         self._seen["sizes"] = {name: list(delta.sizes) for name, delta in self.deltas.of.items()}
-        pairs = [Pair(row.prompt, row.answer) for row in rows]
-        scores = score(self.model, pairs, o.micro_batch, self.base.runtime, self._pad)
-        after = torch.tensor([one.nll for one in scores])
-        return (
-            self._outcomes(batch, rows, before, after),
-            (float(before.mean()), float(after.mean())),
-            max(sizes.values()),
-        )
+        curve = (float(before.mean()), float(after.mean()))
+        return self._outcomes(batch, rows, before, after), curve, max(sizes.values())
+
+    def _add(self, changes: Changes, rows: Sequence[Row]) -> Tensor:
+        """Write into all maps; returns (R,) the losses of the rows then. Takes all back if they are not finite."""
+        kept = {name: (d.dense, d.left, d.right, list(d.sizes)) for name, d in self.deltas.of.items()}
+        try:
+            for name, (left, right) in changes.items():
+                self.deltas.of[name].add(left, right)
+            pairs = [Pair(row.prompt, row.answer) for row in rows]
+            scores = score(self.model, pairs, self.options.micro_batch, self.base.runtime, self._pad)
+            after = torch.tensor([one.nll for one in scores])
+            if not bool(after.isfinite().all()):
+                raise SolverError("the model's losses are no longer finite; nothing of this batch was written")
+            return after
+        except BaseException:
+            for name, (dense, left, right, sizes) in kept.items():
+                delta = self.deltas.of[name]
+                delta.dense, delta.left, delta.right, delta.sizes = dense, left, right, sizes
+            raise
 
     def _check(self, sizes: Mapping[str, float]) -> None:
         limit = self.options.max_change

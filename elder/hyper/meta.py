@@ -148,7 +148,8 @@ def ridge_gradients(applied: Applied, inputs: Tensor, slope: Tensor) -> tuple[Te
         inputs: U (n, d_k).
         slope: G (d_v, d_k).
     """
-    gain, g, s = applied.right.double(), slope.double().mT, applied.dense.double().mT
+    gain, g = applied.right.double(), slope.double().mT
+    s = (applied.left.double() @ gain).mT
     by_shift = gain @ g
     return by_shift, -((g * s).sum() - (by_shift * (inputs.double() @ s)).sum())
 

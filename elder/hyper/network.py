@@ -108,7 +108,7 @@ class HyperNetwork(nn.Module):
         moments = self.normalisers[self.shape_of[name]]
         y = torch.cat([inputs, gradients], dim=1)
         y = moments.normalise(y) if moments.count else y
-        for block in self.networks[self.shape_of[name]]:  # type: ignore[union-attr]
+        for block in self.networks[self.shape_of[name]]:  # type: ignore[attr-defined]
             y = block(y, self._index[name])
         return y[:, : inputs.shape[1]], y[:, inputs.shape[1] :]
 
