@@ -26,5 +26,6 @@ def command(config: str, file: Path, force: bool) -> None:
         target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error
-    verb = "tune" if config.removeprefix("configs/").startswith("tune/") else "edit"
+    folder = config.removeprefix("configs/").partition("/")[0]
+    verb = {"tune": "tune", "train": "train-editor"}.get(folder, "edit")
     click.echo(f"{target}: run it with `elder {verb} {target}`")

@@ -50,11 +50,22 @@ class Display:
     Args:
         console: Where to write; whether it is a terminal decides between bars and lines.
         protocols: The protocols measured, in the order of the config.
-        stage_size: Edits in a stage, for the words.
+        columns: Heading of a column -> the metrics in it; by default the quantities of an edit run.
+        words: What phases are called, where that is not what an edit run calls them.
     """
 
-    def __init__(self, console: Console, protocols: Sequence[str]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        protocols: Sequence[str],
+        columns: Mapping[str, Sequence[str]] | None = None,
+        words: Mapping[str, str] | None = None,
+    ) -> None:
         self._console, self._protocols = console, tuple(protocols)
+        self._columns = columns or {
+            f"{name} ({'/'.join(protocols)})": [f"{name}.{protocol}" for protocol in protocols] for name in COLUMNS
+        }
+        self._words = {**PHASES, **(words or {})}
         self._live: Live | None = None
         self._task: TaskID | None = None
         self._label = ""
@@ -101,7 +112,7 @@ class Display:
     def _phase(self, event: Mapping[str, Any]) -> None:
         name = str(event.get("name"))
         where = "" if name in ("start", "load") or event.get("stage") is None else f"stage {event['stage']}: "
-        self._label = where + PHASES.get(name, name)
+        self._label = where + self._words.get(name, name)
         if name == "edit":
             self._stage_begun = time.monotonic()
         if self._live is None:
@@ -151,11 +162,10 @@ class Display:
             self._console.print(f"[{elapsed:7.1f}s] {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _headings(self) -> tuple[str, ...]:
-        slash = "/".join(self._protocols)
-        return tuple(f"{name} ({slash})" for name in COLUMNS)
+        return tuple(self._columns)
 
     def _figures(self, metrics: Mapping[str, float]) -> list[str]:
-        return [" / ".join(figure(metrics.get(f"{name}.{p}")) for p in self._protocols) for name in COLUMNS]
+        return [" / ".join(figure(metrics.get(name)) for name in names) for names in self._columns.values()]
 
 
 def figure(value: float | None) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pipelines.config import RunConfig
     from pipelines.protocols import Store
+    from pipelines.staged_config import StagedConfig
 
 
 @click.command("edit")
@@ -138,7 +139,7 @@ def finish(job: Job, console: Console, result: Mapping[str, Any], following: Seq
     closing_page(console, job.config, result, {**facts, "next": following})
 
 
-def show_world(config: RunConfig, console: Console) -> None:
+def show_world(config: StagedConfig, console: Console) -> None:
     """Train the embedded model where it can be watched, if the config names it and it is not cached."""
     from jobs.display import training_progress
     from jobs.preflight import cached_world, prepare_world

@@ -23,8 +23,10 @@ from elder.errors import ElderError, GateError, InputError, UnreachableError
 VERBS = {
     "demo": "the main job on embedded defaults, shown step by step",
     "edit": "run a lifelong edit stream from here",
+    "train-editor": "train the network of MEND or MALMEN, checkpoint by checkpoint",
     "tune": "search for the best settings over edit runs",
     "compare": "the same edits under several methods, one table",
+    "study": "many edit runs over batch sizes, blocks and strategies, one report",
     "evaluate": "measure a pulled or registered adapter again",
     "validate": "check config and data, start nothing",
     "plan": "dry run: stages, memory per worker, keys to be written",
@@ -65,7 +67,7 @@ class Verbs(click.Group):
         """Import the module of a verb."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = import_module(f"jobs.{cmd_name}").command
+        command: click.Command = import_module(f"jobs.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -29,8 +29,14 @@ def command(
     from pipelines.config import load_config
     from pipelines.machine import worker_memory
     from pipelines.plan import plan
+    from pipelines.train_config import describes_training, load_train_config
 
     check_json_target(json_file)
+    if describes_training(config, overrides):
+        from jobs.train_editor import plan as plan_training
+
+        write_json(json_file, plan_training(load_train_config(config, all_overrides(overrides, run_id))))
+        return
     resolved = load_config(config, all_overrides(overrides, run_id))
     available = worker_memory(resolved) if memory_gib is None else int(memory_gib * 2**30)
     found = plan(resolved, memory_per_worker=available)

@@ -15,6 +15,7 @@ from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, DataError, InputError
 from jobs.wiring import check_addresses, home
 from pipelines.config import RunConfig
+from pipelines.staged_config import StagedConfig
 from pipelines.needs import check_blocks, check_subjects, check_text, read_windows
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None 
     return validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=positions)
 
 
-def tokenizer_of(config: RunConfig, notes: list[str]) -> tuple[Any, int | None]:
+def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | None]:
     """Tokenizer and context length of the base model, from files that are here; nothing is fetched or trained.
 
     Args:
@@ -125,7 +126,7 @@ def cached_world(source: str) -> Path | None:
     return find(source, home())
 
 
-def prepare_world(config: RunConfig, progress: Callable[[int, int, float], None] | None = None) -> None:
+def prepare_world(config: StagedConfig, progress: Callable[[int, int, float], None] | None = None) -> None:
     """Train the generated world's model now, where a person can watch, if the config names one."""
     if config.model.source.startswith("world:"):
         from elder.world.cache import ensure_world

@@ -29,6 +29,12 @@ def command(ref: str, directory: Path, mlflow: str | None, s3_endpoint: str | No
     place = pull(ref, directory, tracking_address(mlflow), s3=s3, on_wait=_note)
     manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))  # pull has verified every file
     source = manifest.get("base", {}).get("source", "?")
+    if manifest.get("kind") == "trained-editor":
+        method, steps = manifest.get("method"), manifest.get("steps")
+        click.echo(f"{place}: {method} editor, trained for {source} in {steps} steps, files verified")
+        click.echo(f"use it: elder edit CONFIG editor.method={method} editor.trained={place}")
+        write_json(json_file, {"ref": ref, "directory": str(place), "manifest": manifest})
+        return
     click.echo(f"{place}: {manifest.get('method')} adapter for {source}, {manifest.get('edits')} edits, files verified")
     click.echo(f'python: elder.load_edited("{place}", base="{source}")')
     write_json(json_file, {"ref": ref, "directory": str(place), "manifest": manifest})

@@ -16,7 +16,7 @@ SCORES = tuple(
     f"{quantity}.{protocol}"
     for quantity in ("reliability", "generalization", "locality", "portability")
     for protocol in ("generate", "forced")
-)
+) + tuple(f"validation.{name}" for name in ("ES", "GS", "LS", "agreement"))
 HEAD = ("name", "run_id", "status", "started", "ended", "experiment", "mlflow_run_id", "url")
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDEST_MATRIX = 24  # stages; of a longer run only the last row is drawn

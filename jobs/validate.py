@@ -17,8 +17,14 @@ def command(config: str, overrides: tuple[str, ...], run_id: str | None, json_fi
     from jobs.preflight import check_inputs
     from jobs.wiring import quiet_libraries
     from pipelines.config import load_config
+    from pipelines.train_config import describes_training, load_train_config
 
     check_json_target(json_file)
+    if describes_training(config, overrides):
+        from jobs.train_editor import validate
+
+        write_json(json_file, validate(load_train_config(config, all_overrides(overrides, run_id))))
+        return
     resolved = load_config(config, all_overrides(overrides, run_id))
     quiet_libraries(resolved)
     inputs = check_inputs(resolved)

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.config import RunConfig, TrackingConfig
+from pipelines.config import TrackingConfig
+from pipelines.staged_config import StagedConfig
 
 if TYPE_CHECKING:
     from pipelines.protocols import Store, Tracker
@@ -23,7 +24,7 @@ def home() -> Path:
     return Path(given).expanduser() if given else Path.home() / ".cache" / "elder"
 
 
-def quiet_libraries(config: RunConfig) -> None:
+def quiet_libraries(config: StagedConfig) -> None:
     """Stop transformers and DeepSpeed from writing bars and warnings between our lines."""
     if config.cluster.gpus_per_worker == 0:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it had to find out
@@ -38,7 +39,7 @@ def tracking_address(given: str | None) -> str:
     return given or os.environ.get("MLFLOW_TRACKING_URI") or str(TrackingConfig().mlflow)
 
 
-def open_tracker(config: RunConfig) -> Tracker:
+def open_tracker(config: StagedConfig) -> Tracker:
     """The tracker of a config; one that keeps nothing when `tracking.mlflow` is null.
 
     Raises:
@@ -55,19 +56,19 @@ def open_tracker(config: RunConfig) -> Tracker:
     return MlflowTracker(tracking.mlflow, tracking.experiment, tracking.mlflow_limit_mb, s3_settings(config))
 
 
-def make_store_factory(config: RunConfig) -> Callable[[], Store]:
+def make_store_factory(config: StagedConfig) -> Callable[[], Store]:
     """A picklable callable that opens the config's store, here or in a worker."""
     from infra.stores import store_factory
 
     return store_factory(config.tracking.store, s3_settings(config))
 
 
-def s3_settings(config: RunConfig) -> dict[str, Any]:
+def s3_settings(config: StagedConfig) -> dict[str, Any]:
     """The `tracking.s3` section without what was left out."""
     return {key: value for key, value in asdict(config.tracking.s3).items() if value is not None}
 
 
-def check_addresses(config: RunConfig) -> None:
+def check_addresses(config: StagedConfig) -> None:
     """Parse the addresses of store and tracker; nothing is touched.
 
     Raises:
@@ -81,7 +82,7 @@ def check_addresses(config: RunConfig) -> None:
         locate(config.tracking.mlflow)
 
 
-def mlflow_command(config: RunConfig) -> str | None:
+def mlflow_command(config: StagedConfig) -> str | None:
     """What a user types, or opens, to look at the run in MLflow; None without MLflow."""
     if config.tracking.mlflow is None:
         return None

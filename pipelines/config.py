@@ -34,6 +34,13 @@ from pipelines.config_sections import (
 )
 from pipelines.schema import Document, build, setting
 
+SEVERAL = {
+    "tune": ("a search", "tune"),
+    "compare": ("a comparison", "compare"),
+    "study": ("a study", "study"),
+}
+"""Sections that make of a config one of many runs, and the verbs that do them."""
+
 NEUTRAL = (
     "name",
     "run_id",
@@ -112,6 +119,15 @@ class RunConfig:
         kept = {key: value for key, value in flatten(self.to_dict()).items() if not _neutral(key)}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
+    def changed_since(self, text: str, source: str) -> list[str]:
+        """What is not as in the config that a run left in its store: one line for each key; empty when it is the same.
+
+        Raises:
+            ConfigError: The text is no config of a run.
+        """
+        before = parse_config(text, source)
+        return [] if before.digest() == self.digest() else diff(before, self)
+
     def editor_options(self) -> Any:
         """The typed options of the method, with `stream.batch_size` and `seed` handed in where it takes them."""
         return make_options(self.editor.method, {**self.editor.options, **handed_options(self)})
@@ -148,11 +164,17 @@ def resolve(document: Document) -> RunConfig:
     """
     problems: list[str] = []
     values = dict(document.values)
-    if "tune" in values:
+    if "training" in values:
         raise ConfigError(
-            f"{document.at('tune')}: this config describes a search, not one run: run it with `elder tune`, or take "
-            "the section out"
+            f"{document.at('training')}: this config describes the training of an editor, not an edit run: run it with "
+            "`elder train-editor`, or take the section out"
         )
+    for section, (what, verb) in SEVERAL.items():
+        if section in values:
+            raise ConfigError(
+                f"{document.at(section)}: this config describes {what}, not one run: run it with `elder {verb}`, or "
+                "take the section out"
+            )
     editor = build_editor(values.pop("editor", None), values, document, problems)
     if isinstance(values.get("gates"), Mapping):
         values["gates"] = flatten(values["gates"])

@@ -17,6 +17,7 @@ from pipelines.schema import Document
 
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
+    from pipelines.staged_config import StagedConfig
 
 GATES = ("reliability", "generalization", "locality", "locality_answer", "portability", "perplexity")
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -105,6 +106,11 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
     if stream.batch_size > stream.stage_size:
         text = f"{stream.batch_size} is larger than stream.stage_size = {stream.stage_size}"
         found.append(("stream.batch_size", text))
+    if stream.strategy == "apart":
+        if tracking.register:
+            found.append(("tracking.register", "edits that are applied apart leave no adapter: set it to null"))
+        if "perplexity" in config.gates:
+            found.append(("gates.perplexity", "is not measured where edits are applied apart: take it out"))
     for key in ("protocols", "parts"):
         if not getattr(config.evaluation, key):
             found.append((f"evaluation.{key}", "the list is empty, nothing would be measured"))
@@ -122,7 +128,7 @@ def contradictions(config: RunConfig) -> list[tuple[str, str]]:
     return found
 
 
-def credential_problems(config: RunConfig) -> list[tuple[str, str]]:
+def credential_problems(config: StagedConfig) -> list[tuple[str, str]]:
     """Addresses that hold a user or a password: configs are printed, logged and stored. No message repeats one."""
     tracking = config.tracking
     remedies = {

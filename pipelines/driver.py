@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from elder.edit import Edit, dataset_digest
+from elder.edit import Edit
 from elder.errors import ConfigError, ElderError, GateError
 from pipelines.config import RunConfig
 from pipelines.job import Event, Job, Kit, Report, WorkersFailed
@@ -26,7 +26,9 @@ from pipelines.patience import PatientStore
 from pipelines.protocols import Store, Tracker
 from pipelines.publisher import Publisher
 from pipelines.result import make_result
+from pipelines.staged_config import StagedConfig
 from pipelines.state import Commit, RunState, RunTakenOver
+from pipelines.trained import pin_trained
 
 Runner = Callable[[Job, Report], None]
 
@@ -72,10 +74,8 @@ def run_edit(
         RunTakenOver: Another driver of the same run was started after this one.
         ElderError: The job failed; committed stages stand.
     """
-    store = store_factory()
-    state = RunState(store, config.run_id)
     stream = read_stream(config, cache_dir) if edits is None else list(edits)
-    windows = read_windows(config, *_tokenizer(config, cache_dir)) if needs_text(config) else None
+    windows = read_windows(config, *read_tokenizer(config, cache_dir)) if needs_text(config) else None
     job = Job(
         config=config,
         edits=tuple(stream),
@@ -86,12 +86,36 @@ def run_edit(
         kit=kit or Kit(),
         windows=windows,
     )
-    state.open(config, dataset_digest(stream), len(stream))  # from here on the run exists
+    return drive(job, tracker, on_event, tags or {}, runner or choose_runner(config), Driver)
+
+
+def drive(
+    job: Job, tracker: Tracker, on_event: Report, tags: Mapping[str, str], runner: Runner, driver: type[Driver]
+) -> dict[str, Any]:
+    """Begin or continue a job, from its record in the store on.
+
+    Args:
+        job: What is to be done; claim and trained editor are settled here.
+        tracker: The record of runs.
+        on_event: Receives events for a display.
+        tags: Further tags for the tracked run.
+        runner: Runs the job.
+        driver: Class of what stands between runner, store and tracker.
+
+    Raises:
+        ElderError: As `run_edit`.
+    """
+    state = RunState(job.store_factory(), job.config.run_id)
     finished = state.result()
+    if finished is None:
+        before = state.record() or {}
+        job = replace(job, trained=pin_trained(job.config, state.store, before.get("trained")))
+    trained = job.trained.to_dict() if job.trained else None
+    state.open(job.config, job.dataset, len(job.edits), trained)  # from here on the run exists
     if finished is not None:
         return finished
     job = replace(job, claim=state.claim(_this_driver()))
-    return _Driver(job, state, tracker, on_event, tags or {}).run(runner or choose_runner(config))
+    return driver(job, state, tracker, on_event, tags).run(runner)
 
 
 def read_stream(config: RunConfig, cache_dir: Path | None = None) -> list[Edit]:
@@ -104,7 +128,7 @@ def read_stream(config: RunConfig, cache_dir: Path | None = None) -> list[Edit]:
 
     data = config.data
     edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
-    tokenizer, context = _tokenizer(config, cache_dir)
+    tokenizer, context = read_tokenizer(config, cache_dir)
     stream = validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=context)
     if not stream:
         raise ConfigError(f"data.source: '{data.source}' holds no edits")
@@ -112,7 +136,12 @@ def read_stream(config: RunConfig, cache_dir: Path | None = None) -> list[Edit]:
     return list(stream)
 
 
-def _tokenizer(config: RunConfig, cache_dir: Path | None) -> tuple[Any, int | None]:
+def read_tokenizer(config: StagedConfig, cache_dir: Path | None) -> tuple[Any, int | None]:
+    """The base model's tokenizer, and its longest context in tokens.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
     from transformers import AutoTokenizer
 
     from elder.errors import ModelError
@@ -156,7 +185,7 @@ def decide_sharding(config: RunConfig) -> str:
     return plan(config, memory_per_worker=worker_memory(config)).sharding
 
 
-def choose_runner(config: RunConfig) -> Runner:
+def choose_runner(config: StagedConfig) -> Runner:
     """This process for `workers: 0`, else Ray Train."""
     if config.cluster.workers == 0:
         from pipelines.local_runner import run_locally
@@ -167,8 +196,8 @@ def choose_runner(config: RunConfig) -> Runner:
     return run_on_ray
 
 
-class _Driver:
-    """One call of `run_edit`, once the run record is written."""
+class Driver:
+    """One call of `run_edit`, once the run record is written. A subclass may say otherwise what a run is about."""
 
     def __init__(self, job: Job, state: RunState, tracker: Tracker, on_event: Report, tags: Mapping[str, str]) -> None:
         self.job, self.config, self.tracker, self.on_event = job, job.config, tracker, on_event
@@ -176,8 +205,8 @@ class _Driver:
         store = PatientStore(state.store, self.config.tracking.patience_s, self._note)
         self.state = RunState(store, self.config.run_id)
         self.refused: Event | None = None
-        all_tags = {**self._tags(), **tags}
-        self.publisher = Publisher(self.config, state, tracker, self._dataset(), all_tags, self._note, job.claim)
+        all_tags = {**self.tags(), **tags}
+        self.publisher = Publisher(self.config, state, tracker, self.dataset(), all_tags, self._note, job.claim)
 
     def run(self, runner: Runner) -> dict[str, Any]:
         """Start or continue, then bring the record up to date and close the run."""
@@ -194,7 +223,7 @@ class _Driver:
         except GateError as error:
             self._abandon("FAILED")
             refused = StageRefused(str(error))
-            refused.result = self._result(None)
+            refused.result = self.result(None)
             raise refused from error
         except RunTakenOver:
             self.publisher.close()  # the tracked run is the other driver's now
@@ -231,7 +260,7 @@ class _Driver:
             raise ElderError(f"the workers ended without an error, but {missing} stages are not committed")
         self.state.check_claim(self.job.claim)
         self.publisher.complete()
-        result = self._result(self._register(commits[-1]))
+        result = self.result(self._register(self.outcome(commits)))
         self.publisher.patiently(lambda: self._report(result, commits))
         self.publisher.patiently(lambda: self.tracker.finish("FINISHED"))
         self.state.finish(result)
@@ -249,28 +278,37 @@ class _Driver:
 
     def _report(self, result: Mapping[str, Any], commits: Sequence[Commit]) -> None:
         """Write report, plots and result beside the stages, and show them in the tracker."""
-        from pipelines.report import write_report
-
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
             (directory / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-            rows = self.state.read_rows(commits[-1])
-            write_report(
-                directory,
-                result,
-                rows,
-                title=self.config.name,
-                examples=_examples(rows),
-                losses=[list(curve) for commit in commits for curve in commit.losses],
-                config=self.config.dump_yaml(),
-                retention_of=f"reliability.{self.config.evaluation.protocols[0]}",
-            )
+            self.write_report(directory, result, commits)
             for path in sorted(p for p in directory.rglob("*") if p.is_file()):
                 name = path.relative_to(directory)
                 self.state.store.put(self.state.key(f"report/{name.as_posix()}"), path)
                 self.tracker.log_artifact(path, (Path("report") / name).parent.as_posix())
 
-    def _result(self, registered: Mapping[str, Any] | None) -> dict[str, Any]:
+    def outcome(self, commits: Sequence[Commit]) -> Commit:
+        """The stage whose adapter is what the run was for."""
+        return commits[-1]
+
+    def write_report(self, directory: Path, result: Mapping[str, Any], commits: Sequence[Commit]) -> None:
+        """Write the report of a run that has ended into a directory."""
+        from pipelines.report import write_report
+
+        rows = self.state.read_rows(commits[-1])
+        write_report(
+            directory,
+            result,
+            rows,
+            title=self.config.name,
+            examples=_examples(rows),
+            losses=[list(curve) for commit in commits for curve in commit.losses],
+            config=self.config.dump_yaml(),
+            retention_of=f"reliability.{self.config.evaluation.protocols[0]}",
+        )
+
+    def result(self, registered: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The machine-readable result, of what is committed so far."""
         return make_result(self.job, self.state, registered, self.refused)
 
     def _abandon(self, status: str) -> None:
@@ -281,17 +319,19 @@ class _Driver:
         with suppress(Exception):
             self.tracker.finish(status)
 
-    def _dataset(self) -> dict[str, Any]:
-        data, edits = self.config.data, self.job.edits
-        source = data.path or data.source
-        return {"name": data.source, "digest": dataset_digest(edits), "source": source, "count": len(edits)}
+    def dataset(self) -> dict[str, Any]:
+        """Name, digest, source and number of the edits, for the tracker."""
+        data = self.config.data
+        source, count = data.path or data.source, len(self.job.edits)
+        return {"name": data.source, "digest": self.job.dataset, "source": source, "count": count}
 
-    def _tags(self) -> dict[str, str]:
+    def tags(self) -> dict[str, str]:
+        """Tags of the tracked run."""
         return {
             "elder.method": self.config.editor.method,
             "elder.base_model": self.config.model.source,
             "elder.config_digest": self.config.digest(),
-            "elder.dataset_digest": dataset_digest(self.job.edits),
+            "elder.dataset_digest": self.job.dataset,
             "elder.workers": str(self.config.cluster.workers),
             "elder.sharding": self.job.sharding,
         }

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from elder.edit import Edit
+from elder.edit import Edit, dataset_digest
 from elder.editors.base import Base, Editor
 from elder.errors import ElderError
 from elder.runtime import Runtime
-from pipelines.config import RunConfig
 from pipelines.patience import PatientStore
 from pipelines.plan import StagePlan, split
 from pipelines.protocols import Store
+from pipelines.staged_config import StagedConfig
+from pipelines.state import ADAPTER_FILES
+from pipelines.trained import TrainedPin, trained_directory
 
 if TYPE_CHECKING:
     from elder.targets.statistics import Windows
@@ -74,7 +76,15 @@ class Kit:
         """A fresh editor of the config's method."""
         from elder.registry import editor_class
 
-        editor = editor_class(job.config.editor.method)(base, job.config.editor_options())
+        with trained_directory(job) as trained:
+            options = job.config.editor_options()
+            if trained is not None:
+                from elder.hyper.trained import adopt, load_trained
+
+                options = adopt(options, load_trained(trained))
+            editor = editor_class(job.config.editor.method)(base, options)
+            if trained is not None:
+                editor.use_trained(trained)
         if hasattr(editor, "moments"):  # it takes statistics: all runs on this store share them
             from pipelines.moment_store import StoreMoments
 
@@ -95,6 +105,16 @@ class Kit:
 
         save_adapter(directory, editor, extra=dict(extra))
 
+    def kept(self) -> tuple[str, ...]:
+        """The files of a committed stage that a continuation needs."""
+        return ADAPTER_FILES
+
+    def restore(self, directory: Path, editor: Editor) -> None:
+        """Put an editor into the state that those files hold."""
+        from safetensors.torch import load_file
+
+        editor.load_state_dict(load_file(directory / ADAPTER_FILES[0]))
+
 
 @dataclass(frozen=True)
 class Job:
@@ -110,10 +130,13 @@ class Job:
         kit: How parts are made.
         local_rank: Rank on this machine; set by the runner inside the worker.
         claim: Number of the driver among those of the run; an older one must stop. 0: there is no other.
+        validation: What is measured after every stage, when that is not the edits of the stream themselves.
+        data_digest: Digest of the data, when the stream is made from them.
+        trained: The trained editor that the run was begun with.
         windows: Text of the method's statistics, cut into rows; None: rank 0 reads it if the method needs one.
     """
 
-    config: RunConfig
+    config: StagedConfig
     edits: Sequence[Edit]
     store_factory: Callable[[], Store]
     sharding: str = "none"
@@ -122,9 +145,17 @@ class Job:
     kit: Kit = field(default_factory=Kit)
     local_rank: int = 0
     claim: int = 0
+    validation: Sequence[Edit] | None = None
+    data_digest: str = ""
+    trained: TrainedPin | None = None
     windows: Windows | None = None
 
     @property
     def stages(self) -> tuple[StagePlan, ...]:
         """The stages of the stream."""
         return split(len(self.edits), self.config.stream.stage_size, self.config.stream.batch_size)
+
+    @property
+    def dataset(self) -> str:
+        """Digest of the data."""
+        return self.data_digest or dataset_digest(self.edits)

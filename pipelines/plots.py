@@ -76,6 +76,23 @@ def scope_over_edits(stages: Sequence[Mapping[str, Any]]) -> bytes | None:
     return _metric_lines(stages, names, "Inputs inside the deferral scope", "share in scope")
 
 
+def curves(lines: Mapping[str, Sequence[float | None]], axis: str, title: str) -> bytes | None:
+    """Figures over checkpoints or steps, one line each; None when there is nothing to draw."""
+    known = {name: list(values) for name, values in lines.items() if any(value is not None for value in values)}
+    if not known:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for name, values in known.items():
+            drawn = [float("nan") if value is None else float(value) for value in values]
+            axes.plot(range(len(drawn)), drawn, label=name, marker="o" if len(drawn) <= 60 else None, markersize=3)
+        axes.set_xlabel(axis)
+        axes.set_title(title, loc="left")
+        axes.legend(frameon=False)
+
+    return to_png(draw, (6.4, 3.6))
+
+
 def retention_map(matrix: Sequence[Sequence[float]], name: str = "reliability") -> bytes | None:
     """The retention matrix as a heat map: row i is measured after stage i, column j holds the edits of stage j."""
     if not matrix:

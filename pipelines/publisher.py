@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from elder.errors import UnreachableError
-from pipelines.config import RunConfig
 from pipelines.patience import first_line, patiently, pauses_within
 from pipelines.protocols import Tracker
-from pipelines.state import Commit, RunState, RunTakenOver
+from pipelines.staged_config import StagedConfig
+from pipelines.state import Commit, RunState, RunTakenOver, adapter_files
 
 
 class Publisher:
@@ -36,7 +36,7 @@ class Publisher:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: StagedConfig,
         state: RunState,
         tracker: Tracker,
         dataset: Mapping[str, Any],
@@ -132,6 +132,8 @@ class Publisher:
             timing["time.edits_per_s"] = own / commit.timing["edit_s"]
         self.tracker.log_metrics({**commit.metrics, **timing}, step=commit.edits)
         self.tracker.log_table(f"edits/stage-{commit.stage:04d}.json", self.state.read_rows(commit))
+        if not adapter_files(commit):
+            return ""  # edits that were applied apart leave none
         with tempfile.TemporaryDirectory() as folder:
             directory = self.state.fetch(commit, Path(folder) / "adapter")
             source = self.state.adapter_uri(commit)

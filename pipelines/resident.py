@@ -63,3 +63,11 @@ class ResidentKit(Kit):
     def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
         """As the inner kit."""
         self.inner.save(directory, editor, extra)
+
+    def kept(self) -> tuple[str, ...]:
+        """As the inner kit."""
+        return self.inner.kept()
+
+    def restore(self, directory: Path, editor: Editor) -> None:
+        """As the inner kit."""
+        self.inner.restore(directory, editor)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from elder.errors import AdapterError, ConfigError, ElderError
-from pipelines.config import RunConfig, diff, parse_config
 from pipelines.protocols import Store
+from pipelines.staged_config import StagedConfig
 
 FORMAT = 1
 CONFIG, RECORD, RESULT, COMMIT = "config.yaml", "run.json", "result.json", "COMMIT.json"
@@ -24,6 +24,8 @@ UPLOADS = 4  # files of a stage that go up at once
 DRIVERS = "drivers"  # folder of the drivers that the run has had, one object each
 NEW_RUN = "leave run_id out to start a new run"
 ADAPTER_FILES = ("adapter.safetensors", "manifest.json")
+RESULTS, METRICS = "results.jsonl", "metrics.json"
+CONTINUATION = "continuation.safetensors"  # what only a continuation needs, beside an adapter that others fetch
 
 
 class RunTakenOver(ElderError):
@@ -110,13 +112,24 @@ class RunState:
         """Key of a file of a stage, such as `COMMIT.json` or `ATTEMPT/manifest.json`."""
         return f"{self.root}/stages/{stage:06d}/{name}"
 
-    def open(self, config: RunConfig, dataset_digest: str, edits: int) -> None:
+    def open(
+        self, config: StagedConfig, dataset_digest: str, edits: int, trained: Mapping[str, Any] | None = None
+    ) -> None:
         """Write down what the run is at its first start; at later starts, check that it is the same.
 
+        Args:
+            config: The resolved config.
+            dataset_digest: Digest of the data.
+            edits: How many edits the stream has.
+            trained: Which trained editor the run uses, with its `digest`, if it uses one.
+
         Raises:
-            ConfigError: The run exists with another config or other edits; every difference is named.
+            ConfigError: The run exists with another config, other edits or another trained editor; every difference
+                is named.
         """
-        record = {"config_digest": config.digest(), "dataset_digest": dataset_digest, "edits": edits}
+        record: dict[str, Any] = {"config_digest": config.digest(), "dataset_digest": dataset_digest, "edits": edits}
+        if trained is not None:
+            record["trained"] = dict(trained)
         if not self.store.create(self.key(CONFIG), config.dump_yaml().encode()):
             self._check_config(config)
         if not self.store.create(self.key(RECORD), _json(record)):
@@ -127,8 +140,22 @@ class RunState:
                     f"{before['dataset_digest'][:12]}, now {edits} of digest {dataset_digest[:12]}); "
                     f"give back the old data to continue it, or {NEW_RUN}"
                 )
+            known = before.get("trained")
+            if known and trained and known["digest"] != trained["digest"]:
+                raise ConfigError(
+                    f"editor.trained: run '{self.run_id}' was started with another trained editor (digest "
+                    f"{known['digest'][:12]}, now {trained['digest'][:12]}); give back the old one to continue it, or "
+                    f"{NEW_RUN}"
+                )
 
-    def check_same(self, config: RunConfig) -> None:
+    def record(self) -> dict[str, Any] | None:
+        """What was written down at the first start; None before it."""
+        try:
+            return dict(json.loads(self.store.get(self.key(RECORD))))
+        except KeyError:
+            return None
+
+    def check_same(self, config: StagedConfig) -> None:
         """Check that the run, if it exists, has this config; writes nothing.
 
         Raises:
@@ -137,11 +164,12 @@ class RunState:
         if self.store.exists(self.key(CONFIG)):
             self._check_config(config)
 
-    def _check_config(self, config: RunConfig) -> None:
-        before = parse_config(self.store.get(self.key(CONFIG)).decode(), f"config of run {self.run_id}")
-        if before.digest() != config.digest():
+    def _check_config(self, config: StagedConfig) -> None:
+        text = self.store.get(self.key(CONFIG)).decode()
+        changes = config.changed_since(text, f"config of run {self.run_id}")
+        if changes:
             head = f"run '{self.run_id}' exists with another config; undo these changes to continue it, or {NEW_RUN}:"
-            raise ConfigError([head, *(f"  {line}" for line in diff(before, config))])
+            raise ConfigError([head, *(f"  {line}" for line in changes)])
 
     def commits(self) -> list[Commit]:
         """All committed stages in order.
@@ -210,10 +238,8 @@ class RunState:
 
     def edit_count(self) -> int | None:
         """How many edits the run has; None before its first start."""
-        try:
-            return int(json.loads(self.store.get(self.key(RECORD)))["edits"])
-        except KeyError:
-            return None
+        record = self.record()
+        return None if record is None else int(record["edits"])
 
     def upload(self, stage: int, attempt: str, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
         """Put files under an attempt; invisible until `commit`. Returns name -> {"sha256", "bytes"}."""
@@ -244,14 +270,14 @@ class RunState:
             "run. Stop one of them; the committed stages are sound, and the same command continues from them"
         )
 
-    def fetch(self, commit: Commit, directory: Path, names: Iterable[str] = ADAPTER_FILES) -> Path:
-        """Download files of a committed stage, verified against its sha256 list.
+    def fetch(self, commit: Commit, directory: Path, names: Iterable[str] | None = None) -> Path:
+        """Download files of a committed stage, verified against its sha256 list; by default its adapter directory.
 
         Raises:
             AdapterError: A file is missing or its content is not what was committed.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        for name in names:
+        for name in adapter_files(commit) if names is None else names:
             key = self.stage_key(commit.stage, f"{commit.attempt}/{name}")
             try:
                 self.store.download(key, directory / name, sha256=commit.files[name]["sha256"])
@@ -261,8 +287,8 @@ class RunState:
 
     def read_rows(self, commit: Commit) -> list[dict[str, Any]]:
         """The per-edit rows of a committed stage, verified."""
-        key = self.stage_key(commit.stage, f"{commit.attempt}/results.jsonl")
-        text = self.store.get(key, sha256=commit.files["results.jsonl"]["sha256"]).decode()
+        key = self.stage_key(commit.stage, f"{commit.attempt}/{RESULTS}")
+        text = self.store.get(key, sha256=commit.files[RESULTS]["sha256"]).decode()
         return [json.loads(line) for line in text.splitlines()]
 
     def result(self) -> dict[str, Any] | None:
@@ -281,9 +307,14 @@ class RunState:
         return f"{self.store.uri.rstrip('/')}/{self.stage_key(commit.stage, commit.attempt)}"
 
 
+def adapter_files(commit: Commit) -> list[str]:
+    """Names of the files that make the adapter directory of a stage: all but what is written beside it."""
+    return [name for name in commit.files if name not in (RESULTS, METRICS, CONTINUATION)]
+
+
 def write_stage_files(directory: Path, rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[Path]:
     """Write `results.jsonl` (one row for each measured edit) and `metrics.json`; returns their paths."""
-    results, figures = directory / "results.jsonl", directory / "metrics.json"
+    results, figures = directory / RESULTS, directory / METRICS
     lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows]
     results.write_text("".join(lines), encoding="utf-8")
     figures.write_bytes(_json(metrics))

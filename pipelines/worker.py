@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -49,7 +49,33 @@ def run_stages(job: Job, runtime: Runtime, report: Report, proceed: Proceed | No
         GateError: A gate refused a stage; the stages before it stay committed.
         ElderError: See `pipelines.state`; or the ranks disagree about the state.
     """
-    StageLoop(job, runtime, report if runtime.rank == 0 else _silence, proceed).run()
+    loop = StageLoop
+    if job.config.stream.strategy == "apart":
+        from pipelines.apart import ApartLoop  # a kind of StageLoop, so it imports this file
+
+        loop = ApartLoop
+    loop(job, runtime, report if runtime.rank == 0 else _silence, proceed).run()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a stage before it is judged and committed.
+
+    Attributes:
+        receipt: What the editor says.
+        digest: Of the state to be committed, the same on every rank.
+        metrics: Over all measured edits.
+        retention: The row of the retention matrix.
+        rows: One for each measured edit.
+        evaluate_s: Seconds of measuring.
+    """
+
+    receipt: Receipt
+    digest: str
+    metrics: dict[str, float]
+    retention: list[float]
+    rows: list[dict[str, Any]]
+    evaluate_s: float
 
 
 class StageLoop:
@@ -112,8 +138,6 @@ class StageLoop:
 
     def _take_over(self, commit: Commit) -> None:
         """Put the editor into the committed state and prove that it is there."""
-        from safetensors.torch import load_file
-
         if commit.base["digest"] != self.base_record["digest"]:
             raise AdapterError(
                 f"run '{self.state.run_id}' was begun on the base model {commit.base['id']} of digest "
@@ -121,8 +145,8 @@ class StageLoop:
                 "Give back the old weights (model.source, model.revision, model.dtype)"
             )
         with tempfile.TemporaryDirectory() as folder:
-            directory = self.state.fetch(commit, Path(folder))
-            self.editor.load_state_dict(load_file(directory / "adapter.safetensors"))
+            directory = self.state.fetch(commit, Path(folder), self.job.kit.kept())
+            self.job.kit.restore(directory, self.editor)
         found = state_digest(self.editor.state_dict())
         if found != commit.state_digest:
             raise AdapterError(
@@ -132,13 +156,8 @@ class StageLoop:
             )
 
     def _stage(self, stage: StagePlan, load_s: float) -> None:
-        self.report({"kind": "phase", "name": "edit", "stage": stage.stage})
-        receipt = self._edit(stage)
-        digest = self._agreed_digest()
-        self.report({"kind": "phase", "name": "evaluate", "stage": stage.stage})
-        begin = time.perf_counter()
-        metrics, retention, rows = self._measure(stage, receipt)
-        evaluate_s = time.perf_counter() - begin
+        done = self._do(stage)
+        receipt, metrics, rows = done.receipt, done.metrics, done.rows
         refused = refusals(self.job.config.gates, metrics, self.job.config.evaluation.protocols)
         if refused:
             self._refuse(stage, refused, metrics, rows)
@@ -148,18 +167,28 @@ class StageLoop:
             attempt=self.attempt,
             first=stage.first,
             edits=stage.end,
-            state_digest=digest,
+            state_digest=done.digest,
             parent=self.commits[-1].state_digest if self.commits else "",
             config_digest=self.job.config.digest(),
             files={},
             base=self.base_record,
             metrics=metrics,
-            retention=retention,
+            retention=done.retention,
             losses=[[round(float(x), 6) for x in curve] for curve in receipt.losses],
-            timing={"load_s": load_s, "edit_s": receipt.seconds, "evaluate_s": evaluate_s},
+            timing={"load_s": load_s, "edit_s": receipt.seconds, "evaluate_s": done.evaluate_s},
             world=self._world(),
         )
         self._commit(commit, rows)
+
+    def _do(self, stage: StagePlan) -> Done:
+        """Apply the edits of a stage, then measure."""
+        self.report({"kind": "phase", "name": "edit", "stage": stage.stage})
+        receipt = self._edit(stage)
+        digest = self._agreed_digest()
+        self.report({"kind": "phase", "name": "evaluate", "stage": stage.stage})
+        begin = time.perf_counter()
+        metrics, retention, rows = self._measure(stage, receipt)
+        return Done(receipt, digest, metrics, retention, rows, time.perf_counter() - begin)
 
     def _edit(self, stage: StagePlan) -> Receipt:
         """Apply the edits of a stage, with all global randomness fixed by seed and stage."""
@@ -187,12 +216,15 @@ class StageLoop:
     ) -> tuple[dict[str, float], list[float], list[dict[str, Any]]]:
         """Metrics over all measured edits, the retention row, and a row for each edit: from one measurement."""
         wanted, seed = self.job.config.evaluation, self.job.config.seed
-        chosen = measured_edits(self.job.stages, stage.stage, wanted.retention, wanted.retention_sample, seed)
+        parts = (*wanted.parts, "perplexity")
 
         def progress(done: int, of: int) -> None:
             self.report({"kind": "evaluated", "stage": stage.stage, "done": done, "of": of})
 
-        parts = (*wanted.parts, "perplexity")
+        if self.job.validation is not None:
+            held_out = self.meter.measure(self.job.validation, parts, progress)
+            return held_out.metrics | _receipt_figures(receipt, (), stage), [], held_out.rows
+        chosen = measured_edits(self.job.stages, stage.stage, wanted.retention, wanted.retention_sample, seed)
         found = self.meter.measure([self.job.edits[i] for i in chosen], parts, progress)
         size = self.job.config.stream.stage_size
         rows = [{"stage": i // size, "edit": i, **row} for i, row in zip(chosen, found.rows, strict=True)]
@@ -239,7 +271,7 @@ class StageLoop:
             extra = {"run_id": self.state.run_id, "stage": commit.stage, "config_digest": commit.config_digest}
             with tempfile.TemporaryDirectory() as folder:
                 directory = Path(folder)
-                self.job.kit.save(directory, self.editor, extra)
+                self._save(directory, extra)
                 write_stage_files(directory, rows, commit.metrics)
                 files = self.state.upload(commit.stage, commit.attempt, sorted(directory.iterdir()))
             timing = {**commit.timing, "commit_s": time.perf_counter() - begin}
@@ -250,6 +282,10 @@ class StageLoop:
         self.report(
             {"kind": "committed", "stage": commit.stage, "edits": commit.edits, "metrics": dict(commit.metrics)}
         )
+
+    def _save(self, directory: Path, extra: Mapping[str, Any]) -> None:
+        """Write what a stage leaves behind beside its figures."""
+        self.job.kit.save(directory, self.editor, extra)
 
     def _check_claim(self) -> None:
         """Stop when another driver has taken the run over. Rank 0 asks for all, and all stop. Collective."""

@@ -18,6 +18,7 @@ DATASETS: Mapping[str, str] = MappingProxyType(
         "hallucination": "corrected sentences of biographies: the layout of WISE, or the one of KnowEdit",
         "temporal": "passages about new entities, in the layout of WISE",
         "knowedit": "KnowEdit's other parts (recent facts, counterfactuals)",
+        "fever": "FEVER: claims that are true or false; the task's own layout, or that of MEND and MALMEN",
         "scotus": "court opinions and their issue area, as GRACE uses them: text and label",
     }
 )
@@ -31,9 +32,11 @@ LAYOUTS: Mapping[str, str] = MappingProxyType(
         "easyedit": "elder.datasets.easyedit",
         "wikibio": "elder.datasets.wikibio",
         "scotus": "elder.datasets.scotus",
+        "fever": "elder.datasets.fever",
+        "fever_kilt": "elder.datasets.fever_kilt",
     }
 )
-"""Name of a layout -> its module, which has `FIELDS` and `build(record, options)`."""
+"""Name of a layout -> its module, which has `FIELDS` and `build(record, options)`; None from it says that a record holds no edit."""
 
 LAYOUTS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -44,6 +47,7 @@ LAYOUTS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "temporal": ("easyedit",),
         "knowedit": ("easyedit", "wikibio"),
         "scotus": ("scotus",),
+        "fever": ("fever", "fever_kilt"),
     }
 )
 """Name of a dataset -> the layouts in which its files come, tried in this order."""

@@ -21,7 +21,7 @@ class LayoutOptions:
 
     Attributes:
         locality_probes: At most so many locality probes an edit (None: all there are).
-        target: For zsRE: `alt`, the counterfactual answer, or `answer`, the true one.
+        target: For zsRE and FEVER: `alt`, the counterfactual answer, or `answer`, the true one.
         max_words: For SCOTUS: how many words of an opinion are kept.
         labels: For SCOTUS: names of the labels when they are numbers.
     """

@@ -9,7 +9,6 @@ import difflib
 import random
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def load_edits(
             records themselves are checked, and the caller validates the stream later.
         split: Part of a hub dataset.
         locality_probes: At most so many locality probes an edit.
-        target: zsRE only: `alt` (counterfactual answer) or `answer` (true answer).
+        target: zsRE and FEVER only: `alt` (counterfactual answer) or `answer` (true answer).
         max_words: SCOTUS only: words of an opinion that are kept.
         labels: SCOTUS only: names of labels that are numbers.
 
@@ -125,22 +124,30 @@ def _build(
     edits: list[Edit] = []
     places: list[str] = []
     problems: list[str] = []
-    for record in islice(records, limit):
+    wrong = 0
+    while limit is None or len(edits) + wrong < limit:
+        record = next(records, None)
+        if record is None:
+            break
         if isinstance(record, Broken):
             problems.append(record.problem)
+            wrong += 1
             continue
         try:
-            edits.append(_edit(record, layouts, options))
-            places.append(record.where)
+            edit = _edit(record, layouts, options)
+            if edit is not None:
+                edits.append(edit)
+                places.append(record.where)
         except DataError as error:
+            wrong += 1
             problems += [f"{record.where}: {problem.removeprefix(': ')}" for problem in error.problems]
     if problems:
         raise DataError(capped(problems))
     return EditStream(edits, places)
 
 
-def _edit(record: Record, layouts: tuple[str, ...], options: LayoutOptions) -> Edit:
-    """The edit of one record in the first layout whose fields it has.
+def _edit(record: Record, layouts: tuple[str, ...], options: LayoutOptions) -> Edit | None:
+    """The edit of one record in the first layout whose fields it has; None when the record holds none.
 
     Raises:
         DataError: The record has the fields of no layout, or its fields are wrong.
@@ -150,10 +157,10 @@ def _edit(record: Record, layouts: tuple[str, ...], options: LayoutOptions) -> E
     modules: dict[str, Any] = {name: import_module(LAYOUTS[name]) for name in layouts}
     for module in modules.values():
         if record.value.keys() >= module.FIELDS:
-            edit: Edit = module.build(record.value, options)
+            edit: Edit | None = module.build(record.value, options)
             return edit
     if len(modules) == 1:  # let the only layout say which field is missing
-        only: Edit = next(iter(modules.values())).build(record.value, options)
+        only: Edit | None = next(iter(modules.values())).build(record.value, options)
         return only
     expected = "; ".join(f"{name}: {', '.join(sorted(module.FIELDS))}" for name, module in modules.items())
     raise DataError(

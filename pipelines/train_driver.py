@@ -1,0 +1,103 @@
+"""The training of an editor: blocks of facts in; committed, measured checkpoints and a registered trained editor out.
+
+The stages, workers, store and tracker of an edit run (`pipelines.driver`); here stands what is said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pipelines.driver import Driver, Runner, read_tokenizer, choose_runner, drive
+from pipelines.job import Job, Kit, Report
+from pipelines.protocols import Store, Tracker
+from pipelines.result import make_result
+from pipelines.state import Commit
+from pipelines.train_config import TrainConfig
+from pipelines.train_data import Blocks, TrainingData, read_training
+from pipelines.train_job import TrainingKit
+from pipelines.trained import chosen_checkpoint
+
+
+def run_training(
+    config: TrainConfig,
+    store_factory: Callable[[], Store],
+    tracker: Tracker,
+    on_event: Report = lambda event: None,
+    *,
+    cache_dir: Path | None = None,
+    data: TrainingData | None = None,
+    tags: Mapping[str, str] | None = None,
+    kit: Kit | None = None,
+    runner: Runner | None = None,
+) -> dict[str, Any]:
+    """Train an editor to its last checkpoint, from wherever it is committed.
+
+    Args:
+        config: The resolved config. A run id that exists is continued, if config and facts are the same.
+        store_factory: Picklable; makes the store, here and inside workers.
+        tracker: The record of runs.
+        on_event: Receives the events of an edit run; a stage is a checkpoint.
+        cache_dir: Where the embedded model is kept.
+        data: The facts, when they have been read and checked already.
+        tags: Further tags for the tracked run.
+        kit: How workers make their parts; for tests.
+        runner: Runs the job; default: Ray Train, or this process when `cluster.workers` is 0.
+
+    Returns:
+        The result of an edit run, with `kind` "training", `method`, and `chosen`, the checkpoint that is the trained
+        editor; `adapter` and `registered` are that checkpoint's.
+
+    Raises:
+        ElderError: As `pipelines.driver.run_edit`.
+    """
+    found = read_training(config, *read_tokenizer(config, cache_dir)) if data is None else data
+    sharding = config.cluster.sharding
+    job = Job(
+        config=config,
+        edits=found.blocks,
+        store_factory=store_factory,
+        sharding="none" if sharding == "auto" or config.cluster.workers == 0 else sharding,
+        cache_dir=cache_dir,
+        kit=kit or TrainingKit(),
+        validation=found.validation,
+        data_digest=found.digest,
+    )
+    return drive(job, tracker, on_event, tags or {}, runner or choose_runner(config), TrainingDriver)
+
+
+class TrainingDriver(Driver):
+    """What a training says otherwise than an edit run."""
+
+    def outcome(self, commits: Sequence[Commit]) -> Commit:
+        """The checkpoint that is the trained editor."""
+        return chosen_checkpoint(commits, cast(TrainConfig, self.config).training.choose)
+
+    def dataset(self) -> dict[str, Any]:
+        """The facts, each counted once."""
+        blocks = cast(Blocks, self.job.edits)
+        return {**super().dataset(), "count": len(blocks.facts)}
+
+    def tags(self) -> dict[str, str]:
+        """Marked as a training."""
+        return {**super().tags(), "elder.kind": "training"}
+
+    def result(self, registered: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The result, with the chosen checkpoint's figures at the end."""
+        result = make_result(self.job, self.state, registered, self.refused)
+        commits = self.state.commits()
+        result |= {"kind": "training", "method": self.config.editor.method, "chosen": None}
+        if not commits:
+            return result
+        chosen = self.outcome(commits)
+        size = sum(int(record["bytes"]) for record in chosen.files.values())
+        adapter = {"uri": self.state.adapter_uri(chosen), "bytes": size, "digest": chosen.state_digest}
+        return result | {"chosen": chosen.stage, "final": dict(chosen.metrics), "adapter": adapter}
+
+    def write_report(self, directory: Path, result: Mapping[str, Any], commits: Sequence[Commit]) -> None:
+        """Checkpoints, curves and config."""
+        from pipelines.train_report import write_training_report
+
+        losses = [float(loss) for commit in commits for curve in commit.losses for loss in curve]
+        write_training_report(directory, result, losses, self.config.name, self.config.dump_yaml())
