@@ -303,18 +303,18 @@ class LocateEditor:
     def _write_all(self, batch: Sequence[Edit]) -> tuple[Values, list[Written]]:
         tokenizer, o, last = self.base.tokenizer, self.options, self.layers[-1]
         texts, count = self.contexts().texts, len(batch)
-        bare = [prompt_row(tokenizer, i, edit, "{}") for i, edit in enumerate(batch)]
+        bare = [prompt_row(tokenizer, i, edit, "{}", o.fact_token) for i, edit in enumerate(batch)]
         seen = self._observer.look(bare, last)
         starts = self._starts(seen)
         rows = [
-            [rewriting_row(tokenizer, i, edit, text) for text in texts]
-            + [essence_row(tokenizer, i, edit, o.kl_position == "end")]
+            [rewriting_row(tokenizer, i, edit, text, o.fact_token) for text in texts]
+            + [essence_row(tokenizer, i, edit, o.kl_position == "end", o.fact_token)]
             for i, edit in enumerate(batch)
         ]
         how = ValueOptions(o.steps, o.lr, o.kl_factor, o.decay, o.clamp, o.stop)
         values = find_values(self._upper, rows, starts, how, self.base.runtime, o.value_batch)
         wanted = seen.hidden + values.change
-        prompts = [prompt_row(tokenizer, i, edit, text) for i, edit in enumerate(batch) for text in texts]
+        prompts = [prompt_row(tokenizer, i, edit, text, o.fact_token) for i, edit in enumerate(batch) for text in texts]
         weights = torch.tensor(self.contexts().weights, device=starts.device)
         written = []
         for number, layer in enumerate(self.layers):

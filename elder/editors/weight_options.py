@@ -15,6 +15,9 @@ class LocateOptions:
     needs_subject: ClassVar[bool] = True  # edits must name a subject that stands in the prompt
 
     layers: tuple[int, ...] | None = opt(None, "blocks that are written; default: the method's, by relative depth")
+    fact_token: Literal["subject_last", "last"] = opt(
+        "subject_last", "where a fact is written: at the subject's last token, as published, or the prompt's last token"
+    )
     steps: int = opt(25, "forward passes of the value optimisation; the last one only measures")
     lr: float = opt(0.5, "learning rate of the value optimisation (Adam)")
     kl_factor: float = opt(0.0625, "weight of KL(now || before) behind the subject in `SUBJECT is a`")

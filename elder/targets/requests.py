@@ -15,6 +15,7 @@ from elder.errors import DataError
 from elder.mixture.subject import subject_tokens
 from elder.tokens import encode_prompt, encode_target
 
+SUBJECT_LAST = "subject_last"
 ESSENCE = "{} is a"  # the text whose continuation must not change, ROME section 3.1
 
 
@@ -49,6 +50,15 @@ def subject_end(tokenizer: PreTrainedTokenizerBase, text: str, subject: str) -> 
     return found[-1]
 
 
+def fact_token(tokenizer: PreTrainedTokenizerBase, text: str, subject: str, where: str) -> int:
+    """Index of the token at which a fact is written: `subject_last`, or `last` for the last one of the text.
+
+    Raises:
+        DataError: The subject is asked for and does not stand in the text.
+    """
+    return subject_end(tokenizer, text, subject) if where == SUBJECT_LAST else len(encode_prompt(tokenizer, text)) - 1
+
+
 def check_subjects(edits: Sequence[Edit]) -> None:
     """Every edit must name a subject that stands in its prompt.
 
@@ -65,7 +75,9 @@ def check_subjects(edits: Sequence[Edit]) -> None:
         raise DataError(problems)
 
 
-def rewriting_row(tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, context: str) -> Row:
+def rewriting_row(
+    tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, context: str, where: str = SUBJECT_LAST
+) -> Row:
     """Context, prompt and all tokens of the target but the last; the target's tokens are wanted.
 
     Args:
@@ -73,24 +85,29 @@ def rewriting_row(tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, c
         number: Number of the edit in its batch.
         edit: An edit whose subject stands in its prompt.
         context: A text with one `{}` for the prompt.
+        where: See `fact_token`.
     """
     prompt = context.replace("{}", edit.prompt, 1)
     head, answer = encode_prompt(tokenizer, prompt), encode_target(tokenizer, prompt, edit.target)
     places = tuple(range(len(head) - 1, len(head) - 1 + len(answer)))
-    end = subject_end(tokenizer, prompt, str(edit.subject))
+    end = fact_token(tokenizer, prompt, str(edit.subject), where)
     return Row(number, (*head, *answer[:-1]), end, places, tuple(answer))
 
 
-def essence_row(tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, at_end: bool) -> Row:
-    """`SUBJECT is a`; its distribution is compared behind the subject, or `at_end` of the text."""
+def essence_row(
+    tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, at_end: bool, where: str = SUBJECT_LAST
+) -> Row:
+    """`SUBJECT is a`; its distribution is compared behind the token that is changed, or `at_end` of the text."""
     text = ESSENCE.replace("{}", str(edit.subject))
     ids = tuple(encode_prompt(tokenizer, text))
-    end = subject_end(tokenizer, text, str(edit.subject))
+    end = fact_token(tokenizer, text, str(edit.subject), where)
     return Row(number, ids, end, (len(ids) - 1 if at_end else end,))
 
 
-def prompt_row(tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, context: str) -> Row:
-    """Context and prompt up to the subject's last token: all that a key depends on."""
+def prompt_row(
+    tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, context: str, where: str = SUBJECT_LAST
+) -> Row:
+    """Context and prompt up to the token at which the fact is written: all that a key depends on."""
     prompt = context.replace("{}", edit.prompt, 1)
-    end = subject_end(tokenizer, prompt, str(edit.subject))
+    end = fact_token(tokenizer, prompt, str(edit.subject), where)
     return Row(number, tuple(encode_prompt(tokenizer, prompt)[: end + 1]), end, (end,))

@@ -43,6 +43,15 @@ def test_a_prompt_row_ends_with_its_subject(base: Base) -> None:
     assert row.at == len(row.ids) - 1
 
 
+def test_a_fact_may_be_written_at_the_last_token_of_the_prompt(base: Base) -> None:
+    row = prompt_row(base.tokenizer, 0, EDITS[2], "It rained. {}", "last")
+    assert text_of(base, row.ids) == "It rained. " + EDITS[2].prompt
+    told = rewriting_row(base.tokenizer, 0, EDITS[2], "{}", "last")
+    assert told.at == told.places[0] == len(base.tokenizer(EDITS[2].prompt)["input_ids"]) - 1
+    quiet = essence_row(base.tokenizer, 0, EDITS[2], False, "last")
+    assert quiet.at == quiet.places[0] == len(quiet.ids) - 1
+
+
 def test_a_subject_that_occurs_twice_is_taken_at_its_last_place(base: Base) -> None:
     text = "Arlo and Arlo are"
     assert text_of(base, tuple(base.tokenizer(text)["input_ids"][: subject_end(base.tokenizer, text, "Arlo") + 1])) == (
