@@ -50,7 +50,7 @@ class Effort:
     stream_batch: int = 10
     stream_steps: int = 8  # less than the default, so that writing weighs more
     stored: tuple[int, int] = (10, 5000)
-    stream_rounds: int = 5
+    stream_rounds: int = 3
 
 
 FULL = Effort()
@@ -75,6 +75,7 @@ QUICK = Effort(
 STREAMS: Mapping[str, Mapping[str, Any]] = {
     "memit": {"cache": True, "ridge": 1.0},
     "alphaedit": {"threshold": 0.5, "relative": True, "ridge": 1.0},
+    "ultraedit": {},
 }
 
 
@@ -223,11 +224,17 @@ def stream(base: Base, shape: Shape, effort: Effort, now: Clock) -> Iterator[Fig
     moments = collect_moments(base, make_text(base, shape, effort.text_tokens), effort.layers)
     for method, options in STREAMS.items():
         for steps, label, target in ((effort.stream_steps, "a batch", 1.1), (1, "its writing alone", None)):
-            common = {"layers": effort.layers, "batch_size": effort.stream_batch, "steps": steps, "stop": 0.0}
+            common: dict[str, Any] = {"layers": effort.layers, "batch_size": effort.stream_batch}
+            if method != "ultraedit":  # it looks for no values
+                common |= {"steps": steps, "stop": 0.0}
+            elif steps == 1:
+                continue
             editors = {}
             for count in effort.stored:
                 editor = editor_class(method)(base, make_options(method, {**common, **options}))
                 editor.statistics = dict(moments)
+                if method == "ultraedit":
+                    editor.edit(make_edits(effort.stream_batch, shape, seed=9))  # its statistics begin
                 editors[count] = _after(editor, count)
             yield _compared(f"stream: {label}, {method}", editors, shape, effort, now, target)
 
@@ -259,15 +266,17 @@ def _after(editor: Any, count: int) -> Any:
     one = editor.options.batch_size
     sizes = [one] * (count // one)  # batches as they would have come
     generator = torch.Generator().manual_seed(count)
-    editor.contexts()
+    located = isinstance(editor, LocateEditor)
     state = editor.state_dict()
     for name, tensor in state.items():
         if name.endswith(".left"):
             state[name] = torch.zeros(len(tensor), count)
         elif name.endswith(".right") or name.startswith("memory."):
             state[name] = torch.randn(count, tensor.shape[1], generator=generator)
-    texts = [list(group) for group in editor.contexts().groups]
-    grown = {"edits": count, "batches": len(sizes), "sizes": {str(layer): sizes for layer in editor.layers}}
-    state["cursor"] = pack_json({**unpack_json(state["cursor"]), **grown, "contexts": texts})
+    cursor = unpack_json(state["cursor"])
+    cursor |= {"edits": count, "batches": len(sizes), "sizes": dict.fromkeys(cursor["sizes"], sizes)}
+    if located:
+        cursor["contexts"] = [list(group) for group in editor.contexts().groups]
+    state["cursor"] = pack_json(cursor)
     editor.load_state_dict(state)
     return editor

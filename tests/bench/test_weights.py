@@ -31,6 +31,7 @@ def test_quick_run_prints_and_writes_every_figure(tmp_path: Path) -> None:
         "one pass / a pass a block",
         "a batch, memit, after 40 / 4 edits",
         "a batch, alphaedit, after 40 / 4 edits",
+        "a batch, ultraedit, after 40 / 4 edits",
     ):
         assert words in names
     assert all(figure["name"] in done.stdout for figure in figures)
