@@ -1,0 +1,77 @@
+"""UltraEdit, MALMEN and one step of meta-training on two ranks against one process: data parallel and ZeRO-3."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import elder
+from elder.edit import Probe
+from elder.editors.base import state_digest
+from elder.hyper.trainer import make_trainer
+from elder.registry import make_training
+from elder.runtime import LocalRuntime, Runtime
+from tests.cluster.ranks import on_ranks
+from tests.cluster.tiny import make_edits, write_model
+
+pytestmark = pytest.mark.cluster
+METHODS: dict[str, dict[str, Any]] = {
+    "ultraedit": {"lr": 1e-3},
+    "malmen": {"trained": "none", "lr": 0.3, "modules": "mlp_in"},
+}
+Found = dict[str, Any]
+
+
+def _all(runtime: Runtime, source: str) -> Found:
+    base = elder.load_base(source, runtime=runtime)
+    digest = base.digest
+    edits = [replace(e, locality=(*e.locality, Probe("Water has", "a"))) for e in make_edits(7)]
+    found: Found = {}
+    for method, options in METHODS.items():
+        editor = elder.make_editor(method, base, layers=(1, 3), batch_size=4, micro_batch=1, **options)
+        receipt = editor.edit(edits)
+        found[method] = {n: t for n, t in editor.state_dict().items() if t.is_floating_point()}
+        found[f"{method}.losses"] = [list(curve) for curve in receipt.losses]
+        found[f"{method}.digest"] = state_digest(editor.state_dict())
+    options = {"rank": 8, "lr": 1e-2, "accumulate": 2, "layers": [1, 3], "micro_batch": 2, "chunk": 4}
+    trainer = make_trainer("malmen", base, make_training("malmen", options))
+    figures = trainer.step(edits)
+    found["gradient"] = {n: p.grad.clone() for n, p in trainer.network.named_parameters() if p.grad is not None}
+    found["figures"] = {name: figures[name] for name in ("loss", "edit_loss", "locality_loss", "change")}
+    trainer.step(edits[:3])
+    found["validation"] = trainer.validate(edits, 3)
+    found["trainer.digest"] = state_digest(trainer.state_dict())
+    found["untouched"] = digest == elder.editors.base.weights_digest(base.model, runtime)  # type: ignore[attr-defined]
+    return found
+
+
+def _on_rank(directory: Path, source: str, sharding: str) -> Found:
+    from pipelines.engine import DataParallelRuntime, DeepSpeedRuntime
+
+    return _all(DeepSpeedRuntime("cpu") if sharding == "zero3" else DataParallelRuntime("cpu"), source)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_model(tmp_path_factory.mktemp("model"), "llama"))
+
+
+@pytest.mark.parametrize("sharding", ["zero3", "none"])
+def test_two_ranks_do_what_one_process_does(source: str, sharding: str, tmp_path: Path) -> None:
+    alone, ranks = _all(LocalRuntime(), source), on_ranks(_on_rank, tmp_path, source, sharding)
+    for found in ranks:
+        assert found["untouched"]
+        for part in (*METHODS, "gradient"):
+            assert set(found[part]) == set(alone[part])
+            for name, wanted in alone[part].items():
+                torch.testing.assert_close(found[part][name], wanted, rtol=1e-4, atol=1e-5, msg=f"{part} {name}")
+        for part in ("figures", "validation"):
+            assert found[part] == pytest.approx(alone[part], rel=1e-4, abs=1e-5)
+        for method in METHODS:
+            assert found[f"{method}.digest"] == ranks[0][f"{method}.digest"]
+            assert all(after < before for before, after in found[f"{method}.losses"])
+        assert found["trainer.digest"] == ranks[0]["trainer.digest"]
