@@ -232,9 +232,10 @@ def stream(base: Base, shape: Shape, effort: Effort, now: Clock) -> Iterator[Fig
             editors = {}
             for count in effort.stored:
                 editor = editor_class(method)(base, make_options(method, {**common, **options}))
-                editor.statistics = dict(moments)
-                if method == "ultraedit":
-                    editor.edit(make_edits(effort.stream_batch, shape, seed=9))  # its statistics begin
+                if isinstance(editor, LocateEditor):
+                    editor.statistics = dict(moments)
+                else:
+                    editor.edit(make_edits(effort.stream_batch, shape, seed=9))  # its own statistics begin
                 editors[count] = _after(editor, count)
             yield _compared(f"stream: {label}, {method}", editors, shape, effort, now, target)
 
