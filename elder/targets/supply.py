@@ -97,7 +97,8 @@ def read_windows(
     try:
         found = cut_windows(tokenizer, read_text(source), min(positions or LONGEST, LONGEST), tokens, short=True)
     except (DataError, ModelError) as error:
-        raise ConfigError([f"editor.text: {source}: {problem}" for problem in error.problems]) from error
+        named = [p if source in p else f"{source}: {p}" for p in error.problems]
+        raise ConfigError([f"editor.text: {problem}" for problem in named]) from error
     if text is not None and tokens is not None and found.tokens < tokens:
         raise ConfigError(
             f"editor.text_tokens: {source} has {found.tokens:,} tokens, {tokens:,} are asked for; give more text, or "

@@ -182,7 +182,7 @@ def test_an_error_of_the_first_rank_reaches_all(base: Base) -> None:
     ("options", "message"),
     [
         ({"text": None}, r"editor\.text: this method weighs .* give a file of text"),
-        ({"text": "no/such.txt"}, r"editor\.text: no/such\.txt: no/such\.txt: no such file"),
+        ({"text": "no/such.txt"}, r"editor\.text: no/such\.txt: no such file"),
         ({"text": "world:smal"}, r"editor\.text: .*did you mean 'world:small'"),
         ({"text_tokens": 10**6}, r"editor\.text_tokens: .* tokens, 1,000,000 are asked for"),
     ],
