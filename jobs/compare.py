@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipelines.compare_config import CompareConfig
-    from pipelines.compare_driver import Comparison
+    from pipelines.fleet_driver import Came
 
 
 @click.command("compare")
@@ -73,7 +73,7 @@ def command(
         raise error
 
 
-def perform(compare: CompareConfig, console: Console, out: Path, parallel: int | None, resume: str) -> Comparison:
+def perform(compare: CompareConfig, console: Console, out: Path, parallel: int | None, resume: str) -> Came:
     """Check, run, show.
 
     Raises:
@@ -84,6 +84,7 @@ def perform(compare: CompareConfig, console: Console, out: Path, parallel: int |
     from jobs.preflight import check_inputs, check_places
     from jobs.wiring import home, make_store_factory, open_tracker, quiet_libraries
     from pipelines.compare_driver import run_compare
+    from pipelines.fleet_driver import Outside
 
     run = compare.run
     quiet_libraries(run)
@@ -93,10 +94,10 @@ def perform(compare: CompareConfig, console: Console, out: Path, parallel: int |
     check_places(factory())
     opening_page(console, compare, len(inputs.edits), resume)
     try:
-        return run_compare(
-            compare, factory, lambda: open_tracker(run), FleetLines(console), parallel=parallel, cache_dir=home(),
-            out=out, tags=job_tags(),
-        )  # fmt: skip
+        outside = Outside(
+            factory, lambda: open_tracker(run), FleetLines(console), parallel, home(), out, tags=job_tags()
+        )
+        return run_compare(compare, outside)
     except InputError:
         raise  # nothing was started
     except BaseException:

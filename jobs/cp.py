@@ -27,5 +27,5 @@ def command(config: str, file: Path, force: bool) -> None:
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error
     folder = config.removeprefix("configs/").partition("/")[0]
-    verb = {"tune": "tune", "train": "train-editor"}.get(folder, "edit")
+    verb = {"tune": "tune", "train": "train-editor", "studies": "study"}.get(folder, "edit")
     click.echo(f"{target}: run it with `elder {verb} {target}`")

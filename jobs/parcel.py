@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elder import __version__
 from elder.errors import ConfigError
@@ -27,7 +27,10 @@ from jobs.travel import Trip
 from jobs.wiring import s3_settings
 from pipelines.config import RunConfig, fresh_run_id, load_config
 
-COMMANDS = ("edit", "tune", "compare", "evaluate")
+if TYPE_CHECKING:
+    from pipelines.train_config import TrainConfig
+
+COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|_KEY$|APIKEY", re.IGNORECASE)
 OWN_NAMES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "ELDER_SUBMISSION_ID", "ELDER_RESUME")
@@ -38,7 +41,7 @@ class Request:
     """What the user asked to have run elsewhere.
 
     Attributes:
-        command: `edit`, `tune`, `compare` or `evaluate`.
+        command: `edit`, `tune`, `compare`, `study` or `evaluate`.
         arguments: CONFIG and overrides; for evaluate ADAPTER before them.
         address: The cluster's dashboard.
         run_id: As given by `--run-id` or `--resume`.
@@ -92,11 +95,11 @@ class Parcel:
     Attributes:
         request: The request.
         config: The run's config, resolved.
-        whole: The config that is written down: the run's, or that of a search around it.
+        whole: The config that is written down: the run's, or that of a search, comparison or study around it.
     """
 
     request: Request
-    config: RunConfig
+    config: Any
     whole: Any
 
     @property
@@ -119,6 +122,22 @@ def resolve_request(request: Request) -> Parcel:
 
         tune = load_tune_config(request.config_argument, overrides)
         config, whole = tune.run, tune
+    elif request.command == "compare":
+        from pipelines.compare_config import load_compare_config
+
+        whole = load_compare_config(request.config_argument, overrides)
+        config = whole.run
+    elif request.command == "study":
+        from pipelines.study_config import load_study_config
+
+        whole = load_study_config(request.config_argument, overrides)
+        config = whole.run
+    elif request.command == "train-editor":
+        from pipelines.train_config import load_train_config
+
+        training = load_train_config(request.config_argument, overrides)
+        _check_facts(training)
+        return Parcel(request, training, training)
     else:
         config = whole = load_config(request.config_argument, overrides)
         if request.command == "evaluate" and request.run_id is None:
@@ -126,6 +145,19 @@ def resolve_request(request: Request) -> Parcel:
             config = whole = replace(config, run_id=fresh_run_id(f"evaluate-{config.name}"))
     _check_data(config)
     return Parcel(request, config, whole)
+
+
+def _check_facts(config: TrainConfig) -> None:
+    """As `_check_data`, for a training."""
+    from pipelines.train_data import read_training
+
+    places = [(config.data.source, config.data.path), (config.validation.source, config.validation.path)]
+    here = [
+        source is None or source.startswith("world:") or (path is not None and Path(path).expanduser().is_file())
+        for source, path in places
+    ]
+    if all(here):
+        read_training(config)
 
 
 def _check_data(config: RunConfig) -> None:
@@ -137,7 +169,7 @@ def _check_data(config: RunConfig) -> None:
         load_stream(config)
 
 
-def pack(parcel: Parcel, target: Path) -> tuple[RunConfig, list[str]]:
+def pack(parcel: Parcel, target: Path) -> tuple[Any, list[str]]:
     """Fill the directory that travels; returns the config as the job reads it, and notes for the user.
 
     Raises:
@@ -169,10 +201,10 @@ def entrypoint(target: Path) -> str:
     return f"sh {RUN}/start.sh {(target / RUN / 'arguments').read_text(encoding='utf-8')}"
 
 
-def metadata(parcel: Parcel, attempt: int, packed: RunConfig) -> dict[str, str]:
+def metadata(parcel: Parcel, attempt: int, packed: Any) -> dict[str, str]:
     """What everybody who can list jobs may know; no secret is among it."""
     config = packed
-    edits, size = config.data.edits, config.stream.stage_size
+    edits, size = edits_of(config), config.stream.stage_size
     tune = getattr(parcel.whole, "tune", None)
     stages = tune.trials if tune is not None else -(-edits // size) if edits else ""
     found = {
@@ -193,7 +225,13 @@ def metadata(parcel: Parcel, attempt: int, packed: RunConfig) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
-def check_stored(parcel: Parcel, packed: RunConfig) -> None:
+def edits_of(config: Any) -> int | None:
+    """How many edits a run has as far as its config says; in a training, the facts of all its steps."""
+    training = getattr(config, "training", None)
+    return config.data.edits if training is None else training.steps * config.block_size
+
+
+def check_stored(parcel: Parcel, packed: Any) -> None:
     """Refuse a run or search that its store has with another config; a store that cannot be read says nothing.
 
     Raises:
@@ -203,7 +241,7 @@ def check_stored(parcel: Parcel, packed: RunConfig) -> None:
     from pipelines.state import RunState
 
     store = make_store_factory(packed)()
-    if parcel.request.command == "edit":
+    if parcel.request.command in ("edit", "train-editor"):
         RunState(store, parcel.run_id).check_same(packed)
     elif parcel.request.command == "tune":
         from pipelines.tune_config import parse_tune_config, tune_diff

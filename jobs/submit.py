@@ -14,7 +14,7 @@ from elder.errors import ConfigError
 from jobs.options import check_json_target, json_option, write_json
 from jobs.remote import Attempts, address_option, attempts_of, exit_code_of, open_server, with_address, write_log
 
-COMMANDS = ("edit", "tune", "compare", "evaluate")
+COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
 INTERRUPTED = 130
 
 
@@ -47,7 +47,7 @@ def command(
     driver_cpus: float,
     json_file: Path | None,
 ) -> int:
-    """Run COMMAND (edit, tune, evaluate) with CONFIG as a job of the Ray cluster at --address.
+    """Run COMMAND (edit, train-editor, tune, evaluate) with CONFIG as a job of the Ray cluster at --address.
 
     For evaluate the arguments are ADAPTER CONFIG. The job's id is the run's id: submitting a run twice is refused,
     --resume goes on with one that has ended. Config and data are checked here, before anything is uploaded.

@@ -113,7 +113,7 @@ def resolve_compare(document: Document, methods: Sequence[str] = ()) -> CompareC
     Raises:
         ConfigError: Everything that is wrong, at once.
     """
-    values = {key: value for key, value in document.values.items() if key != SECTION}
+    values = unregistered({key: value for key, value in document.values.items() if key != SECTION})
     problems: list[str] = []
     section = build(CompareSection, document.values.get(SECTION), document, problems, SECTION)
     run: RunConfig | None = None
@@ -136,6 +136,12 @@ def resolve_compare(document: Document, methods: Sequence[str] = ()) -> CompareC
     return CompareConfig(run, section, tuple(member for member in members if member is not None))
 
 
+def unregistered(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with nothing to be registered: which of several adapters is good is what they are to tell."""
+    tracking = values.get("tracking")
+    return {**values, "tracking": {**tracking, "register": None}} if isinstance(tracking, Mapping) else dict(values)
+
+
 def member_of(
     name: str,
     whole_id: str,
@@ -152,8 +158,7 @@ def member_of(
         problems += [text] if text not in problems else []
         return None
     editor, places = editor_of(name, values, section.methods, document, f"{SECTION}.methods")
-    tracking = {**(values.get("tracking") or {}), "register": None}
-    own = {**values, "editor": editor, "stream": stream, "tracking": tracking, "run_id": f"{whole_id}-{name}"}
+    own = {**values, "editor": editor, "stream": stream, "run_id": f"{whole_id}-{name}"}
     own["name"] = f"{values.get('name') or RunConfig().name} {name}"
     try:
         return Member(name, resolve(dataclasses.replace(document, values=own, places=places)))

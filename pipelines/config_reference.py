@@ -6,10 +6,14 @@ import dataclasses
 import typing
 from typing import Any
 
-from elder.registry import METHODS, options_class
+from elder.registry import METHODS, TRAINABLE, options_class, training_class
+from pipelines.compare_config import CompareSection
 from pipelines.config import NEUTRAL, RunConfig
 from pipelines.config_checks import HANDED
 from pipelines.schema import describe
+from pipelines.study_config import Part, StudySection
+from pipelines.train_config import NEUTRAL as TRAIN_NEUTRAL
+from pipelines.train_config import TrainConfig
 from pipelines.tune_config import NEUTRAL as TUNE_NEUTRAL
 from pipelines.tune_config import TuneSection
 
@@ -39,9 +43,26 @@ def config_reference() -> str:
     lines.append("\nThe config digest, which must be equal for a run to be continued, leaves out: ")
     lines.append(", ".join(f"`{name}`" for name in NEUTRAL) + ".\n")
     lines += _tune()
+    lines += _several("compare", CompareSection, "compare.md")
+    lines += _several("study", StudySection, "study.md")
+    lines += _rows(Part, "study.parts.NAME")
+    lines += _training()
     for name, method in METHODS.items():
         lines += _method(name, method.summary)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _several(name: str, section: type, page: str) -> list[str]:
+    """A section that makes of a config one of many runs."""
+    head = f"## {name}\n\nOnly for `elder {name}`, see [{page}]({page}); `elder edit` refuses a config that has it.\n"
+    return [head, *_rows(section, name)]
+
+
+def _rows(section: type, prefix: str) -> list[str]:
+    """The table of a section."""
+    lines = ["| key | value | default | meaning |\n|---|---|---|---|"]
+    lines += [_row(f"`{k}`", kind, f"`{default}`", text) for k, kind, default, text in describe(section, prefix)]
+    return [*lines, ""]
 
 
 def _tune() -> list[str]:
@@ -52,6 +73,36 @@ def _tune() -> list[str]:
     named = ", ".join(f"`tune.{name}`" for name in TUNE_NEUTRAL)
     lines.append(f"\nThe digest of a search leaves out, beside what a run's does: {named}.\n")
     return lines
+
+
+def _training() -> list[str]:
+    """The config of a training: a schema of its own, and the options of what can be trained."""
+    lines = [
+        "## Configs of `elder train-editor`\n\nFrom here on; see [train_editor.md](train_editor.md). What makes a "
+    ]
+    lines[0] += (
+        "config one of a training is its section `training`. `model`, `cluster` and `tracking` are those above.\n"
+    )
+    lines.append("| key | value | default | meaning |\n|---|---|---|---|")
+    shared = ("model.", "cluster.", "tracking.", "editor.")
+    rows = [row for row in describe(TrainConfig) if not row[0].startswith(shared)]
+    lines += [_row(f"`{key}`", kind, f"`{default}`" if default else "fresh", text) for key, kind, default, text in rows]
+    lines.append("\nThe digest of a training leaves out: " + ", ".join(f"`{name}`" for name in TRAIN_NEUTRAL) + ".\n")
+    for name in TRAINABLE:
+        lines.append(f"### Options of training `editor.method: {name}`\n")
+        lines.append("| key | value | default | meaning |\n|---|---|---|---|")
+        lines += _options(training_class(name), ("seed",))
+        lines.append("\n`seed` is set by `seed`.\n")
+    return lines
+
+
+def _options(cls: Any, left_out: Any) -> list[str]:
+    hints = typing.get_type_hints(cls)
+    return [
+        _row(f"`editor.{f.name}`", _kind(hints[f.name]), f"`{_default(f)}`", str(f.metadata.get("help", "")))
+        for f in dataclasses.fields(cls)
+        if f.name not in left_out
+    ]
 
 
 def _method(name: str, summary: str) -> list[str]:

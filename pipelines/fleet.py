@@ -178,7 +178,8 @@ def run_here(members: Sequence[Member], world: World) -> dict[str, Ended]:
     """One member after another in this process, on one base model that is loaded once."""
     from pipelines.local_runner import run_locally
 
-    bases, ended = ResidentBases(), {}
+    bases = ResidentBases()
+    ended: dict[str, Ended] = {}
     kit = bases.kit(world.kit)
     for member in members:
         tell(world, member, "running", len(ended), len(members))

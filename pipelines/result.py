@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.job import Event, Job
-from pipelines.state import Commit, RunState
+from pipelines.state import Commit, RunState, adapter_files
 
 SECONDS = ("load_s", "edit_s", "evaluate_s", "commit_s")
 
@@ -37,7 +37,7 @@ def make_result(
         "base_model": dict(last.base) if last else {"id": job.config.model.source, "digest": ""},
         "stages": stages,
         "final": dict(last.metrics) if last else {},
-        "retention": [list(c.retention) for c in commits],
+        "retention": [list(c.retention) for c in commits] if all(c.retention for c in commits) else [],
         "adapter": _adapter(state, last),
         "registered": dict(registered) if registered else None,
         "timing": timing(commits),
@@ -62,7 +62,7 @@ def _stage(stage: int, edits: int, digest: str, committed: bool, metrics: Mappin
 
 
 def _adapter(state: RunState, last: Commit | None) -> dict[str, Any]:
-    if last is None:
-        return {"uri": "", "bytes": 0, "digest": ""}
+    if last is None or not adapter_files(last):
+        return {"uri": "", "bytes": 0, "digest": last.state_digest if last else ""}
     size = sum(int(record["bytes"]) for record in last.files.values())
     return {"uri": state.adapter_uri(last), "bytes": size, "digest": last.state_digest}

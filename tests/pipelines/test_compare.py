@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from elder.errors import ConfigError, ElderError, GateError
-from pipelines.compare_config import CompareConfig, parse_compare_config
-from pipelines.compare_driver import Comparison, run_compare
+from pipelines.compare_config import CompareConfig, load_compare_config, parse_compare_config
+from pipelines.compare_driver import run_compare
 from pipelines.compare_result import right_after, score
+from pipelines.config_files import packaged_configs
 from pipelines.fleet import Ended, outcome_error
+from pipelines.fleet_driver import Came, Outside
 from pipelines.job import Job
 from pipelines.state import RunState
 from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, StoreAt, make_edits
@@ -76,12 +78,13 @@ def make_compare(methods: Mapping[str, Any] | None = None, **sections: Any) -> C
     return parse_compare_config(json.dumps(values), "c.yaml")
 
 
-def compare(root: Path, config: CompareConfig | None = None, *, book: Any = None, **kit: Any) -> Comparison:
+def compare(root: Path, config: CompareConfig | None = None, *, book: Any = None, **kit: Any) -> Came:
     made = MethodKit(log=str(root / "log"), **kit)
-    return run_compare(
-        config or make_compare(), StoreAt(str(root / "store")), lambda: Tracked([] if book is None else book),
-        out=root / "out", edits=lambda run: make_edits(run.data.edits or 8), kit=made,
+    outside = Outside(
+        StoreAt(str(root / "store")), lambda: Tracked([] if book is None else book), out=root / "out",
+        edits=lambda run: make_edits(run.data.edits or 8), kit=made,
     )  # fmt: skip
+    return run_compare(config or make_compare(), outside)
 
 
 def test_every_method_is_an_ordinary_run_of_the_same_stream(tmp_path: Path) -> None:
@@ -212,3 +215,15 @@ def test_right_after_is_what_each_stage_said_of_its_own_edits(tmp_path: Path) ->
     assert "perplexity" not in found  # of the model as a whole, not of these edits
     assert score({"counterfact.ES": 1.0, "counterfact.PS": 0.5, "counterfact.NS": 0.5})["counterfact.S"] == 0.6
     assert score({"counterfact.ES": 1.0}) == {}
+
+
+@pytest.mark.parametrize("name", [name for name in packaged_configs() if name.startswith("compare_")])
+def test_every_shipped_comparison_loads(name: str) -> None:
+    config = load_compare_config(name, ["run_id=c1"])
+    assert len(config.members) > 1
+    assert parse_compare_config(config.dump_yaml()).digest() == config.digest()
+
+
+def test_a_dumped_comparison_is_the_same_comparison() -> None:
+    config = make_compare({"elder": {}, "mine": {"method": "elder", "rank": 2}}, compare={"strategy": "single"})
+    assert parse_compare_config(config.dump_yaml()).digest() == config.digest()
