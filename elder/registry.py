@@ -123,6 +123,11 @@ def make_options(name: str, values: Mapping[str, Any]) -> Any:
     return _typed(options_class(name), name, values)
 
 
+def training_class(name: str) -> type[Any]:
+    """The options dataclass of the training of a method's editor (does not import torch)."""
+    return _fetch(TRAINABLE[name])
+
+
 def make_training(name: str, values: Mapping[str, Any]) -> Any:
     """Typed options of a method's training from plain values.
 

@@ -38,7 +38,7 @@ VERBS = {
     "rollback": "point an alias back at an earlier version",
     "ls": "what there is: methods, datasets, configs, every config key",
     "cp": "copy a packaged config to a file of your own",
-    "submit": "send edit, tune or evaluate to a Ray cluster as a job",
+    "submit": "send edit, train-editor, tune or evaluate to a Ray cluster as a job",
     "jobs": "the jobs of a Ray cluster",
     "status": "how a submitted run stands: Ray's word and the last committed stage",
     "logs": "the log of a job, -f follows it",

@@ -15,8 +15,8 @@ from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, DataError, InputError
 from jobs.wiring import check_addresses, home
 from pipelines.config import RunConfig
-from pipelines.staged_config import StagedConfig
 from pipelines.needs import check_blocks, check_subjects, check_text, read_windows
+from pipelines.staged_config import StagedConfig
 
 if TYPE_CHECKING:
     from pipelines.protocols import Store

@@ -70,7 +70,7 @@ class Standing:
 def standing_of(metadata: Mapping[str, str], run_id: str, environment_s3: Mapping[str, Any] | None = None) -> Standing:
     """Read the store that a job names in its metadata."""
     store_uri = metadata.get(STORE_KEY)
-    if not store_uri or metadata.get(COMMAND_KEY) not in ("edit", "tune"):
+    if not store_uri or metadata.get(COMMAND_KEY) not in ("edit", "train-editor", "tune"):
         return Standing(why="the job keeps no stages")
     try:
         settings = json.loads(metadata.get(S3_KEY, "{}"))

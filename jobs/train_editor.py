@@ -151,7 +151,9 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     checkpoints = -(-steps // each)
     facts = config.block_size
     click.echo(f"training         {config.editor.method} on {config.model.source}: {steps} steps of {facts} facts")
-    click.echo(f"checkpoints      {checkpoints}, one every {each} steps; {config.training.choose} is the trained editor")
+    click.echo(
+        f"checkpoints      {checkpoints}, every {each} steps; the {config.training.choose} is the trained editor"
+    )
     root = f"runs/{config.run_id}"
     keys = [f"{root}/{name}" for name in KEYS]
     for number in range(checkpoints):

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from elder.errors import ConfigError
 from infra.job_server import is_loopback
@@ -39,14 +40,14 @@ class Trip:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def pack(self, config: RunConfig) -> RunConfig:
+    def pack(self, config: Any) -> Any:
         """Copy the files that the config names; returns the config as the job will read it.
 
         Raises:
             ConfigError: Everything that the cluster could not see.
         """
         data = dataclasses.replace(config.data, path=self._file("data.path", config.data.path, "data"))
-        text = self._file("evaluation.perplexity_text", config.evaluation.perplexity_text, "text")
+        own = self._own_parts(config)
         model = dataclasses.replace(config.model, source=self._model(config.model.source))
         store = self._place("tracking.store", config.tracking.store)
         mlflow = config.tracking.mlflow and self._place("tracking.mlflow", config.tracking.mlflow)
@@ -60,13 +61,25 @@ class Trip:
             data=data,
             editor=self._editor(config.editor),
             model=model,
-            evaluation=dataclasses.replace(config.evaluation, perplexity_text=text),
             cluster=dataclasses.replace(config.cluster, address="auto"),
             tracking=dataclasses.replace(config.tracking, store=store, mlflow=mlflow),
+            **own,
         )
 
+    def _own_parts(self, config: Any) -> dict[str, Any]:
+        """The sections with files that only an edit run has, or only a training."""
+        if not isinstance(config, RunConfig):
+            path = self._file("validation.path", config.validation.path, "validation")
+            return {"validation": dataclasses.replace(config.validation, path=path)}
+        text = self._file("evaluation.perplexity_text", config.evaluation.perplexity_text, "text")
+        return {"evaluation": dataclasses.replace(config.evaluation, perplexity_text=text)}
+
     def _editor(self, editor: EditorConfig) -> EditorConfig:
-        """The editor's section, with the text of its statistics on board."""
+        """The editor's section, with the trained editor and the text of its statistics on board."""
+        trained = editor.options.get("trained")
+        if trained and Path(trained).expanduser().is_dir():
+            place = self.directory("editor.trained", trained, "trained")
+            editor = dataclasses.replace(editor, options={**editor.options, "trained": place})
         given = editor.options.get("text")
         if given is None or given.startswith(("world:", "hub:")):
             return editor

@@ -11,6 +11,7 @@ from typing import Any
 from elder.edit import Edit
 from elder.errors import ConfigError
 from pipelines.config import RunConfig
+from pipelines.staged_config import StagedConfig
 
 STATISTICS = "statistics"  # folder of the store that all runs share
 
@@ -27,7 +28,7 @@ def check_subjects(config: RunConfig, edits: Sequence[Edit]) -> None:
         check(edits)
 
 
-def check_blocks(config: RunConfig, blocks: int) -> None:
+def check_blocks(config: StagedConfig, blocks: int) -> None:
     """The blocks of `editor.layers` are in the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the stage loop and its driver ask of a config, whether it describes a stream of edits or the training of an editor.
+"""What the stage loop and its driver ask of a config, be it one of a stream of edits or of the training of an editor.
 
 Knows neither of the two.
 """

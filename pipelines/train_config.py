@@ -44,7 +44,7 @@ class TrainingDataConfig:
     path: str | None = setting(None, "The file of sources that need one.")
     edits: int | None = setting(None, "How many facts to take; `null` takes all.", low=1)
     skip: int = setting(
-        0, "Facts at the beginning that are left to others, such as the edits that the editor is to be tested on.", low=0
+        0, "Facts at the beginning that are left to others, such as edits that the editor is to be tested on.", low=0
     )
     target: str = setting(
         "answer",
@@ -182,8 +182,8 @@ def resolve_training(document: Document) -> TrainConfig:
     """
     if SECTION not in document.values:
         raise ConfigError(
-            f"{document.source}: has no section '{SECTION}', so there is nothing to train; run it with `elder edit`, or "
-            "add `training: {steps: ...}`"
+            f"{document.source}: has no section '{SECTION}', so there is nothing to train; run it with `elder edit`, "
+            "or add `training: {steps: ...}`"
         )
     problems: list[str] = []
     values = dict(document.values)
@@ -232,7 +232,7 @@ def _gates(given: Any, document: Document, problems: list[str]) -> dict[str, flo
         if score not in SCORES:
             problems.append(f"{document.at(f'gates.{name}')}: no such gate (known: {', '.join(SCORES)})")
         elif isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound <= 1:
-            problems.append(f"{document.at(f'gates.{name}')}: expected a share between 0 and 1, found {bound!r}")
+            problems.append(f"{document.at(f'gates.{name}')}: expected a share from 0 to 1, found {bound!r}")
         else:
             found[f"validation.{score}"] = float(bound)
     return found
@@ -253,7 +253,8 @@ def _contradictions(config: TrainConfig) -> list[tuple[str, str]]:
         found.append(("validation.path", "needs validation.source"))
     if data.edits is not None and data.edits - (own.edits or 0) * (own.source is None) < config.block_size:
         left = data.edits - (own.edits or 0) * (own.source is None)
-        found.append(("editor.n_edits", f"a block of {config.block_size} facts is more than the {left} that are trained"))
+        text = f"a block of {config.block_size} facts is more than the {left} that are trained on"
+        found.append(("editor.n_edits", text))
     if cluster.workers == 0 and cluster.sharding in ("zero2", "zero3"):
         found.append(("cluster.sharding", f"{cluster.sharding} needs workers: set cluster.workers to 1 or more"))
     if tracking.register and not tracking.mlflow:

@@ -137,9 +137,7 @@ def read_training(config: TrainConfig, tokenizer: Any = None, positions: int | N
     if problems:
         raise DataError(problems)
     blocks = Blocks(facts, config.block_size, config.training.steps, config.seed)
-    validation = tuple(
-        edit if edit.locality else lend(edit, facts[i % len(facts)]) for i, edit in enumerate(measured)
-    )
+    validation = tuple(edit if edit.locality else lend(edit, facts[i % len(facts)]) for i, edit in enumerate(measured))
     _check_complete(blocks, validation)
     hashed = hashlib.sha256(f"{dataset_digest(facts)} {dataset_digest(validation)}".encode())
     return TrainingData(blocks, validation, hashed.hexdigest())

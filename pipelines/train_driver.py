@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pipelines.driver import Driver, Runner, read_tokenizer, choose_runner, drive
+from pipelines.driver import Driver, Runner, choose_runner, drive, read_tokenizer
 from pipelines.job import Job, Kit, Report
 from pipelines.protocols import Store, Tracker
 from pipelines.result import make_result

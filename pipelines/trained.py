@@ -77,7 +77,7 @@ def pin_trained(config: StagedConfig, store: Store, before: Mapping[str, Any] | 
     if commit is None:
         raise ConfigError(
             f"editor.trained: '{text}' is no directory here, and {store.uri} has no committed checkpoint of a training "
-            f"of that id; train one with `elder train-editor CONFIG run_id={text}`, or give the directory of a pulled one"
+            f"of that id; train one with `elder train-editor CONFIG run_id={text}`, or give a pulled directory"
         )
     manifest = json.loads(store.get(state.stage_key(commit.stage, f"{commit.attempt}/{MANIFEST}")))
     _check_method(config, manifest, text)
@@ -101,7 +101,7 @@ def how_chosen(state: RunState) -> str:
 
 
 def chosen_checkpoint(commits: Sequence[Commit], how: str) -> Commit:
-    """The checkpoint that is the trained editor: the last, or the best on the validation facts (the later of equals)."""
+    """The checkpoint that is the trained editor: the last, or the best on validation facts (the later of equals)."""
     if how == "last":
         return commits[-1]
 

@@ -36,7 +36,7 @@ LAYOUTS: Mapping[str, str] = MappingProxyType(
         "fever_kilt": "elder.datasets.fever_kilt",
     }
 )
-"""Name of a layout -> its module, which has `FIELDS` and `build(record, options)`; None from it says that a record holds no edit."""
+"""Name of a layout -> its module, which has `FIELDS` and `build(record, options)` (None: it holds no edit)."""
 
 LAYOUTS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -176,3 +176,37 @@ def test_a_bare_path_finds_the_layout_by_the_fields(tmp_path: Path) -> None:
     path = tmp_path / "mixed.jsonl"
     path.write_text("\n".join(json.dumps(record) for record in (CASE, MEND, WIKIBIO, {"prompt": "A", "target": "b"})))
     assert [edit.target for edit in load_edits(str(path))] == ["harp", "Petra", "She died in Foxley.", "b"]
+
+
+FEVER = (
+    {"id": 1, "label": "SUPPORTS", "claim": "Moss is green.", "paraphrases": ["Green is what moss is."]},
+    {"id": 2, "label": "NOT ENOUGH INFO", "claim": "Moss dreams."},
+    {"id": 3, "label": "REFUTES", "claim": "Stones float."},
+)
+
+
+@pytest.mark.parametrize(("target", "words"), [("alt", ["false", "true"]), ("answer", ["true", "false"])])
+def test_fever_claims_become_true_or_false(tmp_path: Path, target: str, words: list[str]) -> None:
+    path = tmp_path / "fever.jsonl"
+    path.write_text("\n".join(json.dumps(record) for record in FEVER))
+    edits = load_edits("fever", path=path, target=target)
+    assert [edit.target for edit in edits] == words
+    assert [edit.ground_truth for edit in edits] == ["true", "false"]
+    assert edits[0].prompt == "Claim: Moss is green. This claim is"
+    assert edits[0].rephrases == ("Claim: Green is what moss is. This claim is",)
+    assert edits.places[1].endswith("fever.jsonl:3")
+    assert len(load_edits("fever", path=path, limit=2)) == 2  # claims that are passed over do not count
+
+
+def test_fever_in_the_layout_of_editing_papers(tmp_path: Path) -> None:
+    record = {"id": 7, "input": "Stones float.", "output": [{"answer": "REFUTES"}], "alternatives": ["SUPPORTS"],
+              "filtered_rephrases": ["Stones swim.", "Stones float."], "logit": -3.0}  # fmt: skip
+    path = tmp_path / "fever.jsonl"
+    path.write_text(json.dumps(record))
+    (edit,) = load_edits("fever", path=path)
+    assert (edit.target, edit.ground_truth, edit.source) == ("true", "false", "fever claim 7")
+    assert edit.rephrases == ("Claim: Stones swim. This claim is",)
+    for wrong, said in (({"output": []}, "list of objects"), ({"output": [{"answer": "MAYBE"}]}, "found 'MAYBE'")):
+        path.write_text(json.dumps({**record, **wrong}))
+        with pytest.raises(DataError, match=said):
+            load_edits("fever", path=path)
