@@ -190,9 +190,10 @@ def table(tables: Mapping[str, Mapping[str, float]], result: Mapping[str, Any], 
 
     from pipelines.compare_result import costs, shown_metrics
 
-    names = shown_metrics(list(tables.values()))
+    # The report has the rest: a terminal is narrow.
+    names = [name for name in shown_metrics(list(tables.values())) if not name.startswith("locality_answer")]
     shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    shown.add_column("method")
+    shown.add_column("method", no_wrap=True)
     for name in names:
         shown.add_column(name.replace(".", "\n").removeprefix("counterfact\n"), justify="right")
     for name in ("s an\nedit", "adapter\nMiB"):

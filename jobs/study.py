@@ -116,10 +116,11 @@ def closing_page(console: Console, came: Came, out: Path) -> None:
     from pipelines.study_report import figures_of
 
     runs = came.result["runs"]
-    names = [n for n in shown_metrics([figures_of(r) for r in runs.values()]) if n[-1] != "M"]
+    known = shown_metrics([figures_of(run) for run in runs.values()])
+    names = [n for n in known if n[-1] != "M" and not n.startswith("locality_answer")]  # the report has the rest
     table = Table(title="runs", title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in ("run", "edits", *(n.replace(".", "\n").removeprefix("counterfact\n") for n in names)):
-        table.add_column(name, justify="left" if name == "run" else "right")
+        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name == "run")
     for name, run in runs.items():
         mark = "" if run["status"] == "finished" else f" ({run['status']})"
         cells = ["-" if figures_of(run).get(n) is None else f"{figures_of(run)[n]:.3f}" for n in names]
