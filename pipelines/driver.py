@@ -118,8 +118,13 @@ def drive(
     return driver(job, state, tracker, on_event, tags).run(runner)
 
 
-def read_stream(config: RunConfig, cache_dir: Path | None = None) -> list[Edit]:
+def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = True) -> list[Edit]:
     """The edits of the config, checked as a whole against the base model's tokenizer and context.
+
+    Args:
+        config: The resolved config.
+        cache_dir: Where the embedded model is kept.
+        needs: Whether what the method needs is checked too; not where several methods share a stream.
 
     Raises:
         InputError: All that is wrong with data and model files.
@@ -132,7 +137,8 @@ def read_stream(config: RunConfig, cache_dir: Path | None = None) -> list[Edit]:
     stream = validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=context)
     if not stream:
         raise ConfigError(f"data.source: '{data.source}' holds no edits")
-    check_subjects(config, stream)
+    if needs:
+        check_subjects(config, stream)
     return list(stream)
 
 

@@ -104,7 +104,7 @@ class World:
 def streams_of(
     members: Sequence[Member], read: Callable[[RunConfig], Sequence[Edit]] | None, cache_dir: Path | None
 ) -> dict[tuple[int, int | None], Sequence[Edit]]:
-    """The streams of all members, each read and checked once.
+    """The streams of all members, each read and checked once. What one method needs beside is its own affair.
 
     Raises:
         InputError: All that is wrong with data and model files.
@@ -113,7 +113,7 @@ def streams_of(
     for member in members:
         key = (member.config.seed, member.config.data.edits)
         if key not in found:
-            found[key] = tuple(read(member.config) if read else read_stream(member.config, cache_dir))
+            found[key] = tuple(read(member.config) if read else read_stream(member.config, cache_dir, needs=False))
     return found
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Queue
 
-from elder.errors import ElderError, GateError, UnreachableError
+from elder.errors import ElderError, GateError, InputError, UnreachableError
 from pipelines.config import RunConfig
+from pipelines.driver import read_tokenizer
 from pipelines.fleet import FAILED, Ended, Member, World, run_member, tell
 from pipelines.job import Job, Report
+from pipelines.needs import needs_text, read_windows
+from pipelines.state import RunState
+from pipelines.trained import pin_trained
 from pipelines.tune_driver import concurrency, trial_cluster
 from pipelines.tune_state import Work
 from pipelines.tuning import Shared, free_slots, run_trials
@@ -68,8 +72,19 @@ def shared_of(members: Sequence[Member], world: World) -> FleetShared:
         store_factory=world.store_factory,
         sharding=world.sharding,
         objective=(),
-        jobs={member.config.run_id: world.job(member.config) for member in members},
+        jobs={member.config.run_id: travelling(member.config, world) for member in members},
     )
+
+
+def travelling(config: RunConfig, world: World) -> Job:
+    """The job of a member with what its method needs beside: text of statistics, trained editor."""
+    job, store = world.job(config), world.store_factory()
+    try:
+        windows = read_windows(config, *read_tokenizer(config, world.cache_dir)) if needs_text(config) else None
+        before = RunState(store, config.run_id).record() or {}
+        return replace(job, windows=windows, trained=pin_trained(config, store, before.get("trained")))
+    except InputError:
+        return job  # its driver meets the same error, and it is the member's outcome
 
 
 class Placed:
