@@ -94,7 +94,7 @@ def find_values(
             break
         for one, go in zip(groups, awake, strict=True):
             if go:
-                one.step(last=step == options.steps - 1)
+                one.step(last=step == options.steps - 1, together=runtime.sharded)
         totals = torch.tensor([float(sum(sum(g.loss[: g.real]) for g in groups)), float(len(mine))])
         total, number = runtime.sum(totals.to(runtime.device)).tolist()
         curve.append(total / number)
@@ -129,9 +129,14 @@ class _Group:
         """Whether one of its edits is not done."""
         return bool(self.active.any())
 
-    def step(self, last: bool) -> None:
-        """Measure, and unless it is the last time, take one step of Adam for the edits that are not done."""
-        change = self.change.clone().requires_grad_(self.busy)
+    def step(self, last: bool, together: bool) -> None:
+        """Measure, and unless it is the last time, take one step of Adam for the edits that are not done.
+
+        Args:
+            last: Only measure.
+            together: The backward pass is collective, so a rank that is done here runs it for the others.
+        """
+        change = self.change.clone().requires_grad_(self.busy or together)
         loss, nll = self._losses(change)
         measured, likelihood = loss.detach().tolist(), nll.detach().tolist()
         for i in self.active.nonzero().flatten().tolist():
@@ -139,11 +144,12 @@ class _Group:
         self.active &= loss.detach() >= self.o.stop
         if last:
             self.active &= False
-        if not self.busy:
+        if last or not (self.busy or together):
             return
         (gradient,) = torch.autograd.grad(loss[self.active].sum(), change)
-        self._update(gradient)
-        self._shrink()
+        if self.busy:
+            self._update(gradient)
+            self._shrink()
 
     def results(self) -> list[tuple[Tensor, int, float, float]]:
         """Change, steps, loss and nll of each real edit."""
