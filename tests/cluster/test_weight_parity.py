@@ -1,0 +1,162 @@
+"""Weight editors on two ranks against one process: statistics, contexts, values and updates. Invariants 33 and 34.
+
+Two tiny architectures, sharded with ZeRO-3 and data parallel; an odd number of edits, which stop at different steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import elder
+from elder.editors.base import unpack_json
+from elder.runtime import LocalRuntime, Runtime
+from tests.cluster.ranks import on_ranks
+from tests.cluster.tiny import ARCHITECTURES, SHADES, THINGS, make_edits, write_model
+
+pytestmark = pytest.mark.cluster
+SHARED = {
+    "steps": 8,
+    "lr": 0.02,
+    "clamp": 20.0,
+    "decay": 0.0,
+    "stop": 3.9,
+    "jitter": 0.1,
+    "context_tokens": 6,
+    "contexts": 2,
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "rome": {"layers": (1,), "jitter": 1.0},  # its change grows with 1 / (k0 . C^-1 k), and rounding with it
+    "memit": {"layers": (1, 2), "ridge": 0.1, "batch_size": 3},
+    "emmet": {"layers": (1, 2), "ridge": 0.0, "batch_size": 3},
+    "alphaedit": {"layers": (1, 2), "ridge": 0.1, "threshold": 0.5, "relative": True, "batch_size": 3},
+}
+CASES = [*((method, "llama") for method in METHODS), ("memit", "gpt2")]
+COUNT = 5  # batches of 3 and 2: one rank has more values to find than the other
+Found = dict[tuple[str, str], dict[str, Any]]
+
+
+class Counted:
+    """A runtime that counts its collectives, by name."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self.calls = inner, dict.fromkeys(("sum", "gather_objects", "barrier"), 0)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in ("sum", "gather_objects", "barrier"):
+            return found
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self.calls[name] += 1
+            return found(*args, **kwargs)
+
+        return counting
+
+
+def _edit_all(runtime: Runtime, sources: dict[str, str], text: str) -> Found:
+    return {(method, name): _edit(runtime, sources[name], method, text) for method, name in CASES}
+
+
+def _edit(runtime: Runtime, source: str, method: str, text: str) -> dict[str, Any]:
+    counted: Any = Counted(runtime)
+    base = elder.load_base(source, runtime=counted)
+    before = base.digest
+    editor: Any = elder.make_editor(method, base, **{**SHARED, **METHODS[method]}, text=text, text_tokens=None)
+    receipt = editor.edit(make_edits(COUNT))
+    stepped = {layer: delta.dense.clone() for layer, delta in editor.deltas.of.items()}
+    state = editor.state_dict()
+    return {
+        "calls": counted.calls,
+        "statistics": {layer: moment.mean() for layer, moment in editor.statistics.items()},
+        "cursor": unpack_json(state.pop("cursor")),
+        "state": state,
+        "steps": [outcome.details["steps"] for outcome in receipt.outcomes],
+        "norms": [outcome.details["value_norm"] for outcome in receipt.outcomes],
+        "changes": stepped,
+        "base_unchanged": before == editor.base_digest(),
+        "logits": _logits(base, editor),
+    }
+
+
+def _logits(base: Any, editor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the edited model says, and what it says when it is switched off."""
+    ids = base.tokenizer("The colour of t1 is", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        said = editor.model(input_ids=ids).logits
+        with editor.disabled():
+            return said, editor.model(input_ids=ids).logits
+
+
+def _on_rank(directory: Path, sources: dict[str, str], text: str, sharding: str) -> Found:
+    from pipelines.engine import DataParallelRuntime, DeepSpeedRuntime
+
+    runtime = DeepSpeedRuntime("cpu") if sharding == "zero3" else DataParallelRuntime("cpu")
+    return _edit_all(runtime, sources, text)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: str(write_model(root / name, name)) for name in ARCHITECTURES}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(f"The colour of t{i} is s{j} ." for i in range(THINGS) for j in range(0, SHADES, 4)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def alone(sources: dict[str, str], text: str) -> Found:
+    return _edit_all(LocalRuntime(), sources, text)
+
+
+@pytest.fixture(scope="module", params=["zero3", "none"])
+def ranks(
+    request: pytest.FixtureRequest, sources: dict[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
+) -> list[Found]:
+    return on_ranks(_on_rank, tmp_path_factory.mktemp(request.param), sources, text, request.param)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_statistics_values_and_updates_are_those_of_one_process(
+    case: tuple[str, str], ranks: list[Found], alone: Found
+) -> None:
+    truth = alone[case]
+    for rank in ranks:
+        found = rank[case]
+        assert found["cursor"] == truth["cursor"]  # contexts, sizes and the ids of the statistics among them
+        assert found["steps"] == truth["steps"]
+        assert found["norms"] == pytest.approx(truth["norms"], abs=1e-5)
+        for name in ("statistics", "changes", "state"):
+            assert set(found[name]) == set(truth[name])
+            for key, tensor in truth[name].items():
+                size = max(1.0, float(tensor.abs().max()))  # some factors are far larger than the changes they make
+                worst = float((found[name][key] - tensor).abs().max()) / size
+                assert worst < 1e-5, f"{name} {key} differs by {worst}"
+        for said, wanted in zip(found["logits"], truth["logits"], strict=True):
+            assert float((said - wanted).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_ranks_hold_the_same_bits_after_equally_many_collectives(case: tuple[str, str], ranks: list[Found]) -> None:
+    first, second = (rank[case] for rank in ranks)
+    assert first["calls"] == second["calls"]
+    assert first["calls"]["gather_objects"] > 0
+    assert all(torch.equal(first["state"][name], second["state"][name]) for name in first["state"])
+    for one in (first, second):
+        assert one["base_unchanged"]
+        assert not torch.equal(*one["logits"])
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_there_was_something_to_compare(case: tuple[str, str], alone: Found) -> None:
+    """Edits stopped at different steps, and every block was changed."""
+    truth = alone[case]
+    assert len(set(truth["steps"])) > 1
+    assert all(float(change.norm()) > 1e-3 for change in truth["changes"].values())
