@@ -17,7 +17,7 @@ from elder.runtime import LocalRuntime, Runtime
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, SHADES, THINGS, make_edits, write_model
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.nodes]
 SHARED = {
     "steps": 8,
     "lr": 0.02,
