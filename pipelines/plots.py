@@ -177,19 +177,34 @@ def _legend(axes: Axes) -> None:
 
 
 def to_png(draw: Callable[[Axes], None], size: tuple[float, float] = (7.6, 3.8)) -> bytes:
-    """Draw on a figure of its own and return it as PNG; the same numbers give the same bytes."""
+    """Draw on one pair of axes and return it as PNG; the same numbers give the same bytes."""
+
+    def panel(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        styled(axes)
+        draw(axes)
+        if axes.images:
+            axes.grid(visible=False)
+
+    return to_png_panels(panel, size)
+
+
+def to_png_panels(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
+    """Draw on a figure of its own, which has as many axes as are put into it, and return it as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure: Figure = Figure(figsize=size, dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.set_axisbelow(True)
-    draw(axes)
-    if not axes.images:
-        axes.grid(color=FAINT, linewidth=0.6)
+    draw(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def styled(axes: Axes) -> None:
+    """The manner of all plots here: two spines, small ticks, a faint grid behind what is drawn."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.set_axisbelow(True)
+    axes.grid(color=FAINT, linewidth=0.6)

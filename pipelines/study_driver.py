@@ -28,7 +28,9 @@ def run_study(config: StudyConfig, outside: Outside) -> Came:
         config=text,
         plain=config.to_dict(),
         tags={"elder.study_id": config.study_id, "elder.config_digest": config.digest()},
-        summary=lambda members, ended, store, stream, wall_s: study_result(config, members, ended, store, wall_s),
+        summary=lambda members, ended, store, stream, wall_s: study_result(
+            config, members, ended, store, stream, wall_s
+        ),
         write=lambda directory, result: write_study_report(directory, result, text),
         figures=figures,
         adapters=False,

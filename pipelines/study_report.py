@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError
-from pipelines.compare_plots import COLOURS, MARKERS
 from pipelines.compare_result import costs, right_after, shown_metrics
 from pipelines.config_files import configs_dir
 from pipelines.document import Block, Code, Heading, Picture, Table, Text, to_html, to_markdown
-from pipelines.fleet import Ended, Member
-from pipelines.plots import to_png
+from pipelines.fleet import FINISHED, Ended, Member
 from pipelines.protocols import Store
 from pipelines.state import RunState
 from pipelines.strategies import BATCHED, SEQUENTIAL
 from pipelines.study_config import StudyConfig
+from pipelines.study_plots import Line, against_axis, bars
 
 SCORES = ("ES", "PS", "NS", "S")
-QUOTED = "#777777"
-SHAPES = ("-", "--", ":", "-.")
+FACT = "counterfact."
+SHARES = [
+    f"{quantity}.{p}" for quantity in ("reliability", "generalization", "locality") for p in ("generate", "forced")
+]
 
 
 def read_published(name: str | None) -> dict[str, Any] | None:
@@ -41,7 +44,12 @@ def read_published(name: str | None) -> dict[str, Any] | None:
 
 
 def study_result(
-    config: StudyConfig, members: Sequence[Member], ended: Mapping[str, Ended], store: Store, wall_s: float
+    config: StudyConfig,
+    members: Sequence[Member],
+    ended: Mapping[str, Ended],
+    store: Store,
+    stream: Sequence[Edit],
+    wall_s: float,
 ) -> dict[str, Any]:
     """One entry a run: where it stands, and its figures right after each batch and at the end."""
     runs = {}
@@ -50,7 +58,8 @@ def study_result(
         seconds, _ = costs(one.result)
         runs[member.name] = {
             "run_id": member.config.run_id, "part": place.part, "axis": place.axis, "method": place.method,
-            "strategy": place.strategy, "value": place.value, "edits": member.config.data.edits,
+            "editor": member.config.editor.method, "strategy": place.strategy, "value": place.value,
+            "edits": member.config.data.edits,
             "status": one.status, "error": one.error or None,
             "right_after": right_after(RunState(store, member.config.run_id)),
             "final": dict(one.result.get("final", {})), "seconds_per_edit": seconds,
@@ -59,8 +68,10 @@ def study_result(
         "study_id": config.study_id,
         "config_digest": config.digest(),
         "base_model": next((dict(e.result["base_model"]) for e in ended.values() if e.result), {}),
+        "dataset": {"name": config.run.data.source, "digest": dataset_digest(stream), "count": len(stream)},
+        "seed": config.run.seed,
         "runs": runs,
-        "failed": {name: one["error"] for name, one in runs.items() if one["status"] != "finished"},
+        "failed": {name: one["error"] for name, one in runs.items() if one["status"] != FINISHED},
         "published": read_published(config.study.published),
         "timing": {"wall_s": wall_s},
     }
@@ -77,7 +88,7 @@ def write_study_report(directory: Path, result: Mapping[str, Any], config: str) 
         (directory / name).write_bytes(data)
     runs = list(result["runs"].values())
     names = shown_metrics([run["right_after"] for run in runs] + [run["final"] for run in runs])
-    head = ["part", "method", "strategy", "axis", "value", "edits", "status", "seconds_per_edit"]
+    head = ["part", "method", "editor", "strategy", "axis", "value", "edits", "status", "seconds_per_edit"]
     with (directory / "study.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*head, *(f"right_after.{n}" for n in names), *(f"final.{n}" for n in names), "error"])
@@ -89,19 +100,28 @@ def write_study_report(directory: Path, result: Mapping[str, Any], config: str) 
 
 def study_blocks(result: Mapping[str, Any], config: str = "") -> list[Block]:
     """The page of a study."""
+    data, base = result["dataset"], result["base_model"]
     blocks: list[Block] = [
         Heading(f"Study {result['study_id']}", 1),
         Text(
-            f"Base model {result['base_model'].get('id', '')}. Strategies single and batch: every batch alone on the "
-            "unedited model, measured right after it. Sequential strategies: measured after the whole stream, over all "
-            "edits; study.csv also has what was measured right after each stage. Shares of 1."
+            f"Base model {Path(str(base.get('id', ''))).name} (digest {str(base.get('digest', ''))[:12]}); up to "
+            f"{data['count']} edits of {data['name']} (digest {data['digest'][:12]}), seed {result['seed']}. "
+            "Strategies single and batch: every batch alone on the unedited model, measured right after it. Sequential "
+            "strategies: measured after the whole stream, over all edits; study.csv also has what was measured right "
+            "after each stage. Shares of 1."
         ),
     ]
     if result["failed"]:
-        blocks += [Heading("Did not finish"), Table(("run", "why"), list(result["failed"].items()))]
+        blocks += [
+            Heading("Did not finish"),
+            Text("Their figures, if any, are over what they committed; they stand in the tables and not in the plots."),
+            Table(("run", "why"), list(result["failed"].items())),
+        ]
+    order = list(dict.fromkeys(run["method"] for run in result["runs"].values()))
     for part in dict.fromkeys(run["part"] for run in result["runs"].values()):
         runs = [run for run in result["runs"].values() if run["part"] == part]
-        blocks += [Heading(f"Part {part}"), _table(runs), *_pictures(part, runs, result["published"])]
+        blocks += [Heading(f"Part {part}"), *_remarks(runs), *_tables(runs)]
+        blocks += _pictures(part, runs, order, result["published"])
     blocks += _published(result["published"])
     return [*blocks, Heading("Config"), Code(config, "yaml")] if config else blocks
 
@@ -112,98 +132,133 @@ def figures_of(run: Mapping[str, Any]) -> Mapping[str, float]:
     return run[key]  # type: ignore[no-any-return]
 
 
-def _table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    names = shown_metrics([figures_of(run) for run in runs])
-    columns = (
-        "method",
-        "strategy",
-        runs[0]["axis"],
-        "edits",
-        *(n.removeprefix("counterfact.") for n in names),
-        "s/edit",
-    )
-    rows = [
-        (run["method"], run["strategy"], run["value"], run["edits"], *(figures_of(run).get(n) for n in names),
-         run["seconds_per_edit"])
-        for run in runs
-    ]  # fmt: skip
-    return Table(columns, rows)
+def _remarks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """How far the figures can be trusted and, for blocks, which is best."""
+    edits = sorted({run["edits"] for run in runs})
+    told = f"{edits[0]}" if len(edits) == 1 else f"{edits[0]} to {edits[-1]}"
+    text = f"{told} edits a run; a share of {edits[0]} cases has a standard error of up to {0.5 / edits[0] ** 0.5:.3f}."
+    if runs[0]["axis"] == "layers":
+        for name in (f"{FACT}S", "reliability.generate", "reliability.forced"):
+            best = _best_blocks(runs, name)
+            if best:
+                return [Text(f"{text} Best block by {name.removeprefix(FACT)}: {'; '.join(best)}.")]
+    return [Text(text)]
 
 
-def _pictures(part: str, runs: Sequence[Mapping[str, Any]], published: Mapping[str, Any] | None) -> list[Block]:
-    """One plot a score: a line for each method and strategy."""
-    names = [f"counterfact.{score}" for score in SCORES] + ["reliability.forced", "reliability.generate"]
-    found: list[Block] = []
-    for name in names:
-        lines = _lines(runs, name)
-        if lines:
-            quoted = _quoted(runs, name, published)
-            png = score_lines(lines, quoted, name.removeprefix("counterfact."), runs[0]["axis"])
-            found.append(Picture(f"{part}_{name.replace('.', '_')}.png", png, f"{name} by {runs[0]['axis']}"))
+def _best_blocks(runs: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    found = []
+    for (method, strategy), own in _rows_of(runs).items():
+        scored = [(float(figures_of(run)[name]), -run["value"]) for run in own if name in figures_of(run)]
+        if scored:
+            value, block = max(scored)
+            found.append(f"{method}, {strategy}: {-block} ({value:.3f})")
     return found
 
 
-def _lines(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[tuple[int, float]]]:
-    lines: dict[str, list[tuple[int, float]]] = {}
+def _tables(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """CounterFact's scores, then shares; the answers' own locality is left to study.csv."""
+    known = [name for name in shown_metrics([figures_of(run) for run in runs]) if "locality_answer" not in name]
+    facts = [name for name in known if name.startswith(FACT)]
+    shares = [name for name in known if name not in facts]
+    return [_table(runs, names) for names in (facts, shares) if names] or [_table(runs, [])]
+
+
+def _table(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
+    axis = {"layers": "block", "batch_size": "batch size"}[runs[0]["axis"]]
+    short = (name.removeprefix(FACT).replace(".", ", ") for name in names)
+    rows = [
+        (run["method"] + ("" if run["status"] == FINISHED else f" ({run['status']})"), run["strategy"], run["value"],
+         run["edits"], *(_float(figures_of(run).get(name)) for name in names), run["seconds_per_edit"])
+        for run in runs
+    ]  # fmt: skip
+    return Table(("method", "strategy", axis, "edits", *short, "s/edit"), rows)
+
+
+def _float(value: Any) -> float | None:
+    """A figure as a fraction, so that 1 is written as 1.000."""
+    return None if value is None else float(value)
+
+
+def _pictures(
+    part: str, runs: Sequence[Mapping[str, Any]], order: Sequence[str], published: Mapping[str, Any] | None
+) -> list[Block]:
+    """CounterFact's scores in one picture, shares in another: lines along the axis, bars where it has one value."""
+    source = str((published or {}).get("short") or (published or {}).get("source") or "")
+    finished = [run for run in runs if run["status"] == FINISHED]
+    found: list[Block] = []
+    for name, metrics in (("counterfact", [f"{FACT}{score}" for score in SCORES]), ("shares", SHARES)):
+        lines = {metric: _lines(finished, metric, order) for metric in metrics}
+        lines = {metric: ours + _quoted(runs, metric, published) for metric, ours in lines.items() if ours}
+        if not lines:
+            continue
+        if len({x for ours in lines.values() for line in ours if not line.quoted for x, _ in line.points}) > 1:
+            png = against_axis(lines, runs[0]["axis"], source)
+        else:
+            png = bars(_turned(lines), list(lines), source)
+        caption = f"Part {part}: {', '.join(metric.removeprefix(FACT) for metric in lines)} by {runs[0]['axis']}"
+        found.append(Picture(f"{part}_{name}.png", png, caption))
+    return found
+
+
+def _rows_of(runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """The runs by method and strategy."""
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in runs:
-        if name in figures_of(run):
-            label = f"{run['method']}, {run['strategy']}"
-            lines.setdefault(label, []).append((int(run["value"]), float(figures_of(run)[name])))
-    return {label: sorted(points) for label, points in lines.items()}
+        rows.setdefault((run["method"], run["strategy"]), []).append(run)
+    return rows
 
 
-def _quoted(
-    runs: Sequence[Mapping[str, Any]], name: str, published: Mapping[str, Any] | None
-) -> dict[str, list[tuple[int, float]]]:
-    """Published points on the same axis, as shares of 1; layers of other models are no axis of ours."""
+def _lines(runs: Sequence[Mapping[str, Any]], name: str, order: Sequence[str]) -> list[Line]:
+    strategies = list(dict.fromkeys(run["strategy"] for run in runs))
+    found = []
+    for (method, strategy), own in _rows_of(runs).items():
+        points = sorted((int(run["value"]), float(figures_of(run)[name])) for run in own if name in figures_of(run))
+        if points:
+            found.append(Line(f"{method}, {strategy}", points, order.index(method), strategies.index(strategy)))
+    return found
+
+
+def _quoted(runs: Sequence[Mapping[str, Any]], name: str, published: Mapping[str, Any] | None) -> list[Line]:
+    """Published points of the same methods and strategies, as shares of 1; other models' blocks are no axis of ours."""
     if published is None or runs[0]["axis"] != "batch_size":
-        return {}
-    score, strategies = name.removeprefix("counterfact."), {run["strategy"] for run in runs}
-    lines: dict[str, list[tuple[int, float]]] = {}
+        return []
+    score, strategies = name.removeprefix(FACT), {run["strategy"] for run in runs}
+    methods = {run["editor"] for run in runs}
+    points: dict[str, list[tuple[int, float]]] = {}
     for row in published["rows"]:
-        if row["strategy"] in strategies and score in row:
+        if row["strategy"] in strategies and methods & set(row["method"].split(", ")) and score in row:
             label = f"quoted [{row['tag']}]: {row['method']}, {row['strategy']}"
-            lines.setdefault(label, []).append((int(row["batch_size"]), float(row[score]) / 100))
-    return {label: sorted(points) for label, points in lines.items()}
+            points.setdefault(label, []).append((int(row["batch_size"]), float(row[score]) / 100))
+    return [Line(label, sorted(own), i, quoted=True) for i, (label, own) in enumerate(points.items())]
 
 
-def score_lines(
-    lines: Mapping[str, Sequence[tuple[int, float]]],
-    quoted: Mapping[str, Sequence[tuple[int, float]]],
-    score: str,
-    axis: str,
-) -> bytes:
-    """A score against the axis; quoted lines are thin and grey."""
-
-    def draw(axes: Any) -> None:
-        for number, (label, points) in enumerate(quoted.items()):
-            style: dict[str, Any] = {"color": QUOTED, "linewidth": 0.9, "linestyle": SHAPES[1 + number % 3]}
-            axes.plot(*zip(*points, strict=True), marker="x", markersize=4, label=label, **style)
-        for number, (label, points) in enumerate(lines.items()):
-            look: dict[str, Any] = {"color": COLOURS[number % 8], "marker": MARKERS[number % 8], "markersize": 4}
-            axes.plot(*zip(*points, strict=True), label=label, **look)
-        if axis == "batch_size":
-            axes.set_xscale("log", base=2)
-        axes.set_ylim(-0.03, 1.03)
-        axes.set_xlabel("edits in a batch" if axis == "batch_size" else "edited block")
-        axes.set_ylabel(score)
-        axes.set_title(score, loc="left")
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=7)
-
-    return to_png(draw, (8.6, 3.8))
+def _turned(lines: Mapping[str, Sequence[Line]]) -> list[Line]:
+    """Lines of one value each as bars: a bar a method and strategy, its points the metrics."""
+    found: dict[str, Line] = {}
+    for number, own in enumerate(lines.values()):
+        for line in own:
+            before = found.get(line.label, replace(line, points=()))
+            found[line.label] = replace(before, points=[*before.points, *((number, y) for _, y in line.points)])
+    return sorted(found.values(), key=lambda line: line.quoted)
 
 
 def _published(published: Mapping[str, Any] | None) -> list[Block]:
     if published is None:
         return []
     rows = [
-        (row["method"], row["strategy"], row["batch_size"], *(row.get(s) for s in SCORES), row["tag"], row["where"])
+        (row["method"], row["strategy"], row["batch_size"], *(_percent(row.get(s)) for s in SCORES), row["tag"],
+         row["where"])
         for row in published["rows"]
-    ]
+    ]  # fmt: skip
     best = published.get("best_layer")
     told = f" Best layer there: index {best['layer']} of {best['of']} [{best['tag']}]." if best else ""
     return [
         Heading("Published figures"),
         Text(f"Quoted, not measured here: {published['source']}. {published['note']}{told}"),
-        Table(("method", "strategy", "batch size", *SCORES, "tag", "where"), rows),
+        Table(("method", "strategy", "batch size", *(f"{s}, %" for s in SCORES), "tag", "where"), rows),
     ]
+
+
+def _percent(value: float | None) -> str:
+    """With the decimals that were published, no more."""
+    return "-" if value is None else f"{value:g}"

@@ -13,8 +13,9 @@ from tests.jobs.conftest import Elder
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere."""
-    for module in ("plots", "compare_plots", "study_report"):
+    for module in ("plots", "compare_plots"):
         monkeypatch.setattr(f"pipelines.{module}.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    monkeypatch.setattr("pipelines.study_plots.to_png_panels", lambda draw, size: b"\x89PNG" * 40)
 
 
 def test_two_methods_side_by_side(elder: Elder, tmp_path: Path, small_run: list[str]) -> None:

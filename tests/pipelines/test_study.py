@@ -19,7 +19,7 @@ from pipelines.fleet_driver import Came, Outside
 from pipelines.job import Job
 from pipelines.study_config import StudyConfig, load_study_config, parse_study_config
 from pipelines.study_driver import run_study
-from pipelines.study_report import read_published, score_lines, study_blocks
+from pipelines.study_report import read_published
 from tests.pipelines.fakes import FakeEditor, FakeKit, FakeMeter, FakeReport, RecordingTracker, StoreAt, make_edits
 
 PARTS = {
@@ -31,9 +31,9 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing is tested once, below."""
-    for module in ("plots", "study_report"):
-        monkeypatch.setattr(f"pipelines.{module}.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    """Drawing is tested elsewhere."""
+    monkeypatch.setattr("pipelines.plots.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    monkeypatch.setattr("pipelines.study_plots.to_png_panels", lambda draw, size: b"\x89PNG" * 40)
 
 
 class ScoreMeter(FakeMeter):
@@ -136,7 +136,7 @@ def test_a_study_measures_each_run_as_its_strategy_says(tmp_path: Path) -> None:
     assert {row["axis"] for row in rows} == {"batch_size", "layers"}
     page = (tmp_path / "out" / "report.md").read_text()
     assert "Quoted, not measured here" in page
-    assert (tmp_path / "out" / "plots" / "batch_counterfact_S.png").exists()
+    assert (tmp_path / "out" / "plots" / "batch_counterfact.png").exists()
     assert (tmp_path / "store" / "studies" / "s1" / "report" / "report.md").read_text() == page
 
 
@@ -178,20 +178,3 @@ def test_every_shipped_study_loads(name: str) -> None:
     config = load_study_config(name)
     assert config.members
     assert parse_study_config(config.dump_yaml()).digest() == config.digest()
-
-
-def test_published_figures_are_told_from_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    published = read_published("llama3_study")
-    assert published is not None
-    assert {row["tag"] for row in published["rows"]} == {"P", "F"}
-    run = {
-        "part": "b", "axis": "batch_size", "method": "memit", "strategy": "batch", "value": 16, "edits": 16,
-        "status": "finished", "error": None, "right_after": {"counterfact.S": 0.5}, "final": {},
-        "seconds_per_edit": 1.0, "run_id": "x",
-    }  # fmt: skip
-    result = {"study_id": "s", "base_model": {"id": "m"}, "runs": {"x": run}, "failed": {}, "published": published}
-    tables = [block for block in study_blocks(result) if hasattr(block, "rows")]
-    assert [len(table.rows) for table in tables] == [1, len(published["rows"])]
-    png = score_lines({"ours": [(1, 0.5), (4, 0.4)]}, {"quoted": [(16, 0.9)]}, "S", "batch_size")
-    assert png.startswith(b"\x89PNG")
