@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from elder.edit import Edit
+from elder.errors import ConfigError, DataError
 from elder.runtime import Runtime
 
 
@@ -100,7 +101,12 @@ class Editor(Protocol):
         """Number of edits since the beginning, those before a continuation included."""
 
     def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
-        """Apply edits, in batches of `options.batch_size`; may be called again and again (lifelong)."""
+        """Apply edits, in batches of `options.batch_size`; may be called again and again (lifelong).
+
+        Raises:
+            ConfigError: There are no edits.
+            DataError: An edit has an empty prompt or target, or lacks what the method needs; nothing was changed.
+        """
 
     def disabled(self) -> AbstractContextManager[None]:
         """Context in which `model` answers exactly like the base model."""
@@ -145,6 +151,25 @@ class Preparing(Protocol):
         Returns:
             Sentences about what was done, for people.
         """
+
+
+def check_edits(edits: Sequence[Edit]) -> None:
+    """What no method can learn is refused by all of them alike, before anything is changed.
+
+    Raises:
+        ConfigError: There are no edits.
+        DataError: Prompts or targets without text; all of them.
+    """
+    if not edits:
+        raise ConfigError("edit: there are no edits to apply")
+    problems = [
+        f"edit {edit.id}: its {name} is empty"
+        for edit in edits
+        for name in ("prompt", "target")
+        if not getattr(edit, name).strip()
+    ]
+    if problems:
+        raise DataError(problems)
 
 
 def weights_digest(model: nn.Module, runtime: Runtime) -> str:

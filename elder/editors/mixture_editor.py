@@ -16,10 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from elder.edit import Edit
-from elder.editors.base import Base, EditOutcome, Progress, Receipt, pack_json, unpack_json, weights_digest
+from elder.editors.base import (
+    Base,
+    EditOutcome,
+    Progress,
+    Receipt,
+    check_edits,
+    pack_json,
+    unpack_json,
+    weights_digest,
+)
 from elder.editors.fit import check_state, refuse, take
 from elder.editors.options import ElderOptions
-from elder.errors import ConfigError, ModelError
+from elder.errors import ModelError
 from elder.mixture.attach import attach_mixtures, attach_tap
 from elder.mixture.lora import LowRankMixture, initial_bound
 from elder.mixture.partial import PartialForward
@@ -133,9 +142,9 @@ class MixtureEditor:
 
         Raises:
             ConfigError: There are no edits.
+            DataError: An edit has an empty prompt or target; nothing was learnt.
         """
-        if not edits:
-            raise ConfigError("edit: there are no edits to apply")
+        check_edits(edits)
         begin, outcomes, losses = time.perf_counter(), [], []
         for batch in _batches(edits, self.options.batch_size):
             done, curve = self._learn(batch)
