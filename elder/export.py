@@ -111,13 +111,12 @@ def _changes(editor: Any) -> dict[str, Tensor]:
             f"{editor.method} cannot be merged: its edits act on the inputs they are about and leave others alone, "
             "which no change of weights can do. Use the adapter (elder.load_edited), or a weight editor such as memit"
         )
-    maps = getattr(editor, "maps", None) or editor._maps
     names = {id(module): name for name, module in editor.model.named_modules()}
     found = {}
     for key, delta in deltas.of.items():
         if delta.sizes:
             dense = delta.dense.detach().float().cpu()
-            found[f"{names[id(maps[key])]}.weight"] = dense.T if isinstance(maps[key], Conv1D) else dense
+            found[f"{names[id(editor.maps[key])]}.weight"] = dense.T if isinstance(editor.maps[key], Conv1D) else dense
     return found
 
 

@@ -103,6 +103,18 @@ class Deltas(Generic[Key]):
         finally:
             self.of = before
 
+    @contextmanager
+    def or_nothing(self) -> Iterator[None]:
+        """What is added in the block is taken back if the block raises."""
+        before = {key: (d.dense, d.left, d.right, list(d.sizes)) for key, d in self.of.items()}
+        try:
+            yield
+        except BaseException:
+            for key, (dense, left, right, sizes) in before.items():
+                delta = self.of[key]
+                delta.dense, delta.left, delta.right, delta.sizes = dense, left, right, sizes
+            raise
+
     def state_dict(self) -> dict[str, Tensor]:
         """Factors of all maps, on the CPU."""
         state: dict[str, Tensor] = {}

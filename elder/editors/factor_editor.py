@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from elder.edit import Edit
-from elder.editors.base import Base, EditOutcome, Progress, Receipt, pack_json, unpack_json, weights_digest
+from elder.editors.base import Base, EditOutcome, Progress, Receipt, check_edits, pack_json
 from elder.editors.deltas import Deltas
-from elder.editors.fit import check_state, refuse
 from elder.editors.hyper_options import FactorEditorOptions
-from elder.errors import ConfigError, SolverError
+from elder.editors.written import WrittenEditor, rising
+from elder.errors import SolverError
 from elder.hyper.aggregate import slim
 from elder.hyper.factors import Factors, Recorder, read_factors
 from elder.hyper.maps import edited_maps, map_sizes
@@ -33,7 +31,7 @@ Changes = dict[str, tuple[Tensor, Tensor]]
 """Name of a map -> factors (d_v, n) and (n, d_k) of its change."""
 
 
-class FactorEditor:
+class FactorEditor(WrittenEditor[str]):
     """A base model with changes at some of its MLP maps.
 
     Args:
@@ -43,8 +41,6 @@ class FactorEditor:
     Attributes:
         maps: Name -> map of `model`; the names are also those of `deltas`.
     """
-
-    method: str
 
     def __init__(self, base: Base, options: FactorEditorOptions) -> None:
         self.base, self.options = base, options
@@ -56,8 +52,8 @@ class FactorEditor:
         self.deltas: Deltas[str] = Deltas(self.maps, self.sizes, base.runtime.device)
         self._recorder = Recorder(self.maps)
         self._pad = pad_id(base.tokenizer)
-        self._norms: dict[str, float] = {}
-        self._seen: dict[str, Any] = {"edits": 0, "batches": 0, "sizes": {name: [] for name in self.maps}}
+        self._norms = {}
+        self._seen = {"edits": 0, "batches": 0, "sizes": {name: [] for name in self.maps}, "ends": []}
         base.runtime.prepare(self.model)
 
     # ---- what a method says -------------------------------------------------------------------------------------
@@ -81,8 +77,8 @@ class FactorEditor:
         """What the method adds to the state."""
         return {}
 
-    def _recall(self, state: Mapping[str, Tensor], cursor: Mapping[str, Any]) -> None:
-        """Take `_memory` back."""
+    def _recall(self, state: Mapping[str, Tensor]) -> None:
+        """Take `_memory` back; all of it has been checked."""
 
     # ---- the Editor protocol ------------------------------------------------------------------------------------
 
@@ -91,10 +87,10 @@ class FactorEditor:
 
         Raises:
             ConfigError: There are no edits, or nothing trained to edit with.
+            DataError: An edit has an empty prompt or target; nothing was written.
             SolverError: A batch has no sound solution, or would change a map too much; it was not written.
         """
-        if not edits:
-            raise ConfigError("edit: there are no edits to apply")
+        check_edits(edits)
         self._ready()
         begin, size = time.perf_counter(), self.options.batch_size
         outcomes: list[EditOutcome] = []
@@ -110,27 +106,6 @@ class FactorEditor:
         notes = {"largest_change": max(changes)}
         return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, notes)
 
-    @property
-    def edits_applied(self) -> int:
-        """See `Editor.edits_applied`."""
-        return int(self._seen["edits"])
-
-    def disabled(self) -> AbstractContextManager[None]:
-        """See `Editor.disabled`."""
-        return self.deltas.disabled()
-
-    def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
-        """See `Editor.routed_at`: nothing is routed."""
-        return nullcontext()
-
-    def in_scope(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
-        """See `Editor.in_scope`: written weights act on every input."""
-        return None
-
-    def base_digest(self) -> str:
-        """See `Editor.base_digest`."""
-        return weights_digest(self.base.model, self.base.runtime)
-
     def state_dict(self) -> dict[str, Tensor]:
         """See `Editor.state_dict`."""
         return self.deltas.state_dict() | self._memory() | {"cursor": pack_json(self._seen)}
@@ -141,27 +116,22 @@ class FactorEditor:
         Raises:
             AdapterError: The state belongs to other options, or is damaged; nothing was changed.
         """
-        turned = {name: t.T if name.endswith(".left") else t for name, t in state.items()}  # these grow sideways
-        own = {name: t.T if name.endswith(".left") else t for name, t in self.state_dict().items()}
-        check_state(turned, own, ("cursor", "delta."), ("cursor",))
-        cursor = unpack_json(state["cursor"])
-        known = isinstance(cursor, dict) and set(cursor) == set(self._seen) and set(cursor["sizes"]) == set(self.maps)
-        refuse([] if known else [f"'cursor' must count {', '.join(self._seen)} of {', '.join(self.maps)}"])
+        cursor = self._checked(state)
         self._check_cursor(cursor)
         self.deltas.load(state, cursor["sizes"])
         self._seen = cursor
-        self._recall(state, cursor)
-
-    def save(self, directory: str | Path) -> None:
-        """See `Editor.save`."""
-        from elder.adapter import save_adapter
-
-        save_adapter(directory, self)
+        self._recall(state)
 
     # ---- parts --------------------------------------------------------------------------------------------------
 
     def _check_cursor(self, cursor: Mapping[str, Any]) -> None:
         """Raise if a state cannot be continued here."""
+
+    def _contradictions(self, state: Mapping[str, Tensor], cursor: Mapping[str, Any]) -> list[str]:
+        ends = cursor["ends"]
+        sound = rising(ends) and len(ends) == cursor["batches"] and (ends[-1] if ends else 0) == cursor["edits"]
+        wrong = [] if sound else ["'cursor': ends must be the counts of edits after each batch"]
+        return wrong + super()._contradictions(state, cursor)
 
     def _rows(self, edits: Sequence[Edit]) -> list[Row]:
         o = self.options
@@ -185,19 +155,20 @@ class FactorEditor:
         with torch.no_grad():
             changes = {name: slim(left, right) for name, (left, right) in self._changes(factors).items()}
             sizes = {name: self._relative_size(name, *change) for name, change in changes.items()}
-            self._check(sizes)
+            for name, size in sizes.items():
+                self._check_size(f"map {name}", size, "Lower editor.lr, or take fewer edits together")
         after = self._add(changes, rows)
         self._accept()
         self._seen["edits"] += len(batch)
         self._seen["batches"] += 1
-        self._seen["sizes"] = {name: list(delta.sizes) for name, delta in self.deltas.of.items()}
+        self._seen["ends"] = [*self._seen["ends"], self._seen["edits"]]
+        self._note_sizes()
         curve = (float(before.mean()), float(after.mean()))
         return self._outcomes(batch, rows, before, after), curve, max(sizes.values())
 
     def _add(self, changes: Changes, rows: Sequence[Row]) -> Tensor:
         """Write into all maps; returns (R,) the losses of the rows then. Takes all back if they are not finite."""
-        kept = {name: (d.dense, d.left, d.right, list(d.sizes)) for name, d in self.deltas.of.items()}
-        try:
+        with self.deltas.or_nothing():
             for name, (left, right) in changes.items():
                 self.deltas.of[name].add(left, right)
             pairs = [Pair(row.prompt, row.answer) for row in rows]
@@ -205,32 +176,7 @@ class FactorEditor:
             after = torch.tensor([one.nll for one in scores])
             if not bool(after.isfinite().all()):
                 raise SolverError("the model's losses are no longer finite; nothing of this batch was written")
-            return after
-        except BaseException:
-            for name, (dense, left, right, sizes) in kept.items():
-                delta = self.deltas.of[name]
-                delta.dense, delta.left, delta.right, delta.sizes = dense, left, right, sizes
-            raise
-
-    def _check(self, sizes: Mapping[str, float]) -> None:
-        limit = self.options.max_change
-        for name, size in sizes.items():
-            if not size < float("inf"):
-                raise SolverError(f"map {name}: the update is not finite; nothing of this batch was written")
-            if limit is not None and size > limit:
-                raise SolverError(
-                    f"map {name}: the update is {size:.3g} times the weights, above editor.max_change = {limit}; "
-                    "nothing of this batch was written. Lower editor.lr, or take fewer edits together"
-                )
-
-    def _relative_size(self, name: str, left: Tensor, right: Tensor) -> float:
-        """||left right|| / ||W||."""
-        if name not in self._norms:
-            weight: Any = self.maps[name].weight
-            with self.base.runtime.gathered([weight]):
-                self._norms[name] = float(weight.detach().float().norm())
-        overlap = (left.double().T @ left.double()) * (right.double() @ right.double().T)
-        return float(overlap.sum().clamp(min=0).sqrt()) / self._norms[name]
+        return after
 
     def _outcomes(self, batch: Sequence[Edit], rows: Sequence[Row], before: Tensor, after: Tensor) -> list[EditOutcome]:
         owners = torch.tensor([row.owner for row in rows])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from elder.editors.option_checks import at_least_one, bounded_change, not_negative, positive, rising_layers
 from elder.editors.options import opt
 
 UNTRAINED = "none"  # what `trained` says when a network without training is meant
@@ -33,12 +34,7 @@ class FactorOptions:
 
     def problems(self) -> list[str]:
         """What is impossible about these values, each line beginning with the option's name."""
-        found = [] if self.micro_batch >= 1 else [f"micro_batch: must be at least 1, found {self.micro_batch}"]
-        if self.layers is not None and (
-            not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0
-        ):
-            found.append(f"layers: expected different block numbers in rising order, found {list(self.layers)}")
-        return found
+        return at_least_one(self, "micro_batch") + rising_layers(self.layers)
 
 
 @dataclass(frozen=True)
@@ -53,12 +49,7 @@ class FactorEditorOptions(FactorOptions):
 
     def problems(self) -> list[str]:
         """What is impossible."""
-        found = super().problems()
-        if self.batch_size < 1:
-            found.append(f"batch_size: must be at least 1, found {self.batch_size}")
-        if self.max_change is not None and self.max_change <= 0:
-            found.append(f"max_change: must be positive, found {self.max_change}")
-        return found
+        return super().problems() + at_least_one(self, "batch_size") + bounded_change(self.max_change)
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class UltraEditOptions(FactorEditorOptions):
 
     def problems(self) -> list[str]:
         """What is impossible."""
-        return super().problems() + _positive(self, "lr", "ridge")
+        return super().problems() + positive(self, "lr", "ridge")
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,7 @@ class TrainedOptions(FactorEditorOptions):
 
     def problems(self) -> list[str]:
         """What is impossible."""
-        return super().problems() + _positive(self, "lr")
+        return super().problems() + positive(self, "lr")
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class MalmenOptions(TrainedOptions):
 
     def problems(self) -> list[str]:
         """What is impossible."""
-        return super().problems() + _positive(self, "ridge")
+        return super().problems() + positive(self, "ridge")
 
 
 @dataclass(frozen=True)
@@ -130,16 +121,10 @@ class TrainingOptions(FactorOptions):
 
     def problems(self) -> list[str]:
         """What is impossible."""
-        found = super().problems() + _positive(self, "lr", "meta_lr", "clip")
-        for name in ("rank", "blocks", "n_edits", "accumulate", "chunk"):
-            if getattr(self, name) < 1:
-                found.append(f"{name}: must be at least 1, found {getattr(self, name)}")
-        for name in ("edit_coef", "loc_coef"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                found.append(f"{name}: must not be negative, found {getattr(self, name)}")
-        if self.scalar_lr is not None and not 0 <= self.scalar_lr < float("inf"):
-            found.append(f"scalar_lr: must not be negative, found {self.scalar_lr}")
-        return found
+        found = super().problems() + positive(self, "lr", "meta_lr", "clip")
+        found += at_least_one(self, "rank", "blocks", "n_edits", "accumulate", "chunk")
+        found += not_negative(self, "edit_coef", "loc_coef")
+        return found + (not_negative(self, "scalar_lr") if self.scalar_lr is not None else [])
 
 
 @dataclass(frozen=True)
@@ -160,11 +145,3 @@ class MendTraining(TrainingOptions):
 @dataclass(frozen=True)
 class MalmenTraining(TrainingOptions):
     """Training MALMEN. Defaults are the reference configuration's for zsRE."""
-
-
-def _positive(options: Any, *names: str) -> list[str]:
-    return [
-        f"{name}: must be positive, found {getattr(options, name)}"
-        for name in names
-        if not 0 < getattr(options, name) < float("inf")
-    ]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,15 +20,14 @@ from elder.editors.base import (
     EditOutcome,
     Progress,
     Receipt,
+    check_edits,
     pack_json,
     state_digest,
-    unpack_json,
-    weights_digest,
 )
 from elder.editors.deltas import Deltas
-from elder.editors.fit import check_state, refuse
 from elder.editors.weight_options import LocateOptions
-from elder.errors import AdapterError, ConfigError, SolverError
+from elder.editors.written import WrittenEditor
+from elder.errors import AdapterError, SolverError
 from elder.mixture.partial import PartialForward
 from elder.models import anatomy, clone_sharing_weights, dimensions
 from elder.runtime import told_by_first
@@ -58,7 +55,7 @@ class Written:
     leverage: Tensor
 
 
-class LocateEditor:
+class LocateEditor(WrittenEditor[int]):
     """A base model with weight changes at the output maps of some MLPs.
 
     Args:
@@ -71,8 +68,6 @@ class LocateEditor:
         statistics: Block -> second moment of ordinary keys; what is missing at the first edit is taken then.
     """
 
-    method: str
-
     def __init__(self, base: Base, options: LocateOptions) -> None:
         self.base, self.options = base, options
         self.model = clone_sharing_weights(base.model)
@@ -82,7 +77,7 @@ class LocateEditor:
         sizes = {layer: dimensions(module) or (parts.inner, parts.width) for layer, module in maps.items()}
         device, pad = base.runtime.device, pad_id(base.tokenizer)
         partial = PartialForward(parts.blocks)
-        self._maps, self.width = maps, sizes[self.layers[-1]][0]
+        self.maps, self.width = maps, sizes[self.layers[-1]][0]
         self.deltas = Deltas(maps, sizes, device)
         self._observer = Observer(self.model, partial, maps, base.runtime, pad)
         self._upper = UpperBlocks(self.model, partial, self.layers[-1], pad, device)
@@ -91,9 +86,9 @@ class LocateEditor:
         self.statistics: dict[int, SecondMoment] = {}
         self._ids: dict[str, str] | None = None
         self._priors: dict[int, Prior] = {}
-        self._norms: dict[int, float] = {}
+        self._norms = {}
         self._contexts: Contexts | None = None
-        self._seen: dict[str, Any] = {
+        self._seen = {
             "edits": 0,
             "batches": 0,
             "sizes": {str(layer): [] for layer in self.layers},
@@ -139,11 +134,10 @@ class LocateEditor:
         Raises:
             ConfigError: There are no edits, or no text for the statistics.
             AdapterError: The edits before were written with statistics of another text.
-            DataError: An edit without a subject in its prompt; nothing was written.
+            DataError: An edit without a subject in its prompt, or with an empty target; nothing was written.
             SolverError: A batch has no sound solution, or would change a block too much; it was not written.
         """
-        if not edits:
-            raise ConfigError("edit: there are no edits to apply")
+        check_edits(edits)
         check_subjects(edits)
         self.prepare()
         begin, outcomes, losses = time.perf_counter(), [], []
@@ -190,27 +184,6 @@ class LocateEditor:
         self._ids = ids
         return notes
 
-    @property
-    def edits_applied(self) -> int:
-        """See `Editor.edits_applied`."""
-        return int(self._seen["edits"])
-
-    def disabled(self) -> AbstractContextManager[None]:
-        """See `Editor.disabled`."""
-        return self.deltas.disabled()
-
-    def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
-        """See `Editor.routed_at`: nothing is routed."""
-        return nullcontext()
-
-    def in_scope(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
-        """See `Editor.in_scope`: written weights act on every input."""
-        return None
-
-    def base_digest(self) -> str:
-        """See `Editor.base_digest`."""
-        return weights_digest(self.base.model, self.base.runtime)
-
     def state_dict(self) -> dict[str, Tensor]:
         """See `Editor.state_dict`."""
         state = self.deltas.state_dict() | self._memory()
@@ -224,26 +197,27 @@ class LocateEditor:
         Raises:
             AdapterError: The state belongs to other options, or is damaged; nothing was changed.
         """
-        own = self.state_dict()
-        turned = {name: t.T if name.endswith(".left") else t for name, t in state.items()}  # these grow sideways
-        pattern = {name: t.T if name.endswith(".left") else t for name, t in own.items()}
-        check_state(turned, pattern, ("cursor", "delta.", "memory."), ("cursor",))
-        cursor = unpack_json(state["cursor"])
-        known = isinstance(cursor, dict) and set(cursor) == {*self._seen, "contexts"}
-        refuse([] if known else ["'cursor' must count edits, batches and sizes"])
+        cursor = self._checked(state)
         contexts = cursor.pop("contexts")
         self.deltas.load(state, {layer: cursor["sizes"].get(str(layer), []) for layer in self.layers})
         self._contexts = None if contexts is None else Contexts(tuple(tuple(group) for group in contexts))
         self._seen = cursor
         self._recall(state)
 
-    def save(self, directory: str | Path) -> None:
-        """See `Editor.save`."""
-        from elder.adapter import save_adapter
-
-        save_adapter(directory, self)  # type: ignore[arg-type]
+    def blank(self) -> Any:
+        """See `WrittenEditor.blank`: with the same statistics."""
+        fresh = super().blank()
+        fresh.moments, fresh.windows, fresh.statistics = self.moments, self.windows, dict(self.statistics)
+        return fresh
 
     # ---- parts --------------------------------------------------------------------------------------------------
+
+    def _contradictions(self, state: Mapping[str, Tensor], cursor: Mapping[str, Any]) -> list[str]:
+        texts = cursor["contexts"]
+        groups = texts is None or (isinstance(texts, list) and all(isinstance(group, list) for group in texts))
+        wrong = [] if groups else ["'cursor': contexts must be groups of texts"]
+        wrong += [] if isinstance(cursor["statistics"], dict) else ["'cursor': statistics must be named by block"]
+        return wrong + super()._contradictions(state, cursor)
 
     def prior(self, layer: int) -> Prior:
         """The second moment of ordinary keys of a block, factored once."""
@@ -282,7 +256,7 @@ class LocateEditor:
 
     def _check_given(self) -> None:
         for layer, moment in self.statistics.items():
-            if layer in self._maps and moment.total.shape[0] != self.width:
+            if layer in self.maps and moment.total.shape[0] != self.width:
                 raise SolverError(
                     f"the statistics of block {layer} are of width {moment.total.shape[0]}, the model's keys of width "
                     f"{self.width}: they belong to another model"
@@ -290,15 +264,10 @@ class LocateEditor:
 
     def _write(self, batch: Sequence[Edit]) -> tuple[Values, list[Written]]:
         """Find the values of a batch, then write block after block; all or nothing."""
-        before = {layer: (d.dense, d.left, d.right, list(d.sizes)) for layer, d in self.deltas.of.items()}
-        try:
-            return self._write_all(batch)
-        except BaseException:
-            for layer, (dense, left, right, sizes) in before.items():
-                delta = self.deltas.of[layer]
-                delta.dense, delta.left, delta.right, delta.sizes = dense, left, right, sizes
-            self._note_sizes()
-            raise
+        with self.deltas.or_nothing():
+            written = self._write_all(batch)
+        self._note_sizes()
+        return written
 
     def _write_all(self, batch: Sequence[Edit]) -> tuple[Values, list[Written]]:
         tokenizer, o, last = self.base.tokenizer, self.options, self.layers[-1]
@@ -340,14 +309,9 @@ class LocateEditor:
     def _write_block(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> Written:
         left, right = self._factors(layer, keys.T, bare.T, residuals.T)
         size = self._relative_size(layer, left, right)
-        limit = self.options.max_change
-        if limit is not None and size > limit:
-            raise SolverError(
-                f"block {layer}: the update is {size:.3g} times the weights, above editor.max_change = {limit}; "
-                "nothing of this batch was written. Look at the edits with the largest leverage, or raise the ridge"
-            )
+        advice = "Look at the edits with the largest leverage, or raise the ridge"
+        self._check_size(f"block {layer}", size, advice)
         self.deltas.of[layer].add(left, right)
-        self._note_sizes()
         return Written(layer, residuals.norm(dim=1).cpu(), size, self._leverage(layer, keys))
 
     def _factors(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
@@ -358,17 +322,6 @@ class LocateEditor:
         if layer not in self.statistics:
             return torch.zeros(len(keys))
         return self.prior(layer).whiten(keys.T.double()).square().sum(0).cpu()
-
-    def _relative_size(self, layer: int, left: Tensor, right: Tensor) -> float:
-        if layer not in self._norms:
-            weight = self._maps[layer].weight
-            with self.base.runtime.gathered([weight]):  # type: ignore[list-item]
-                self._norms[layer] = float(weight.detach().float().norm())  # type: ignore[operator,union-attr]
-        overlap = (left.double().T @ left.double()) * (right.double() @ right.double().T)
-        return float(overlap.sum().clamp(min=0).sqrt()) / self._norms[layer]
-
-    def _note_sizes(self) -> None:
-        self._seen["sizes"] = {str(layer): list(delta.sizes) for layer, delta in self.deltas.of.items()}
 
 
 def _outcomes(batch: Sequence[Edit], values: Values, written: Sequence[Written]) -> list[EditOutcome]:

@@ -13,42 +13,40 @@ import torch
 from torch import Tensor
 
 from elder.editors.base import pack_json, unpack_json
+from elder.editors.written import WrittenEditor
 from elder.errors import ConfigError
-
-METHODS = ("rome", "memit", "emmet", "alphaedit")  # one column of the factors is one edit
 
 
 def rolled_back(editor: Any, edits: int) -> Any:
     """A second editor on the same base, in the state in which the first one was after so many edits, to the bit.
 
     Args:
-        editor: Of rome, memit, emmet or alphaedit; not changed.
+        editor: Of a method that holds changes of weights; not changed.
         edits: Where a batch ended; 0 is the unedited model.
 
     Raises:
         ConfigError: Another method, or no batch ended there.
     """
-    if editor.method not in METHODS:
+    if not isinstance(editor, WrittenEditor):
         raise ConfigError(
-            f"{editor.method} keeps no earlier states (only {', '.join(METHODS)} do); pull an earlier stage instead: "
-            "elder pull runs:/RUN/stage-0001 DIR"
+            f"{editor.method} keeps no earlier states (only methods that change weights do); pull an earlier stage "
+            "instead: elder pull runs:/RUN/stage-0001 DIR"
         )
-    fresh = type(editor)(editor.base, editor.options)
-    fresh.statistics = dict(editor.statistics)
+    earlier = editor.blank()
     if edits:
-        fresh.load_state_dict(state_after(editor.state_dict(), edits))
-    return fresh
+        earlier.load_state_dict(state_after(editor.state_dict(), edits))
+    return earlier
 
 
 def state_after(state: Mapping[str, Tensor], edits: int) -> dict[str, Tensor]:
-    """The state that a locate-then-edit editor had after so many edits, from a later one.
+    """The state that an editor had after so many edits, from a later one.
 
     Raises:
         ConfigError: No batch ended there.
     """
     cursor = unpack_json(state["cursor"])
-    sizes = next(iter(cursor["sizes"].values()))
-    ends = list(accumulate(sizes))
+    # Where a column of the factors is one edit, the sizes of the batches say where they ended.
+    ends = cursor["ends"] if "ends" in cursor else list(accumulate(next(iter(cursor["sizes"].values()))))
     if edits not in ends:
         near = sorted(ends, key=lambda end: abs(end - edits))[:2]
         raise ConfigError(
@@ -56,12 +54,19 @@ def state_after(state: Mapping[str, Tensor], edits: int) -> dict[str, Tensor]:
             f"{' and '.join(map(str, sorted(near))) or 'none'}"
         )
     batches = ends.index(edits) + 1
-    kept = {layer: own[:batches] for layer, own in cursor["sizes"].items()}
-    earlier = {name: _cut(name, tensor, edits) for name, tensor in state.items() if name != "cursor"}
-    earlier["cursor"] = pack_json({**cursor, "edits": edits, "batches": batches, "sizes": kept})
+    kept = {key: own[:batches] for key, own in cursor["sizes"].items()}
+    changed = {"edits": edits, "batches": batches, "sizes": kept}
+    if "ends" in cursor:
+        changed["ends"] = ends[:batches]
+    earlier = {n: _cut(n, t, kept, batches) for n, t in state.items() if n != "cursor"}
+    earlier["cursor"] = pack_json({**cursor, **changed})
     return earlier
 
 
-def _cut(name: str, tensor: Tensor, edits: int) -> Tensor:
-    part = tensor[:, :edits] if name.endswith(".left") else tensor[:edits]
+def _cut(name: str, tensor: Tensor, sizes: Mapping[str, list[int]], batches: int) -> Tensor:
+    """The part of an entry that was there then: factors and keys grow by ranks of batches, statistics by a row."""
+    kind, _, rest = name.partition(".")
+    side = rest.rpartition(".")[2] if kind == "delta" else ""
+    rows = batches if kind == "statistics" else sum(sizes[rest.rpartition(".")[0] if kind == "delta" else rest])
+    part = tensor[:, :rows] if side == "left" else tensor[:rows]
     return part.clone(memory_format=torch.contiguous_format)

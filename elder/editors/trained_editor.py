@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from elder.editors.base import Base
 from elder.editors.factor_editor import Changes, FactorEditor
+from elder.editors.fit import refuse
 from elder.editors.hyper_options import UNTRAINED, MalmenOptions, TrainedOptions
 from elder.errors import AdapterError, ConfigError
 from elder.hyper.factors import Factors
@@ -96,11 +95,15 @@ class TrainedEditor(FactorEditor):
         self._seen["trained"] = self._digest
 
     def _check_cursor(self, cursor: Mapping[str, Any]) -> None:
+        refuse([] if isinstance(cursor["trained"], str) else ["'cursor': trained must be a digest"])
         if self._digest and cursor["trained"] not in ("", self._digest):
             raise AdapterError(_OTHER)
 
-    def _memory(self) -> dict[str, Tensor]:
-        return {}
+    def blank(self) -> TrainedEditor:
+        """See `WrittenEditor.blank`: with the same trained network, wherever that came from."""
+        fresh: TrainedEditor = super().blank()
+        fresh.network, fresh._digest = self.network, self._digest
+        return fresh
 
 
 _OTHER = "editor.trained: the edits so far were made with another trained editor; give that one back"

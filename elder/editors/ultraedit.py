@@ -11,6 +11,7 @@ from torch import Tensor
 from elder.editors.base import Base
 from elder.editors.factor_editor import Changes, FactorEditor
 from elder.editors.hyper_options import UltraEditOptions
+from elder.editors.written import rising
 from elder.hyper.aggregate import ridge_factors, ultra_shifts
 from elder.hyper.factors import Factors
 from elder.hyper.maps import late_layers, shape_name
@@ -18,16 +19,25 @@ from elder.solvers.moments import RUNNING_STATE, RunningMoments
 
 
 class UltraEditEditor(FactorEditor):
-    """Statistics pool all maps of a shape; a batch counts in them before it is normalised by them."""
+    """Statistics pool all maps of a shape; a batch counts in them before it is normalised by them.
+
+    What they were after every batch is kept, so that a stream can be taken back to any of them.
+    """
 
     method = "ultraedit"
     options: UltraEditOptions
 
     def __init__(self, base: Base, options: UltraEditOptions) -> None:
         super().__init__(base, options)
-        device = base.runtime.device
-        self.statistics = {shape_name(s): RunningMoments.empty(sum(s), device) for s in self.sizes.values()}
+        self._width = {shape_name(size): sum(size) for size in self.sizes.values()}
+        self._after: dict[str, list[RunningMoments]] = {shape: [] for shape in self._width}
         self._next = self.statistics
+
+    @property
+    def statistics(self) -> dict[str, RunningMoments]:
+        """Shape of maps -> mean and variance of [u ; g] over all batches so far."""
+        device = self.base.runtime.device
+        return {s: m[-1] if m else RunningMoments.empty(self._width[s], device) for s, m in self._after.items()}
 
     @staticmethod
     def default_layers(depth: int) -> tuple[int, ...]:
@@ -47,19 +57,37 @@ class UltraEditEditor(FactorEditor):
         return ridge_factors(factors.inputs, shifts, self.options.ridge)
 
     def _accept(self) -> None:
-        self.statistics = self._next
+        for shape, moments in self._next.items():
+            self._after[shape].append(moments)
 
     def _memory(self) -> dict[str, Tensor]:
-        return {
-            f"statistics.{shape}.{entry}": tensor
-            for shape, moments in self.statistics.items()
-            for entry, tensor in moments.state_dict().items()
-        }
+        """`statistics.SHAPE.mean` (batches, s) and so on: what they were after every batch."""
+        found = {}
+        for shape, after in self._after.items():
+            states = [moments.state_dict() for moments in after]
+            empty = RunningMoments.empty(self._width[shape]).state_dict()
+            for entry in RUNNING_STATE:
+                rows = [state[entry] for state in states]
+                found[f"statistics.{shape}.{entry}"] = (
+                    torch.stack(rows) if rows else empty[entry].expand(1, *empty[entry].shape)[:0]
+                )
+        return found
 
-    def _recall(self, state: Mapping[str, Tensor], cursor: Mapping[str, Any]) -> None:
-        device = self.base.runtime.device
-        for shape in self.statistics:
-            taken = RunningMoments.from_state({e: state[f"statistics.{shape}.{e}"] for e in RUNNING_STATE})
-            self.statistics[shape] = RunningMoments(
-                taken.mean.to(torch.device(device)), taken.squares.to(torch.device(device)), taken.count
-            )
+    def _contradictions(self, state: Mapping[str, Tensor], cursor: Mapping[str, Any]) -> list[str]:
+        wrong = super()._contradictions(state, cursor)
+        for shape in self._width:
+            mean, squares, count = (state[f"statistics.{shape}.{entry}"] for entry in RUNNING_STATE)
+            if not len(mean) == len(squares) == len(count) == cursor["batches"]:
+                wrong.append(f"'statistics.{shape}' must have been noted after each of {cursor['batches']} batches")
+            elif not rising(count.tolist()) or bool((squares < 0).any()):
+                wrong.append(f"'statistics.{shape}' are no statistics of a growing stream")
+        return wrong
+
+    def _recall(self, state: Mapping[str, Tensor]) -> None:
+        device = torch.device(self.base.runtime.device)
+        for shape in self._width:
+            mean, squares, count = (state[f"statistics.{shape}.{entry}"] for entry in RUNNING_STATE)
+            self._after[shape] = [
+                RunningMoments(m.to(device, copy=True), s.to(device, copy=True), int(c))
+                for m, s, c in zip(mean, squares, count, strict=True)
+            ]

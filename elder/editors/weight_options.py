@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from elder.editors.option_checks import at_least_one, bounded_change, not_negative, positive, rising_layers
 from elder.editors.options import opt
 
 
@@ -54,27 +55,11 @@ class LocateOptions:
 
     def problems(self) -> list[str]:
         """What is impossible about these values, each line beginning with the option's name."""
-        found = []
-        for name in ("steps", "context_tokens", "batch_size", "value_batch"):
-            if getattr(self, name) < 1:
-                found.append(f"{name}: must be at least 1, found {getattr(self, name)}")
-        for name in ("kl_factor", "decay", "stop", "jitter"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                found.append(f"{name}: must not be negative, found {getattr(self, name)}")
-        for name in ("lr", "clamp"):
-            if not 0 < getattr(self, name) < float("inf"):
-                found.append(f"{name}: must be positive, found {getattr(self, name)}")
-        if self.text_tokens is not None and self.text_tokens < 1:
-            found.append(f"text_tokens: must be at least 1, found {self.text_tokens}")
-        if not 0 <= self.contexts <= 5:
-            found.append(f"contexts: must be 0 to 5, found {self.contexts}")
-        if self.max_change is not None and self.max_change <= 0:
-            found.append(f"max_change: must be positive, found {self.max_change}")
-        if self.layers is not None and (
-            not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0
-        ):
-            found.append(f"layers: expected different block numbers in rising order, found {list(self.layers)}")
-        return found
+        found = at_least_one(self, "steps", "context_tokens", "batch_size", "value_batch")
+        found += not_negative(self, "kl_factor", "decay", "stop", "jitter") + positive(self, "lr", "clamp")
+        found += at_least_one(self, "text_tokens") if self.text_tokens is not None else []
+        found += [] if 0 <= self.contexts <= 5 else [f"contexts: must be 0 to 5, found {self.contexts}"]
+        return found + bounded_change(self.max_change) + rising_layers(self.layers)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from elder.adapter import load_adapter
 from elder.edit import Edit
-from elder.editors.base import Base, state_digest
+from elder.editors.base import Base, pack_json, state_digest, unpack_json
 from elder.editors.make import make_editor
 from elder.editors.ultraedit import UltraEditEditor
 from elder.errors import AdapterError, ConfigError, ModelError, SolverError
@@ -85,11 +85,42 @@ def test_a_state_that_does_not_fit_is_refused_whole(base: Base, kind: str) -> No
     editor, other = make(kind, base), make(kind, base)
     editor.edit(EDITS[:2])
     state, fresh = editor.state_dict(), state_digest(other.state_dict())
+    cursor = unpack_json(state["cursor"])
+    sizes = {**cursor["sizes"], "1.mlp_out": [-1]}
+
+    def counting(**changed: Any) -> dict[str, Any]:
+        return state | {"cursor": pack_json(cursor | changed)}
+
     damaged = [
         ({n: t for n, t in state.items() if n != "delta.1.mlp_out.left"}, r"'delta\.1\.mlp_out\.left' is missing"),
-        (state | {"delta.1.mlp_out.left": state["delta.1.mlp_out.left"][:, :1]}, "do not add up"),
+        (state | {"delta.1.mlp_out.left": state["delta.1.mlp_out.left"][:, :1]}, "does not add up"),
+        (state | {"delta.1.mlp_out.right": state["delta.1.mlp_out.right"] * float("nan")}, "right' is not finite"),
         (state | {"cursor": state["cursor"][:-1]}, "holds no JSON"),
+        (state | {"cursor": pack_json([1])}, "'cursor' must hold batches, edits"),
+        (counting(edits="two"), "edits is 'two', no count"),
+        (counting(batches=2, ends=[1, 2]), "the sizes of 1.mlp_out must be 2 counts"),
+        (counting(sizes=None), "sizes must be those of 1.mlp_out, 3.mlp_out"),
+        (counting(sizes=sizes), "the sizes of 1.mlp_out must be 1 counts"),
+        (counting(ends=[3]), "ends must be the counts of edits after each batch"),
         (make(kind, base, layers=(1, 2)).state_dict(), "is unknown"),
+    ]
+    for one, message in damaged:
+        with pytest.raises(AdapterError, match=message):
+            other.load_state_dict(one)
+        assert state_digest(other.state_dict()) == fresh
+
+
+def test_statistics_that_do_not_fit_are_refused_whole(base: Base) -> None:
+    editor, other = make("ultraedit", base), make("ultraedit", base)
+    editor.edit(EDITS[:4])
+    state, fresh = editor.state_dict(), state_digest(other.state_dict())
+    name = next(n for n in state if n.endswith(".mean")).removesuffix(".mean")
+    damaged = [
+        ({n: t for n, t in state.items() if not n.startswith("statistics.")}, f"'{name}.mean' is missing"),
+        (state | {f"{name}.mean": state[f"{name}.mean"][:1]}, "must have been noted after each of 2 batches"),
+        (state | {f"{name}.count": state[f"{name}.count"].flip(0)}, "no statistics of a growing stream"),
+        (state | {f"{name}.squares": -state[f"{name}.squares"]}, "no statistics of a growing stream"),
+        (state | {f"{name}.mean": state[f"{name}.mean"][:, :5]}, "has shape"),
     ]
     for one, message in damaged:
         with pytest.raises(AdapterError, match=message):

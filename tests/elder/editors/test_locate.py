@@ -11,7 +11,7 @@ import torch
 
 from elder.edit import Edit
 from elder.editors.alphaedit import AlphaEditEditor
-from elder.editors.base import Base, state_digest
+from elder.editors.base import Base, pack_json, state_digest, unpack_json
 from elder.editors.locate import LocateEditor
 from elder.editors.memit import EmmetEditor, MemitEditor
 from elder.editors.rome import RomeEditor
@@ -108,8 +108,16 @@ def test_a_state_that_does_not_fit_is_refused_whole(base: Base) -> None:
     state = editor.state_dict()
     with pytest.raises(AdapterError, match=r"'delta.1.left' is missing"):
         other.load_state_dict({k: v for k, v in state.items() if k != "delta.1.left"})
-    with pytest.raises(AdapterError, match="do not add up"):
-        other.load_state_dict(state | {"delta.1.left": state["delta.1.left"][:, :1]})
+    cursor = unpack_json(state["cursor"])
+    for damage, message in (
+        ({"delta.1.left": state["delta.1.left"][:, :1]}, r"'delta\.1\.left' does not add up"),
+        ({"memory.1": state["memory.1"][:1]}, r"'memory\.1' does not add up"),
+        ({"cursor": pack_json(cursor | {"contexts": 3})}, "contexts must be groups"),
+        ({"cursor": pack_json(cursor | {"statistics": None})}, "statistics must be named by block"),
+        ({"cursor": pack_json(cursor | {"batches": 3})}, "must be 3 counts"),
+    ):
+        with pytest.raises(AdapterError, match=message):
+            other.load_state_dict(state | damage)
     assert other.edits_applied == 0
     assert not any(delta.sizes for delta in other.deltas.of.values())
 
