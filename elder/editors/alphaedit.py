@@ -29,6 +29,7 @@ class AlphaEditEditor(LocateEditor):
         self._spaces: dict[int, NullSpace] = {}
         self._solvers: dict[int, RecursiveRidge] = {}
         self._keys = KeysMemory(self.layers, self.width)
+        self._singular: set[int] = set()
 
     def space(self, layer: int) -> NullSpace:
         """The free directions of a block.
@@ -54,6 +55,16 @@ class AlphaEditEditor(LocateEditor):
             self._solvers[layer] = RecursiveRidge(None, self.options.ridge, space.rank)
             self._keys.replay(layer, lambda k: self._solvers[layer].absorb(space.reduce(k)))
         return residuals, space.lift(self._solvers[layer].gain(space.reduce(keys)))
+
+    def _leverage(self, layer: int, keys: Tensor) -> Tensor | None:
+        """As the others have it, where C has an inverse; AlphaEdit does not need one."""
+        if layer in self._singular:
+            return None
+        try:
+            return super()._leverage(layer, keys)
+        except SolverError:
+            self._singular.add(layer)
+            return None
 
     def _remember(self, keys: Mapping[int, Tensor]) -> None:
         for layer, own in keys.items():

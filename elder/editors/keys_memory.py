@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from elder.errors import AdapterError
+from elder.errors import AdapterError, SolverError
 
 
 class KeysMemory:
@@ -24,7 +24,13 @@ class KeysMemory:
         self._width = width
 
     def hold(self, layer: int, keys: Tensor) -> None:
-        """Note the keys (m, n) of a batch that is not written yet."""
+        """Note the keys (m, n) of a batch that is not written yet.
+
+        Raises:
+            SolverError: They are not finite.
+        """
+        if not bool(keys.isfinite().all()):
+            raise SolverError(f"block {layer}: the keys of these facts are not finite on the edited model")
         self._held[layer] = keys.detach().float()
 
     def commit(self) -> dict[int, Tensor]:

@@ -47,12 +47,19 @@ from elder.tokens import pad_id
 
 @dataclass(frozen=True)
 class Written:
-    """How one batch was written into one block: residual asked for and reached, relative size, per edit."""
+    """How one batch was written into one block, for each of its n edits.
 
-    layer: int
+    Attributes:
+        asked: (n,) length of the residual.
+        missed: (n,) length of what the update leaves of it at the bare prompt, by the formula.
+        size: ||D|| / ||W||, of the batch.
+        leverage: (n,) k^T C^-1 k: how unlike ordinary keys a key is; None where C is not known or has no inverse.
+    """
+
     asked: Tensor
+    missed: Tensor
     size: float
-    leverage: Tensor
+    leverage: Tensor | None
 
 
 class LocateEditor(WrittenEditor[int]):
@@ -87,7 +94,8 @@ class LocateEditor(WrittenEditor[int]):
         self._ids: dict[str, str] | None = None
         self._priors: dict[int, Prior] = {}
         self._norms = {}
-        self._contexts: Contexts | None = None
+        self._contexts: Contexts | None = None  # as the state has them
+        self._sampled: Contexts | None = None  # as they would be sampled: base and options say all about them
         self._seen = {
             "edits": 0,
             "batches": 0,
@@ -140,19 +148,22 @@ class LocateEditor(WrittenEditor[int]):
         check_edits(edits)
         check_subjects(edits)
         self.prepare()
-        begin, outcomes, losses = time.perf_counter(), [], []
-        sizes: list[float] = []
+        begin = time.perf_counter()
+        outcomes: list[EditOutcome] = []
+        losses: list[tuple[float, ...]] = []
         for batch in self._batches(edits):
-            values, written = self._write(batch)
+            found, curve = self._write(batch)
             self._seen["edits"] += len(batch)
             self._seen["batches"] += 1
             self._seen["statistics"] = dict(self._ids or {})
-            outcomes += _outcomes(batch, values, written)
-            losses.append(values.curve)
-            sizes += [one.size for one in written]
+            outcomes += found
+            losses.append(curve)
             if progress is not None:
-                progress(len(outcomes), len(edits), values.curve[-1])
-        notes = {"value_steps": sum(o.details["steps"] for o in outcomes) / len(outcomes), "largest_change": max(sizes)}
+                progress(len(outcomes), len(edits), curve[-1])
+        notes = {
+            "value_steps": sum(o.details["steps"] for o in outcomes) / len(outcomes),
+            "largest_change": max(o.details["change"] for o in outcomes),
+        }
         return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, notes)
 
     def prepare(self, progress: Reading | None = None) -> tuple[str, ...]:
@@ -229,18 +240,19 @@ class LocateEditor(WrittenEditor[int]):
     def contexts(self) -> Contexts:
         """The texts before prompts, sampled once from the unedited model and kept in the state."""
         if self._contexts is None:
-            o = self.options
-            with self.disabled():
-                self._contexts = sample_contexts(
-                    self.model,
-                    self.base.tokenizer,
-                    self.base.runtime,
-                    o.seed,
-                    SEEDS[: o.contexts],
-                    o.context_tokens,
-                    self._grouped(),
-                )
+            if self._sampled is None:
+                with self.disabled():
+                    self._sampled = self._sample()
+            self._contexts = self._sampled
         return self._contexts
+
+    def _sample(self) -> Contexts:
+        """Sample contexts from the model as it is."""
+        o, base = self.options, self.base
+        starts = SEEDS[: o.contexts]
+        return sample_contexts(
+            self.model, base.tokenizer, base.runtime, o.seed, starts, o.context_tokens, self._grouped()
+        )
 
     def _read_text(self) -> Windows:
         o, base = self.options, self.base
@@ -262,45 +274,39 @@ class LocateEditor(WrittenEditor[int]):
                     f"{self.width}: they belong to another model"
                 )
 
-    def _write(self, batch: Sequence[Edit]) -> tuple[Values, list[Written]]:
+    def _write(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...]]:
         """Find the values of a batch, then write block after block; all or nothing."""
         with self.deltas.or_nothing():
-            written = self._write_all(batch)
+            done = self._write_all(batch)
         self._note_sizes()
-        return written
+        return done
 
-    def _write_all(self, batch: Sequence[Edit]) -> tuple[Values, list[Written]]:
+    def _write_all(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...]]:
         tokenizer, o, last = self.base.tokenizer, self.options, self.layers[-1]
-        texts, count = self.contexts().texts, len(batch)
-        bare = [prompt_row(tokenizer, i, edit, "{}", o.fact_token) for i, edit in enumerate(batch)]
-        seen = self._observer.look(bare, last)
-        starts = self._starts(seen)
+        contexts, count = self.contexts(), len(batch)
+        texts = contexts.texts
+        prompts = [prompt_row(tokenizer, i, edit, text, o.fact_token) for i, edit in enumerate(batch) for text in texts]
         rows = [
             [rewriting_row(tokenizer, i, edit, text, o.fact_token) for text in texts]
             + [essence_row(tokenizer, i, edit, o.kl_position == "end", o.fact_token)]
             for i, edit in enumerate(batch)
         ]
+        bare = slice(0, None, len(texts))  # the bare prompt is the first text of each edit
+        now = self._observer.look(prompts, last)
         how = ValueOptions(o.steps, o.lr, o.kl_factor, o.decay, o.clamp, o.stop)
-        values = find_values(self._upper, rows, starts, how, self.base.runtime, o.value_batch)
-        wanted = seen.hidden + values.change
-        prompts = [prompt_row(tokenizer, i, edit, text, o.fact_token) for i, edit in enumerate(batch) for text in texts]
-        weights = torch.tensor(self.contexts().weights, device=starts.device)
+        values = find_values(self._upper, rows, self._starts(now)[bare], how, self.base.runtime, o.value_batch)
+        wanted = now.hidden[bare] + values.change
+        weights = torch.tensor(contexts.weights, device=wanted.device)
         written = []
         for number, layer in enumerate(self.layers):
-            now = self._observer.look(prompts, last)
-            every = now.keys[layer].view(count, len(texts), -1)
-            keys = (every * weights[None, :, None]).sum(1)
-            gap = wanted - now.hidden.view(count, len(texts), -1)[:, 0]
-            share = gap / (len(self.layers) - number)
-            written.append(self._write_block(layer, keys, every[:, 0], share))
+            now = self._observer.look(prompts, last) if number else now
+            gap = (wanted - now.hidden[bare]) / (len(self.layers) - number)
+            keys = _mean_keys(now.keys[layer], count, weights)
+            written.append(self._write_block(layer, keys, now.keys[layer][bare], gap))
         after = self._observer.look(prompts, last)
-        self._remember(
-            {
-                layer: (after.keys[layer].view(count, len(texts), -1) * weights[None, :, None]).sum(1).T
-                for layer in self.layers
-            }
-        )
-        return values, written
+        self._remember({layer: _mean_keys(after.keys[layer], count, weights).T for layer in self.layers})
+        left = (wanted - after.hidden[bare]).norm(dim=1)
+        return _outcomes(batch, values, written, left), values.curve
 
     def _starts(self, seen: Seen) -> Tensor:
         """The vectors whose length scales decay and clamp: hidden states behind the last block (MEMIT)."""
@@ -311,20 +317,25 @@ class LocateEditor(WrittenEditor[int]):
         size = self._relative_size(layer, left, right)
         advice = "Look at the edits with the largest leverage, or raise the ridge"
         self._check_size(f"block {layer}", size, advice)
+        missed = residuals.T.double() - left.double() @ (right.double() @ bare.T.double())
         self.deltas.of[layer].add(left, right)
-        return Written(layer, residuals.norm(dim=1).cpu(), size, self._leverage(layer, keys))
+        return Written(residuals.norm(dim=1).cpu(), missed.norm(dim=0).cpu(), size, self._leverage(layer, keys))
 
     def _factors(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
         return self._update(layer, keys, residuals)
 
-    def _leverage(self, layer: int, keys: Tensor) -> Tensor:
-        """k^T C^-1 k of each edit: how unlike ordinary keys its key is; zeros without statistics."""
+    def _leverage(self, layer: int, keys: Tensor) -> Tensor | None:
         if layer not in self.statistics:
-            return torch.zeros(len(keys))
+            return None
         return self.prior(layer).whiten(keys.T.double()).square().sum(0).cpu()
 
 
-def _outcomes(batch: Sequence[Edit], values: Values, written: Sequence[Written]) -> list[EditOutcome]:
+def _mean_keys(keys: Tensor, count: int, weights: Tensor) -> Tensor:
+    """The keys of edits, (n, m), from those of their texts, (n T, m)."""
+    return (keys.view(count, len(weights), -1) * weights[None, :, None]).sum(1)
+
+
+def _outcomes(batch: Sequence[Edit], values: Values, written: Sequence[Written], left: Tensor) -> list[EditOutcome]:
     outcomes = []
     for i, edit in enumerate(batch):
         details = {
@@ -332,7 +343,11 @@ def _outcomes(batch: Sequence[Edit], values: Values, written: Sequence[Written])
             "value_loss": values.loss[i],
             "value_norm": float(values.change[i].norm()),
             "residual": float(written[-1].asked[i]),
-            "leverage": max(float(one.leverage[i]) for one in written),
+            "residual_predicted": float(written[-1].missed[i]),
+            "residual_left": float(left[i]),
+            "change": max(one.size for one in written),
         }
+        known = [float(one.leverage[i]) for one in written if one.leverage is not None]
+        details |= {"leverage": max(known)} if known else {}
         outcomes.append(EditOutcome(edit.id, True, values.nll[i], details=details))
     return outcomes

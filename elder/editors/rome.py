@@ -11,7 +11,7 @@ from elder.editors.locate import LocateEditor
 from elder.editors.weight_options import RomeOptions
 from elder.solvers.equality import equality_gain
 from elder.solvers.prior import Prior
-from elder.targets.contexts import Contexts, sample_contexts
+from elder.targets.contexts import SEEDS, Contexts, sample_contexts
 from elder.targets.observe import Seen
 
 SHORT, LONG, EACH = 5, 10, 10  # ten texts of five tokens and ten of ten, section 3.1's code
@@ -32,20 +32,18 @@ class RomeEditor(LocateEditor):
         """Block 5 of 32 (EasyEdit's Llama-2-7B), at this relative depth."""
         return (min(depth - 1, max(1, round(depth * 5 / 32))),)
 
-    def contexts(self) -> Contexts:
+    def _sample(self) -> Contexts:
         """Texts that the model begins on its own, each counting like the bare prompt; few if `contexts` is small."""
-        if self._contexts is None and self.options.contexts == 5 and self.base.tokenizer.bos_token_id is not None:
-            parts = []
-            with self.disabled():
-                for number, tokens in enumerate((SHORT, LONG)):
-                    seed = self.options.seed + number
-                    parts.append(
-                        sample_contexts(
-                            self.model, self.base.tokenizer, self.base.runtime, seed, [""] * EACH, tokens, False
-                        )
-                    )
-            self._contexts = Contexts(((*parts[0].texts, *parts[1].texts[1:]),))
-        return super().contexts()
+        o, base = self.options, self.base
+        if o.contexts < len(SEEDS) or base.tokenizer.bos_token_id is None:
+            return super()._sample()
+        texts: list[str] = []
+        for number, tokens in enumerate((SHORT, LONG)):
+            found = sample_contexts(
+                self.model, base.tokenizer, base.runtime, o.seed + number, [""] * EACH, tokens, False
+            )
+            texts += found.texts[1 if texts else 0 :]  # the bare prompt once
+        return Contexts((tuple(texts),))
 
     def _grouped(self) -> bool:
         return False

@@ -58,7 +58,7 @@ class NullSpace:
 
     def reduce(self, keys: Tensor) -> Tensor:
         """U^T K (r, n): the keys as they look in the null space. Solving there is symmetric and smaller."""
-        return self.basis.mT @ keys.to(self.basis.dtype)
+        return self.basis.mT @ keys.to(self.basis)
 
     def lift(self, update: Tensor) -> Tensor:
         """D_r U^T (d, m): an update of the reduced keys as an update of the whole map; D P = D."""

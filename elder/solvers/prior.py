@@ -40,6 +40,11 @@ class Prior:
         return self.moment is None
 
     @property
+    def device(self) -> torch.device:
+        """Where C is; the CPU for the identity."""
+        return torch.device("cpu") if self.moment is None else self.moment.device
+
+    @property
     def factored(self) -> bool:
         """Whether solving is cheap from here on."""
         return self.identity or self._factor is not None

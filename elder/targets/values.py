@@ -46,7 +46,7 @@ class Values:
     """What came out, for E edits in order.
 
     Attributes:
-        change: (E, D) float32.
+        change: (E, D) float32; float64 on a model in float64.
         steps: Updates that each edit took.
         loss: Total loss of each edit at its last measurement.
         nll: Its negative log likelihood part, in nats per token.
@@ -116,8 +116,9 @@ class _Group:
         count, device = len(rows), upper.device
         flat = [replace(row, edit=i) for i, own in enumerate(rows) for row in own]
         self.rows = upper.prepare(flat)
-        self.length = starts.to(device, torch.float32).norm(dim=1)
-        self.change = torch.zeros(count, starts.shape[1], device=device)
+        self.dtype = torch.promote_types(self.rows.hidden.dtype, torch.float32)
+        self.length = starts.to(device, self.dtype).norm(dim=1)
+        self.change = torch.zeros(count, starts.shape[1], dtype=self.dtype, device=device)
         self.first, self.second = torch.zeros_like(self.change), torch.zeros_like(self.change)
         self.active = torch.arange(count, device=device) < self.real
         self.steps, self.loss, self.nll = [0] * count, [float("nan")] * count, [float("nan")] * count
@@ -158,7 +159,7 @@ class _Group:
     def _losses(self, change: Tensor) -> tuple[Tensor, Tensor]:
         """(E,) total loss and its nll part; 0 for edits whose rows have been dropped."""
         rows, count = self.rows, len(self.change)
-        log_probs = self.upper.logits(rows, change[rows.edit]).float().log_softmax(-1)
+        log_probs = self.upper.logits(rows, change[rows.edit]).to(self.dtype).log_softmax(-1)
         wanted = rows.labels != IGNORED
         picked = log_probs.gather(2, rows.labels.clamp(min=0)[..., None])[..., 0]
         told = wanted.any(1)

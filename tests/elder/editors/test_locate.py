@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from elder.edit import Edit
+from elder.editors import locate, rome
 from elder.editors.alphaedit import AlphaEditEditor
 from elder.editors.base import Base, pack_json, state_digest, unpack_json
+from elder.editors.keys_memory import KeysMemory
 from elder.editors.locate import LocateEditor
 from elder.editors.memit import EmmetEditor, MemitEditor
 from elder.editors.rome import RomeEditor
@@ -19,6 +21,7 @@ from elder.editors.weight_options import AlphaEditOptions, EmmetOptions, MemitOp
 from elder.errors import AdapterError, ConfigError, DataError, SolverError
 from elder.models import anatomy, wrap_base
 from elder.solvers.moments import SecondMoment
+from elder.targets.contexts import sample_contexts
 from elder.targets.requests import essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import collect_moments, cut_windows
 from elder.targets.values import ValueOptions, find_values
@@ -234,6 +237,69 @@ def test_alphaedit_moves_ordinary_outputs_within_its_bound() -> None:
         torch.testing.assert_close(delta @ space.projector, delta, rtol=1e-3, atol=1e-4)
         moved = float(torch.trace(delta @ moment @ delta.T))
         assert moved <= space.threshold * float(delta.norm()) ** 2 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["rome", "memit", "alphaedit"])
+@pytest.mark.parametrize("contexts", [0, 2])
+def test_what_is_left_of_a_residual_is_what_was_predicted(base: Base, kind: str, contexts: int) -> None:
+    """The last block's formula and the edited model agree; an exact method leaves nothing at the bare prompt."""
+    own: dict[str, Any] = {} if kind == "rome" else {"batch_size": 3, "ridge": 5.0}
+    editor = make(kind, base, contexts=contexts, **own)
+    for outcome in editor.edit(EDITS[:1] if kind == "rome" else EDITS[:3]).outcomes:
+        asked, predicted, left = (outcome.details[n] for n in ("residual", "residual_predicted", "residual_left"))
+        assert left == pytest.approx(predicted, abs=2e-3 * asked)
+        assert predicted < 1e-3 * asked if kind == "rome" else predicted > 1e-2 * asked
+
+
+@pytest.mark.parametrize("kind", ["rome", "memit"])
+def test_texts_before_prompts_are_sampled_once_however_often_edits_are_taken_back(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base("llama")
+    wanted = make(kind, base, contexts=5).contexts()
+    editor = make(kind, base, contexts=5, steps=2)
+    fresh = editor.state_dict()
+    calls: list[int] = []
+
+    def counting(*args: Any) -> Any:
+        calls.append(1)
+        return sample_contexts(*args)
+
+    for module in (locate, rome):
+        monkeypatch.setattr(module, "sample_contexts", counting)
+    digests = set()
+    for _ in range(2):
+        editor.edit(EDITS[:1])
+        assert editor.contexts() == wanted
+        digests.add(state_digest(editor.state_dict()))
+        editor.load_state_dict(fresh)
+        assert state_digest(editor.state_dict()) == state_digest(fresh)  # a state holds texts only once they were used
+    assert len(digests) == 1
+    assert len(calls) == (2 if kind == "rome" else 1)  # ROME has short ones and long ones
+
+
+def test_alphaedit_needs_no_inverse_of_the_statistics(base: Base) -> None:
+    """A text of fewer tokens than keys are wide leaves directions that nothing uses: its best case."""
+    few = collect_moments(base, cut_windows(base.tokenizer, TEXTS[:1], 64, tokens=20), (1, 2))
+    editor, other = make("alphaedit", base, jitter=0.0, threshold=1e-4), make("memit", base, jitter=0.0)
+    editor.statistics, other.statistics = dict(few), dict(few)
+    outcomes = editor.edit(EDITS[:3]).outcomes
+    assert all("leverage" not in one.details and one.details["value_norm"] > 0 for one in outcomes)
+    for layer, moment in few.items():
+        delta, c = editor.deltas.of[layer].dense.double(), moment.mean()
+        anywhere = float(c.diagonal().mean()) * float(delta.norm()) ** 2
+        assert abs(float(torch.trace(delta @ c @ delta.T))) < 1e-4 * anywhere
+        assert anywhere > 0
+    with pytest.raises(SolverError, match="second moment of the keys is singular"):
+        other.edit(EDITS[:3])
+
+
+def test_keys_that_are_not_finite_are_not_remembered() -> None:
+    memory = KeysMemory((1,), 3)
+    with pytest.raises(SolverError, match="not finite"):
+        memory.hold(1, torch.tensor([[1.0], [float("nan")], [0.0]]))
+    assert memory.commit() == {}
+    assert memory.state_dict()["memory.1"].shape == (0, 3)
 
 
 def test_transposed_storage_makes_no_difference() -> None:

@@ -56,6 +56,25 @@ def test_solving_alone_remembers_nothing() -> None:
     assert solver.absorbed == 0
 
 
+@pytest.mark.parametrize("identity", [True, False])
+def test_what_is_remembered_costs_nothing_before_it_is_used(identity: bool) -> None:
+    """Edits that never meet need no m x m inverse each; keys that wait count as soon as others come."""
+    p, other = make(), make(1)
+    solver = RecursiveRidge(None if identity else p.c, 2.0, M)
+    prior = torch.eye(M).double() if identity else p.c
+    assert close(solver.solve(p.k, p.r), plain_ridge(p.k, p.r, prior, 2.0))
+    solver.absorb(p.k)
+    assert solver._inverse is None
+    assert solver.absorbed == p.k.shape[1]
+    expected = other.r @ other.k.mT @ torch.linalg.inv(2.0 * prior + p.k @ p.k.mT + other.k @ other.k.mT)
+    assert close(solver.solve(other.k, other.r), expected)
+
+
+def test_a_singular_prior_is_refused_at_once() -> None:
+    with pytest.raises(SolverError, match="singular"):
+        RecursiveRidge(torch.ones(M, M).double(), 1.0)
+
+
 def test_keys_absorbed_later_than_solved() -> None:
     """AlphaEdit remembers the keys of the edited model, not those it solved for."""
     p, other = make(), make(1)
