@@ -274,8 +274,14 @@ def _after(editor: Any, count: int) -> Any:
             state[name] = torch.zeros(len(tensor), count)
         elif name.endswith(".right") or name.startswith("memory."):
             state[name] = torch.randn(count, tensor.shape[1], generator=generator)
+        elif name.startswith("statistics."):  # one row a batch
+            state[name] = tensor[-1:].repeat_interleave(len(sizes), 0)
+            if name.endswith(".count"):
+                state[name] += torch.arange(len(sizes))
     cursor = unpack_json(state["cursor"])
     cursor |= {"edits": count, "batches": len(sizes), "sizes": dict.fromkeys(cursor["sizes"], sizes)}
+    if "ends" in cursor:
+        cursor["ends"] = list(range(one, count + 1, one))
     if located:
         cursor["contexts"] = [list(group) for group in editor.contexts().groups]
     state["cursor"] = pack_json(cursor)
