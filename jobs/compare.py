@@ -1,20 +1,15 @@
-"""`elder compare`: the same stream under several methods. Checks everything, runs them, prints one table."""
+"""`elder compare`: the same stream under several methods, and one table."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from elder.errors import InputError
-from jobs.options import all_overrides, check_json_target, config_arguments, json_option, write_json
-from pipelines.strategies import STRATEGIES
+from jobs.options import all_overrides, config_arguments, json_option
+from jobs.several import Call, Pages, carry_out, method_options, names_of, place_options, with_strategy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,16 +20,8 @@ if TYPE_CHECKING:
 
 @click.command("compare")
 @config_arguments
-@click.option("--methods", metavar="A,B,C", help="Which methods; default: those of the section `compare`.")
-@click.option("--strategy", type=click.Choice(STRATEGIES), help="Short for compare.strategy=...")
-@click.option("--parallel", type=click.IntRange(min=1), metavar="N", help="Methods at the same time on a cluster.")
-@click.option("--address", metavar="URL", help="Short for cluster.address=URL: auto, local or a Ray address.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the report goes; default: elder-runs/compare/ID.",
-)
+@method_options
+@place_options
 @json_option
 def command(
     config: str,
@@ -52,126 +39,38 @@ def command(
     A method that fails does not stop the others; the exit code is then 1, or 4 when only gates refused. The same
     command with run_id=ID continues: methods that have finished are not run again.
     """
-    from jobs.display import make_console
     from pipelines.compare_config import load_compare_config
-    from pipelines.fleet import outcome_error
-
-    check_json_target(json_file)
-    given = all_overrides(overrides, run_id, address)
-    given += [] if strategy is None else [f"compare.strategy={strategy}"]
-    names = [name.strip() for name in (methods or "").split(",") if name.strip()]
-    compare = load_compare_config(config, given, names)
-    place = out or Path("elder-runs") / "compare" / compare.compare_id
-    console = make_console()
-    extra = [] if methods is None else ["--methods", methods]
-    extra += [] if out is None else ["--out", str(out)]
-    comparison = perform(compare, console, place, parallel, resume_command(config, given, compare.compare_id, extra))
-    write_json(json_file, comparison.result)
-    closing_page(console, comparison.result, place)
-    error = outcome_error(comparison.ended)
-    if error is not None:
-        raise error
-
-
-def perform(compare: CompareConfig, console: Console, out: Path, parallel: int | None, resume: str) -> Came:
-    """Check, run, show.
-
-    Raises:
-        InputError: Something given is wrong; nothing was started.
-        UnreachableError: Store, tracker or cluster does not answer.
-    """
-    from jobs.edit import job_tags, show_world
-    from jobs.preflight import check_inputs, check_places
-    from jobs.wiring import home, make_store_factory, open_tracker, quiet_libraries
     from pipelines.compare_driver import run_compare
-    from pipelines.fleet_driver import Outside
 
-    run = compare.run
-    quiet_libraries(run)
-    show_world(run, console)
-    inputs = check_inputs(run)
-    factory = make_store_factory(run)
-    check_places(factory())
-    opening_page(console, compare, len(inputs.edits), resume)
-    try:
-        outside = Outside(
-            factory, lambda: open_tracker(run), FleetLines(console), parallel, home(), out, tags=job_tags()
-        )
-        return run_compare(compare, outside)
-    except InputError:
-        raise  # nothing was started
-    except BaseException:
-        click.echo(f"what is committed stands; continue with: {resume}", err=True)
-        raise
+    given = with_strategy(all_overrides(overrides, run_id, address), strategy)
+    compare = load_compare_config(config, given, names_of(methods))
+    extra = [] if methods is None else ["--methods", methods]
+    call = Call("compare", config, given, extra, parallel, out, json_file)
+    pages = Pages(lambda edits: opening(compare, edits), closing_page, lambda outside: run_compare(compare, outside))
+    carry_out(call, compare, pages)
 
 
-class FleetLines:
-    """Events of several runs as lines, each with the name of its run in front."""
-
-    def __init__(self, console: Console) -> None:
-        self._console, self._begun, self._lock = console, time.monotonic(), threading.Lock()
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show one event; kinds that are not known are passed over."""
-        who = f"{event['member']}: " if event.get("member") else ""
-        if event.get("kind") == "note":
-            self._line(f"{who}{event['text']}")
-        elif event.get("kind") == "committed":
-            self._line(f"{who}stage {event['stage']} committed, {event['edits']} edits; {headline(event['metrics'])}")
-        elif event.get("kind") == "member":
-            why = f": {event['error'].splitlines()[0]}" if event.get("error") else ""
-            self._line(f"{event['name']} {event['status']} ({event['done']} of {event['of']} done){why}")
-
-    def _line(self, text: str) -> None:
-        elapsed = time.monotonic() - self._begun
-        with self._lock:
-            self._console.print(f"[{elapsed:7.1f}s] {text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def headline(metrics: Mapping[str, float]) -> str:
-    """The first figures of a stage in a line."""
-    from pipelines.compare_result import shown_metrics
-
-    names = [name for name in shown_metrics([metrics]) if name.startswith(("reliability", "locality", "counterfact.S"))]
-    return ", ".join(f"{name} {metrics[name]:.3f}" for name in names[:4])
-
-
-def resume_command(argument: str, overrides: Sequence[str], run_id: str, extra: Sequence[str]) -> str:
-    """The command that continues a comparison."""
-    submitted = os.environ.get("ELDER_RESUME")  # inside a Ray job the user goes on by submitting again
-    if submitted:
-        return submitted
-    kept = [text for text in overrides if not text.startswith("run_id=")]
-    return shlex.join(["elder", "compare", argument, *kept, f"run_id={run_id}", *extra])
-
-
-def opening_page(console: Console, compare: CompareConfig, edits: int, resume: str) -> None:
-    """What is about to happen, and how to continue it if it stops."""
-    from jobs.closing import pairs
+def opening(compare: CompareConfig, edits: int) -> dict[str, str]:
+    """What is about to happen."""
     from pipelines.strategies import MEANINGS
 
     run, stream = compare.run, compare.members[0].config.stream
     strategy = compare.compare.strategy
-    pairs(
-        console,
-        {
-            "comparison": compare.compare_id,
-            "base model": f"{run.model.source}, {run.model.dtype}",
-            "methods": ", ".join(member.name for member in compare.members),
-            "edits": f"{edits} of {run.data.source}, stages of {stream.stage_size}, {stream.batch_size} a batch",
-            "strategy": f"{strategy}: {MEANINGS[strategy]}",
-            "store": run.tracking.store,
-            "if it stops": resume,
-        },
-    )
-    console.print()
+    return {
+        "comparison": compare.compare_id,
+        "base model": f"{run.model.source}, {run.model.dtype}",
+        "methods": ", ".join(member.name for member in compare.members),
+        "edits": f"{edits} of {run.data.source}, stages of {stream.stage_size}, {stream.batch_size} a batch",
+        "strategy": f"{strategy}: {MEANINGS[strategy]}",
+    }
 
 
-def closing_page(console: Console, result: Mapping[str, Any], out: Path) -> None:
+def closing_page(console: Console, came: Came, out: Path) -> None:
     """The tables, and where the report is."""
     from jobs.closing import pairs
     from pipelines.compare_result import same_moment
 
+    result = came.result
     console.print()
     console.print(table(result["right_after"], result, str(result["right_after_means"])))
     if not same_moment(result):

@@ -22,6 +22,7 @@ from elder.errors import ConfigError
 from infra.job_server import is_loopback
 from infra.packaging import RUN, check_size, code_root, sizes_below, stage_code, stage_folder, stage_start
 from jobs.options import all_overrides
+from jobs.several import load_several
 from jobs.standing import COMMAND_KEY, S3_KEY, SIZE_KEY, STAGES_KEY, STORE_KEY
 from jobs.travel import Trip
 from jobs.wiring import s3_settings
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pipelines.train_config import TrainConfig
 
 COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
+SEVERAL = {"compare": "comparison (name the methods with --methods)", "study": "study"}
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|_KEY$|APIKEY", re.IGNORECASE)
 OWN_NAMES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "ELDER_SUBMISSION_ID", "ELDER_RESUME")
@@ -49,6 +51,8 @@ class Request:
         working_dir: Folder that travels too.
         excluded: Patterns that do not.
         limit_mb: Most megabytes that may travel.
+        methods: Of a comparison, as given by `--methods`.
+        strategy: Likewise.
     """
 
     command: str
@@ -59,6 +63,8 @@ class Request:
     working_dir: Path | None = None
     excluded: tuple[str, ...] = ()
     limit_mb: float = 100.0
+    methods: str | None = None
+    strategy: str | None = None
 
     @property
     def adapter(self) -> str | None:
@@ -78,7 +84,10 @@ class Request:
     def again(self, run_id: str) -> str:
         """The command that goes on with a run; values of variables are left out."""
         kept = [text for text in self.arguments if not text.startswith("run_id=")]
-        words = ["elder", "submit", self.command, *kept, "--resume", run_id, "--address", self.address]
+        words = ["elder", "submit", self.command, *kept]
+        words += [] if self.methods is None else ["--methods", self.methods]
+        words += [] if self.strategy is None else ["--strategy", self.strategy]
+        words += ["--resume", run_id, "--address", self.address]
         for given in self.environment:
             words += ["--env", given.split("=", 1)[0]]
         if self.working_dir is not None:
@@ -122,16 +131,11 @@ def resolve_request(request: Request) -> Parcel:
 
         tune = load_tune_config(request.config_argument, overrides)
         config, whole = tune.run, tune
-    elif request.command == "compare":
-        from pipelines.compare_config import load_compare_config
-
-        whole = load_compare_config(request.config_argument, overrides)
-        config = whole.run
-    elif request.command == "study":
-        from pipelines.study_config import load_study_config
-
-        whole = load_study_config(request.config_argument, overrides)
-        config = whole.run
+    elif request.command in SEVERAL:
+        several = load_several(request.config_argument, overrides, request.methods, request.strategy)
+        if several is None or request.command != several.KIND:
+            raise ConfigError(f"{request.config_argument}: describes no {SEVERAL[request.command]}")
+        config, whole = several.run, several
     elif request.command == "train-editor":
         from pipelines.train_config import load_train_config
 
@@ -170,7 +174,7 @@ def _check_data(config: RunConfig) -> None:
 
 
 def pack(parcel: Parcel, target: Path) -> tuple[Any, list[str]]:
-    """Fill the directory that travels; returns the config as the job reads it, and notes for the user.
+    """Fill the directory that travels; returns the whole config as the job reads it, and notes for the user.
 
     Raises:
         ConfigError: The cluster could not see something that the config names, or it is too large.
@@ -182,18 +186,28 @@ def pack(parcel: Parcel, target: Path) -> tuple[Any, list[str]]:
     if request.working_dir is not None:
         inside = stage_folder(request.working_dir, target, request.excluded, limit)
     trip = Trip(target, loopback, request.working_dir, inside)
-    packed = trip.pack(parcel.config)
+    several = request.command in SEVERAL
+    whole = trip.pack_several(parcel.whole) if several else _around(parcel, trip.pack(parcel.config))
     adapter = request.adapter
     if adapter is not None and Path(adapter).expanduser().is_dir():
         adapter = trip.directory("ADAPTER", adapter, "adapter")
-    whole = packed if parcel.whole is parcel.config else replace(parcel.whole, run=packed)
     stage_code(target)
     stage_start(target, sys.executable if loopback else "")
     (target / RUN / "config.yaml").write_text(whole.dump_yaml(), encoding="utf-8")
     words = [] if adapter is None else [adapter]
     (target / RUN / "arguments").write_text(shlex.join([request.command, *words, f"{RUN}/config.yaml"]), "utf-8")
     check_size(sizes_below(target), limit, "the job's package")
-    return packed, trip.notes
+    return whole, trip.notes
+
+
+def _around(parcel: Parcel, packed: Any) -> Any:
+    """The config that is written down, with the packed run in it."""
+    return packed if parcel.whole is parcel.config else replace(parcel.whole, run=packed)
+
+
+def run_of(whole: Any) -> Any:
+    """The run of a config, or what the runs of it share."""
+    return getattr(whole, "run", whole)
 
 
 def entrypoint(target: Path) -> str:
@@ -203,10 +217,12 @@ def entrypoint(target: Path) -> str:
 
 def metadata(parcel: Parcel, attempt: int, packed: Any) -> dict[str, str]:
     """What everybody who can list jobs may know; no secret is among it."""
-    config = packed
+    config = run_of(packed)
     edits, size = edits_of(config), config.stream.stage_size
     tune = getattr(parcel.whole, "tune", None)
-    stages = tune.trials if tune is not None else -(-edits // size) if edits else ""
+    stages: object = tune.trials if tune is not None else -(-edits // size) if edits else ""
+    if parcel.request.command in SEVERAL:
+        stages = len(parcel.whole.members)
     found = {
         "elder.run_id": parcel.run_id,
         "elder.attempt": str(attempt),
@@ -240,9 +256,18 @@ def check_stored(parcel: Parcel, packed: Any) -> None:
     from jobs.wiring import make_store_factory
     from pipelines.state import RunState
 
-    store = make_store_factory(packed)()
+    store = make_store_factory(run_of(packed))()
     if parcel.request.command in ("edit", "train-editor"):
         RunState(store, parcel.run_id).check_same(packed)
+    elif parcel.request.command in SEVERAL:
+        problems: list[str] = []
+        for member in packed.read_back().members:
+            try:
+                RunState(store, member.config.run_id).check_same(member.config)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
     elif parcel.request.command == "tune":
         from pipelines.tune_config import parse_tune_config, tune_diff
 
@@ -250,7 +275,10 @@ def check_stored(parcel: Parcel, packed: Any) -> None:
             text = store.get(f"tunes/{parcel.run_id}/config.yaml").decode()
         except KeyError:
             return
-        before, now = parse_tune_config(text, f"config of search {parcel.run_id}"), replace(parcel.whole, run=packed)
+        before, now = (
+            parse_tune_config(text, f"config of search {parcel.run_id}"),
+            replace(parcel.whole, run=run_of(packed)),
+        )
         if before.digest() != now.digest():
             head = f"search '{parcel.run_id}' exists with another config; undo these changes to go on with it:"
             raise ConfigError([head, *(f"  {line}" for line in tune_diff(before, now))])

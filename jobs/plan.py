@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from jobs.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+from jobs.several import load_several, method_options
 
 if TYPE_CHECKING:
+    from pipelines.fleet_plan import FleetPlan
     from pipelines.plan import Plan
 
 
 @click.command("plan")
 @config_arguments
+@method_options
 @click.option(
     "--memory-gib",
     type=click.FloatRange(min=0, min_open=True),
@@ -23,25 +27,94 @@ if TYPE_CHECKING:
 )
 @json_option
 def command(
-    config: str, overrides: tuple[str, ...], run_id: str | None, memory_gib: float | None, json_file: Path | None
+    config: str,
+    overrides: tuple[str, ...],
+    run_id: str | None,
+    methods: str | None,
+    strategy: str | None,
+    memory_gib: float | None,
+    json_file: Path | None,
 ) -> None:
-    """Show what CONFIG would do: resolved config, stages, keys to be written, memory per worker. Touches nothing."""
-    from pipelines.config import load_config
+    """Show what CONFIG would do: resolved config, stages, keys to be written, memory per worker. Touches nothing.
+
+    Of a comparison or a study: a line a run, and what they come to.
+    """
+    from pipelines.config import kind_of, load_config
+    from pipelines.fleet_plan import fleet_plan
     from pipelines.machine import worker_memory
     from pipelines.plan import plan
-    from pipelines.train_config import describes_training, load_train_config
 
     check_json_target(json_file)
-    if describes_training(config, overrides):
+    given = all_overrides(overrides, run_id)
+    if kind_of(config, given) == "training":
         from jobs.train_editor import plan as plan_training
+        from pipelines.train_config import load_train_config
 
-        write_json(json_file, plan_training(load_train_config(config, all_overrides(overrides, run_id))))
+        write_json(json_file, plan_training(load_train_config(config, given)))
         return
-    resolved = load_config(config, all_overrides(overrides, run_id))
+    several = load_several(config, given, methods, strategy)
+    resolved = several.run if several else load_config(config, given)
     available = worker_memory(resolved) if memory_gib is None else int(memory_gib * 2**30)
+    if several:
+        fleet = fleet_plan(several, available)
+        show_fleet(fleet)
+        write_json(json_file, fleet.to_dict())
+        return
     found = plan(resolved, memory_per_worker=available)
     show(found)
     write_json(json_file, found.to_dict())
+
+
+def show_fleet(fleet: FleetPlan) -> None:
+    """Print the plan of several runs for people."""
+    from pipelines.memory import gib
+
+    run, totals = fleet.whole.run, fleet.totals
+    click.echo("# resolved config\n" + fleet.whole.dump_yaml().rstrip())
+    click.echo(f"\ndigest           {fleet.whole.digest()}")
+    click.echo(
+        f"base model       {run.model.source}: {fleet.shape.parameters:,} parameters, {fleet.shape.blocks} blocks"
+    )
+    columns = ("run", "method", "blocks", "a batch", "edits", "stages", "batches", "statistics", "GiB a worker")
+    rows = []
+    for name, one in fleet.plans.items():
+        memory = next(item for item in one.memory if item.sharding == one.sharding)
+        blocks = _ranges(one.edited)
+        size = f"{one.config.stream.batch_size}{', apart' if one.config.stream.strategy == 'apart' else ''}"
+        batches = sum(stage.batches for stage in one.stages)
+        rows.append((name, one.config.editor.method, blocks, size, _count(one.edits),
+                     len(one.stages), batches, len(fleet.statistics[name]), gib(memory.total)))  # fmt: skip
+    rows.append(
+        ("total", "", "", "", *(_count(totals[key]) for key in ("edits", "stages", "batches", "statistics")), "")
+    )
+    click.echo()
+    widths = [max(len(str(row[i])) for row in (columns, *rows)) for i in range(len(columns))]
+    for row in (columns, *rows):
+        cells = (
+            f"{cell:<{w}}" if i < 4 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo("  ".join(cells).rstrip())
+    click.echo("statistics: second moments of a block over a text; runs with the same text and block share them")
+    click.echo(f"\nkeys below       {run.tracking.store}")
+    for key in fleet.to_dict()["keys"]:
+        click.echo(f"  {key}")
+    click.echo(f"  runs/{run.run_id}-RUN/... for each run, as elder plan shows of one (all of them with --json)")
+    tracking = run.tracking
+    click.echo(f"mlflow           {tracking.mlflow}: experiment {tracking.experiment}, a run with a child each"
+               if tracking.mlflow else "mlflow           none")  # fmt: skip
+    for note in dict.fromkeys(note for one in fleet.plans.values() for note in one.notes):
+        click.echo(f"note: {note}")
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _ranges(blocks: Sequence[int]) -> str:
+    """`4-8` for neighbours, else every block by itself."""
+    if len(blocks) > 2 and list(blocks) == list(range(blocks[0], blocks[-1] + 1)):
+        return f"{blocks[0]}-{blocks[-1]}"
+    return ",".join(map(str, blocks))
 
 
 def show(plan: Plan) -> None:

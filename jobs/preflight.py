@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,10 @@ from pipelines.needs import check_blocks, check_subjects, check_text, read_windo
 from pipelines.staged_config import StagedConfig
 
 if TYPE_CHECKING:
+    from pipelines.members import SeveralConfig
     from pipelines.protocols import Store
+
+TEXT = ("text", "text_tokens")  # the options of an editor that say what is read for its statistics
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,68 @@ def check_inputs(config: RunConfig) -> Inputs:
     if problems:
         raise ConfigError(problems)
     return Inputs(edits, dataset_digest(edits), notes)
+
+
+def check_members(whole: SeveralConfig) -> list[str]:
+    """Check what each run of a comparison or study needs beside what all share: blocks, subjects, text.
+
+    Returns:
+        Sentences on what could not be checked.
+
+    Raises:
+        ConfigError: Everything that is wrong, by the keys of the config.
+    """
+    notes: list[str] = []
+    tokenizer, positions = tokenizer_of(whole.run, notes)
+    blocks = _blocks(whole.run)
+    streams: dict[tuple[int, int | None], list[Edit]] = {}
+    texts: set[tuple[Any, ...]] = set()
+    problems: list[str] = []
+    for member in whole.members:
+        config = member.config
+        key, text = (config.seed, config.data.edits), tuple(config.editor.options.get(name) for name in TEXT)
+        try:
+            if key not in streams:
+                streams[key] = load_stream(config, tokenizer, positions)
+        except InputError as error:
+            raise ConfigError(whole.named(member.name, error)) from error
+        known = None if text in texts else tokenizer
+        for error in _wrong_with(config, streams[key], blocks, known, positions):
+            problems += [problem for problem in whole.named(member.name, error) if problem not in problems]
+        texts.add(text)
+    if problems:
+        raise ConfigError(problems)
+    return notes
+
+
+def _wrong_with(
+    config: RunConfig, edits: Sequence[Edit], blocks: int | None, tokenizer: Any, positions: int | None
+) -> list[InputError]:
+    """What one run cannot do; a text is read where a tokenizer is given."""
+    checks = (
+        lambda: check_subjects(config, edits),
+        lambda: None if blocks is None else check_blocks(config, blocks),
+        lambda: check_text(config) if tokenizer is None else read_windows(config, tokenizer, positions),
+    )
+    found = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            found.append(error)
+    return found
+
+
+def _blocks(config: RunConfig) -> int | None:
+    """How many blocks the base model has, if its files are here."""
+    source = config.model.source
+    place = cached_world(source) if source.startswith("world:") else source
+    if place is None:
+        return None
+    from elder.models import load_config, resolve_source
+
+    place = resolve_source(str(place))
+    return load_config(place).get_text_config().num_hidden_layers if Path(place).expanduser().is_dir() else None
 
 
 def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None = None) -> list[Edit]:

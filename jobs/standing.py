@@ -19,6 +19,7 @@ from infra.job_server import JobRecord
 STORE_KEY, S3_KEY, STAGES_KEY, COMMAND_KEY, SIZE_KEY = (
     "elder.store", "elder.s3", "elder.stages", "elder.command", "elder.stage_size",
 )  # fmt: skip
+SEVERAL = {"compare": "compares", "study": "studies"}  # verbs for several runs at once, and their folders in the store
 QUIET_MIN = 15.0  # minutes without a commit after which a running job is looked at twice
 WORDS = {
     "PENDING": "waiting to start",
@@ -37,10 +38,12 @@ class Standing:
         readable: Whether the store could be read from here.
         why: Why not.
         stages: Committed stages.
-        of: All stages of the run, or all trials of the search; 0 when nobody knows yet.
+        of: All stages of the run, all trials of the search, or all runs of the comparison or study; 0 when nobody
+            knows yet.
         edits: Edits applied by them.
         committed_at: Seconds since the epoch of the last commit, if it says.
         trials: Ended trials of a search, if the run is one.
+        runs: Finished runs of a comparison or study, if the run is one; `stages` are then those of all its runs.
     """
 
     readable: bool = False
@@ -50,12 +53,16 @@ class Standing:
     edits: int = 0
     committed_at: float | None = None
     trials: int | None = None
+    runs: int | None = None
 
     def words(self, now: float) -> str:
         """`stage 3 of 10 committed 2 min ago`."""
         if self.trials is not None:
             of = f" of {self.of}" if self.of else ""
             return f"{self.trials}{of} trials done"
+        if self.runs is not None:
+            of = f" of {self.of}" if self.of else ""
+            return f"{self.runs}{of} runs done, {self.stages} stages committed"
         if not self.stages:
             return "no stage committed yet"
         of = f" of {self.of}" if self.of else ""
@@ -70,7 +77,7 @@ class Standing:
 def standing_of(metadata: Mapping[str, str], run_id: str, environment_s3: Mapping[str, Any] | None = None) -> Standing:
     """Read the store that a job names in its metadata."""
     store_uri = metadata.get(STORE_KEY)
-    if not store_uri or metadata.get(COMMAND_KEY) not in ("edit", "train-editor", "tune"):
+    if not store_uri or metadata.get(COMMAND_KEY) not in ("edit", "train-editor", "tune", *SEVERAL):
         return Standing(why="the job keeps no stages")
     try:
         settings = json.loads(metadata.get(S3_KEY, "{}"))
@@ -91,6 +98,8 @@ def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: 
             return Standing(why=f"{store_uri} is not on this machine")
         if metadata.get(COMMAND_KEY) == "tune":
             return Standing(True, of=_number(metadata.get(STAGES_KEY)), trials=_trials(store, run_id))
+        if metadata.get(COMMAND_KEY) in SEVERAL:
+            return _several(store, str(metadata[COMMAND_KEY]), run_id, _number(metadata.get(STAGES_KEY)))
         state = RunState(store, run_id)
         count, last = state.last_commit()
         return Standing(True, "", count, _stages(state, metadata), last.edits if last else 0, _seconds(last))
@@ -115,12 +124,17 @@ def quiet_warning(job: JobRecord, standing: Standing, now: float | None = None) 
     """A sentence when a running job has committed nothing for long, else None."""
     now = time.time() if now is None else now
     since = standing.committed_at or job.started
-    if job.status != "RUNNING" or not standing.readable or since is None or standing.trials is not None:
+    if job.status != "RUNNING" or not standing.readable or since is None or not _timed(standing):
         return None
     since = max(since, job.started or 0.0)
     if now - since < QUIET_MIN * 60:
         return None
     return f"running, but no commit for {duration(now - since)}: look at the log, and at the cluster's free resources"
+
+
+def _timed(standing: Standing) -> bool:
+    """Whether the time of the last commit is known: of a search, a comparison or a study nobody looks for it."""
+    return standing.trials is None and standing.runs is None
 
 
 def duration(seconds: float) -> str:
@@ -162,6 +176,23 @@ def _number(text: str | None) -> int:
 def _trials(store: Any, run_id: str) -> int:
     """Ended trials of a search: its record holds one object for each; repeats of the best are named otherwise."""
     return sum(1 for key in store.list(f"tunes/{run_id}/results/") if re.search(r"/\d+\.json$", key))
+
+
+def _several(store: Any, verb: str, run_id: str, known: int) -> Standing:
+    """Finished runs of a comparison or study and the stages of all, in one listing; its config says which they are."""
+    from pipelines.compare_config import parse_compare_config
+    from pipelines.study_config import parse_study_config
+
+    try:
+        text = store.get(f"{SEVERAL[verb]}/{run_id}/config.yaml").decode()
+    except KeyError:
+        return Standing(True, of=known, runs=0)
+    whole = parse_compare_config(text) if verb == "compare" else parse_study_config(text)
+    own = {member.config.run_id for member in whole.members}
+    keys = [key.split("/") for key in store.list(f"runs/{run_id}-")]
+    found = [parts[2:] for parts in keys if len(parts) > 2 and parts[1] in own]
+    done = sum(1 for parts in found if parts == ["result.json"])
+    return Standing(True, "", sum(1 for parts in found if parts[-1] == "COMMIT.json"), len(own), runs=done)
 
 
 def _seconds(commit: Any) -> float | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @json_option
 def command(job_id: str, address: str | None, json_file: Path | None) -> None:
     """Say how the job or run ID stands; of a run, the latest attempt."""
-    from jobs.standing import quiet_warning, said_last, sentence, standing_of
+    from jobs.standing import SEVERAL, quiet_warning, said_last, sentence, standing_of
 
     server = open_server(address)
     job, attempts = find_job(server, job_id)
@@ -53,6 +53,9 @@ def command(job_id: str, address: str | None, json_file: Path | None) -> None:
     ):
         if job.metadata.get(key):
             click.echo(f"  {name:<8} {job.metadata[key]}")
+    folder = SEVERAL.get(job.metadata.get("elder.command", ""))
+    if folder and job.over and "elder.store" in job.metadata:
+        click.echo(f"  report   {job.metadata['elder.store']}/{folder}/{attempts.run_id}/report/report.html")
     if len(attempts.jobs) > 1:
         click.echo(f"  attempts {', '.join(f'{one.id} {one.status}' for one in attempts.jobs)}")
     if not job.over:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,8 @@ def _not_begun(job_id: str, json_file: Path | None) -> None:
 
 def stands(standing: Standing) -> str:
     """Which stage stands: counted from 1 as `elder status` does, and by its name in the store."""
+    if standing.runs is not None or standing.trials is not None:
+        return f"what is committed stands: {standing.words(time.time())}"
     if not standing.stages:
         return "no stage was committed"
     of = f" of {standing.of}" if standing.of else ""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from elder.errors import InputError
-from jobs.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+from jobs.options import all_overrides, config_arguments, json_option
+from jobs.several import Call, Pages, carry_out, place_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,14 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("study")
 @config_arguments
-@click.option("--parallel", type=click.IntRange(min=1), metavar="N", help="Runs at the same time on a cluster.")
-@click.option("--address", metavar="URL", help="Short for cluster.address=URL: auto, local or a Ray address.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the report goes; default: elder-runs/study/ID.",
-)
+@place_options
 @json_option
 def command(
     config: str,
@@ -43,68 +34,24 @@ def command(
 
     A run that fails does not stop the others. The same command with run_id=ID continues: finished runs are kept.
     """
-    from jobs.display import make_console
-    from pipelines.fleet import outcome_error
     from pipelines.study_config import load_study_config
-
-    check_json_target(json_file)
-    given = all_overrides(overrides, run_id, address)
-    study = load_study_config(config, given)
-    place = out or Path("elder-runs") / "study" / study.study_id
-    console = make_console()
-    kept = [text for text in given if not text.startswith("run_id=")]
-    where = [] if out is None else ["--out", str(out)]
-    resume = shlex.join(["elder", "study", config, *kept, f"run_id={study.study_id}", *where])
-    came = perform(study, console, place, parallel, os.environ.get("ELDER_RESUME") or resume)
-    write_json(json_file, came.result)
-    closing_page(console, came, place)
-    error = outcome_error(came.ended)
-    if error is not None:
-        raise error
-
-
-def perform(study: StudyConfig, console: Console, out: Path, parallel: int | None, resume: str) -> Came:
-    """Check, run, show.
-
-    Raises:
-        InputError: Something given is wrong; nothing was started.
-        UnreachableError: Store, tracker or cluster does not answer.
-    """
-    from jobs.closing import pairs
-    from jobs.compare import FleetLines
-    from jobs.edit import job_tags, show_world
-    from jobs.preflight import check_inputs, check_places
-    from jobs.wiring import home, make_store_factory, open_tracker, quiet_libraries
-    from pipelines.fleet_driver import Outside
     from pipelines.study_driver import run_study
 
-    run = study.run
-    quiet_libraries(run)
-    show_world(run, console)
-    check_inputs(run)
-    factory = make_store_factory(run)
-    check_places(factory())
+    given = all_overrides(overrides, run_id, address)
+    study = load_study_config(config, given)
+    call = Call("study", config, given, (), parallel, out, json_file)
+    pages = Pages(lambda edits: opening(study), closing_page, lambda outside: run_study(study, outside))
+    carry_out(call, study, pages)
+
+
+def opening(study: StudyConfig) -> dict[str, str]:
+    """What is about to happen."""
     edits = sum(member.config.data.edits or 0 for member in study.members)
-    pairs(
-        console,
-        {
-            "study": study.study_id,
-            "base model": f"{run.model.source}, {run.model.dtype}",
-            "runs": f"{len(study.members)}, {edits} edits in all; parts {', '.join(study.parts)}",
-            "store": run.tracking.store,
-            "if it stops": resume,
-        },
-    )
-    try:
-        outside = Outside(
-            factory, lambda: open_tracker(run), FleetLines(console), parallel, home(), out, tags=job_tags()
-        )
-        return run_study(study, outside)
-    except InputError:
-        raise  # nothing was started
-    except BaseException:
-        click.echo(f"what is committed stands; continue with: {resume}", err=True)
-        raise
+    return {
+        "study": study.study_id,
+        "base model": f"{study.run.model.source}, {study.run.model.dtype}",
+        "runs": f"{len(study.members)}, {edits} edits in all; parts {', '.join(study.parts)}",
+    }
 
 
 def closing_page(console: Console, came: Came, out: Path) -> None:

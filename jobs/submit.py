@@ -13,6 +13,7 @@ import click
 from elder.errors import ConfigError
 from jobs.options import check_json_target, json_option, write_json
 from jobs.remote import Attempts, address_option, attempts_of, exit_code_of, open_server, with_address, write_log
+from jobs.several import method_options
 
 COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
 INTERRUPTED = 130
@@ -32,10 +33,13 @@ INTERRUPTED = 130
 @click.option(
     "--driver-cpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Cores for the driver."
 )
+@method_options
 @json_option
 def command(
     verb: str,
     arguments: tuple[str, ...],
+    methods: str | None,
+    strategy: str | None,
     address: str | None,
     follow: bool,
     resume: str | None,
@@ -47,10 +51,11 @@ def command(
     driver_cpus: float,
     json_file: Path | None,
 ) -> int:
-    """Run COMMAND (edit, train-editor, tune, evaluate) with CONFIG as a job of the Ray cluster at --address.
+    """Run COMMAND (edit, train-editor, tune, compare, study, evaluate) with CONFIG as a job of the Ray cluster.
 
-    For evaluate the arguments are ADAPTER CONFIG. The job's id is the run's id: submitting a run twice is refused,
-    --resume goes on with one that has ended. Config and data are checked here, before anything is uploaded.
+    For evaluate the arguments are ADAPTER CONFIG; --methods and --strategy are those of compare. The job's id is the
+    run's id: submitting a run twice is refused, --resume goes on with one that has ended. Config and data are checked
+    here, before anything is uploaded.
 
     \b
     elder submit edit CONFIG --address http://HEAD:8265 --follow
@@ -63,8 +68,10 @@ def command(
     check_json_target(json_file)
     place = check_address(address or default_address(os.environ))
     request = Request(
-        verb, arguments, place, resume or run_id, environment, working_dir, excluded, max_upload_mb
+        verb, arguments, place, resume or run_id, environment, working_dir, excluded, max_upload_mb, methods, strategy
     )  # fmt: skip
+    if verb != "compare" and (methods is not None or strategy is not None):
+        raise click.UsageError("--methods and --strategy are for compare")
     values = variables(environment, os.environ)
     parcel = resolve_request(request)
     sent = send(parcel, values, resume is not None, driver_cpus)

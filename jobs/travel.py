@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from elder.errors import ConfigError
 from infra.job_server import is_loopback
 from infra.packaging import FILES, RUN
 from pipelines.config import EditorConfig, RunConfig
+from pipelines.members import SeveralConfig
 
 INPUTS = f"{RUN}/inputs"
 
@@ -39,6 +40,7 @@ class Trip:
     inside: Sequence[Path] = ()
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    _copies: dict[str, Path] = field(default_factory=dict)
 
     def pack(self, config: Any) -> Any:
         """Copy the files that the config names; returns the config as the job will read it.
@@ -48,6 +50,7 @@ class Trip:
         """
         data = dataclasses.replace(config.data, path=self._file("data.path", config.data.path, "data"))
         own = self._own_parts(config)
+        editor = config.editor
         model = dataclasses.replace(config.model, source=self._model(config.model.source))
         store = self._place("tracking.store", config.tracking.store)
         mlflow = config.tracking.mlflow and self._place("tracking.mlflow", config.tracking.mlflow)
@@ -59,12 +62,34 @@ class Trip:
         return dataclasses.replace(
             config,
             data=data,
-            editor=self._editor(config.editor),
+            editor=EditorConfig(editor.method, self._options(editor.options, "editor", "trained")),
             model=model,
             cluster=dataclasses.replace(config.cluster, address="auto"),
             tracking=dataclasses.replace(config.tracking, store=store, mlflow=mlflow),
             **own,
         )
+
+    def pack_several(self, whole: SeveralConfig) -> SeveralConfig:
+        """As `pack`, of a comparison or a study: what each method names goes along too.
+
+        Raises:
+            ConfigError: Everything that the cluster could not see.
+        """
+        options = {
+            name: self._options(given, f"{whole.KIND}.methods.{name}", f"trained-{name}")
+            for name, given in whole.method_options().items()
+        }
+        return whole.with_options(self.pack(whole.run), options)
+
+    def _options(self, given: Mapping[str, Any], key: str, folder: str) -> dict[str, Any]:
+        """Options of a method, with the trained editor and the text of its statistics on board."""
+        options = dict(given)
+        trained, text = options.get("trained"), options.get("text")
+        if trained and Path(trained).expanduser().is_dir():
+            options["trained"] = self.directory(f"{key}.trained", trained, folder)
+        if text is not None and not text.startswith(("world:", "hub:")):
+            options["text"] = self._file(f"{key}.text", text, "statistics")
+        return options
 
     def _own_parts(self, config: Any) -> dict[str, Any]:
         """The sections with files that only an edit run has, or only a training."""
@@ -73,19 +98,6 @@ class Trip:
             return {"validation": dataclasses.replace(config.validation, path=path)}
         text = self._file("evaluation.perplexity_text", config.evaluation.perplexity_text, "text")
         return {"evaluation": dataclasses.replace(config.evaluation, perplexity_text=text)}
-
-    def _editor(self, editor: EditorConfig) -> EditorConfig:
-        """The editor's section, with the trained editor and the text of its statistics on board."""
-        trained = editor.options.get("trained")
-        if trained and Path(trained).expanduser().is_dir():
-            place = self.directory("editor.trained", trained, "trained")
-            editor = dataclasses.replace(editor, options={**editor.options, "trained": place})
-        given = editor.options.get("text")
-        if given is None or given.startswith(("world:", "hub:")):
-            return editor
-        return dataclasses.replace(
-            editor, options={**editor.options, "text": self._file("editor.text", given, "statistics")}
-        )
 
     def directory(self, key: str, given: str, name: str) -> str:
         """A directory of this machine that the job needs, small enough to travel; returns where it will lie.
@@ -112,15 +124,23 @@ class Trip:
             inside = self._in_folder(source)
             if inside is not None:
                 return inside
-            place = f"{INPUTS}/{folder}/{source.name}"
-            (self.target / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, self.target / place)
-            return place
+            return self._copied(source.resolve(), folder)
         if source.is_absolute() and not self.loopback:
             self.notes.append(f"{key}: {given} is not on this machine; the job will look for it on the head node")
         else:
             self.problems.append(f"{key}: {given}: no such file here; it travels with the job")
         return given
+
+    def _copied(self, source: Path, folder: str) -> str:
+        """Where a file will lie: each file once, files of one name apart."""
+        place, number = f"{INPUTS}/{folder}/{source.name}", 1
+        while self._copies.setdefault(place, source) != source:
+            number += 1
+            place = f"{INPUTS}/{folder}-{number}/{source.name}"
+        if not (self.target / place).exists():
+            (self.target / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, self.target / place)
+        return place
 
     def _model(self, given: str) -> str:
         source = Path(given).expanduser()

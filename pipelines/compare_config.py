@@ -7,24 +7,29 @@ anything starts. Imports no torch. Knows nothing of how runs are done.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import yaml
+from typing import Any, Self
 
 from elder.errors import ConfigError
-from elder.registry import METHODS, method, suggest
-from pipelines.config import RunConfig, fresh_run_id, resolve
-from pipelines.config_checks import RUN_ID, plain
-from pipelines.config_files import find_config, parse_yaml, read_document
-from pipelines.fleet import Member
+from elder.registry import METHODS
+from pipelines.config import EditorConfig, RunConfig, fresh_run_id, resolve
+from pipelines.config_checks import plain
+from pipelines.config_files import parse_document, read_document
+from pipelines.members import (
+    LONGEST_NAME,
+    Member,
+    SeveralConfig,
+    common_run,
+    editor_of,
+    method_problems,
+    renamed,
+    unregistered,
+)
 from pipelines.schema import Document, build, setting
 from pipelines.strategies import BATCHED, STRATEGIES, stream_of
 
 SECTION = "compare"
-LONGEST_NAME = 30
 LONGEST_ID = 100 - LONGEST_NAME - 1
 
 
@@ -49,38 +54,45 @@ class CompareSection:
 
 
 @dataclass(frozen=True)
-class CompareConfig:
-    """A whole comparison, resolved.
+class CompareConfig(SeveralConfig):
+    """A whole comparison: a run for each method.
 
     Attributes:
-        run: The config that all methods share; its `run_id` is the id of the comparison.
         compare: The section `compare`.
-        members: A run for each method, in order.
     """
 
-    run: RunConfig
+    KIND = SECTION
+    FOLDER = "compares"
+
     compare: CompareSection
-    members: tuple[Member, ...]
 
     @property
     def compare_id(self) -> str:
         """Names the comparison for ever."""
         return self.run.run_id
 
+    def method_options(self) -> dict[str, Mapping[str, Any]]:
+        """See `SeveralConfig.method_options`."""
+        return {member.name: member.config.editor.options for member in self.members}
+
+    def with_options(self, run: RunConfig, options: Mapping[str, Mapping[str, Any]]) -> Self:
+        """See `SeveralConfig.with_options`."""
+        members = []
+        for member in self.members:
+            editor = EditorConfig(member.config.editor.method, options[member.name])
+            members.append(Member(member.name, dataclasses.replace(member.config, editor=editor)))
+        return dataclasses.replace(self, run=run, members=tuple(members))
+
+    def read_back(self) -> CompareConfig:
+        """See `SeveralConfig.read_back`."""
+        return parse_compare_config(self.dump_yaml())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the layout of the YAML files, with every option of every method."""
         section = dataclasses.asdict(self.compare)
-        editors = {m.name: {"method": m.config.editor.method, **m.config.editor.options} for m in self.members}
+        options = self.method_options()
+        editors = {m.name: {"method": m.config.editor.method, **options[m.name]} for m in self.members}
         return {**self.run.to_dict(), SECTION: plain({**section, "methods": editors})}
-
-    def dump_yaml(self) -> str:
-        """The resolved config as YAML; `parse_compare_config` reads it back."""
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
-
-    def digest(self) -> str:
-        """sha256 over the digests of the runs."""
-        parts = [f"{member.name} {member.config.digest()}" for member in self.members]
-        return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
 def load_compare_config(path_or_name: str, overrides: Sequence[str] = (), methods: Sequence[str] = ()) -> CompareConfig:
@@ -94,7 +106,7 @@ def load_compare_config(path_or_name: str, overrides: Sequence[str] = (), method
     Raises:
         ConfigError: Everything that is wrong, at once, each with file, line and key.
     """
-    return resolve_compare(read_document(find_config(path_or_name), overrides), methods)
+    return resolve_compare(read_document(path_or_name, overrides), methods)
 
 
 def parse_compare_config(text: str, source: str = "config.yaml") -> CompareConfig:
@@ -103,8 +115,7 @@ def parse_compare_config(text: str, source: str = "config.yaml") -> CompareConfi
     Raises:
         ConfigError: As `load_compare_config`.
     """
-    values, places = parse_yaml(text, source)
-    return resolve_compare(Document(values, source, places))
+    return resolve_compare(parse_document(text, source))
 
 
 def resolve_compare(document: Document, methods: Sequence[str] = ()) -> CompareConfig:
@@ -116,11 +127,7 @@ def resolve_compare(document: Document, methods: Sequence[str] = ()) -> CompareC
     values = unregistered({key: value for key, value in document.values.items() if key != SECTION})
     problems: list[str] = []
     section = build(CompareSection, document.values.get(SECTION), document, problems, SECTION)
-    run: RunConfig | None = None
-    try:
-        run = resolve(dataclasses.replace(document, values=values))
-    except ConfigError as error:
-        problems[:0] = error.problems
+    run = common_run(values, document, problems)
     chosen = tuple(methods) or tuple(section.methods)
     problems += _names(chosen, methods, section, document)
     if problems or run is None:
@@ -133,13 +140,7 @@ def resolve_compare(document: Document, methods: Sequence[str] = ()) -> CompareC
     if problems:
         raise ConfigError(problems)
     run = dataclasses.replace(run, tracking=dataclasses.replace(run.tracking, register=None))
-    return CompareConfig(run, section, tuple(member for member in members if member is not None))
-
-
-def unregistered(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with nothing to be registered: which of several adapters is good is what they are to tell."""
-    tracking = values.get("tracking")
-    return {**values, "tracking": {**tracking, "register": None}} if isinstance(tracking, Mapping) else dict(values)
+    return CompareConfig(run, tuple(member for member in members if member is not None), section)
 
 
 def member_of(
@@ -168,32 +169,6 @@ def member_of(
         return None
 
 
-def editor_of(
-    name: str, values: Mapping[str, Any], methods: Mapping[str, Any], document: Document, key: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The section `editor` of one method, and where every key of it stands.
-
-    Options that the config gives in its own `editor` section hold for that method, under any name.
-    """
-    own = dict(methods.get(name) or {})
-    wanted = own.pop("method", name)
-    shared = dict(values.get("editor") or {})
-    base = shared.pop("method", RunConfig().editor.method)
-    editor = {"method": wanted, **(shared if wanted == base else {}), **own}
-    places = dict(document.places)
-    places |= {f"editor.{option}": document.places.get(f"{key}.{name}.{option}", document.source) for option in own}
-    return editor, places
-
-
-def renamed(error: ConfigError, name: str, editor: Mapping[str, Any], key: str) -> list[str]:
-    """The problems of a member's config, with the method's own keys as the user wrote them."""
-    found = []
-    for problem in error.problems:
-        place, _, rest = problem.partition(": ")
-        found.append(f"{place}: {key}.{name}.{rest.removeprefix('editor.')}" if rest.startswith("editor.") else problem)
-    return found
-
-
 def _names(chosen: Sequence[str], asked: Sequence[str], section: CompareSection, document: Document) -> list[str]:
     """What is wrong with the choice of methods."""
     if not chosen:
@@ -203,21 +178,4 @@ def _names(chosen: Sequence[str], asked: Sequence[str], section: CompareSection,
         key = f"{SECTION}.methods.{name}"
         place = document.at(key) if name in section.methods else f"--methods: {name}"
         problems += method_problems(name, section.methods.get(name), place, [*METHODS, *section.methods])
-    return problems
-
-
-def method_problems(name: str, own: Any, place: str, known: Sequence[str]) -> list[str]:
-    """What is wrong with one entry of a section of methods."""
-    if not isinstance(own, Mapping | None):
-        return [f"{place}: expected options of the method, found {own!r}"]
-    wanted = (own or {}).get("method", name)
-    problems = []
-    if not RUN_ID.match(name) or len(name) > LONGEST_NAME:
-        problems.append(f"{place}: a name is letters, digits, '.', '_' or '-', at most {LONGEST_NAME}")
-    if wanted == name and name not in METHODS:
-        return [*problems, f"{place}: there is no method '{name}'{suggest(name, known)}"]
-    try:
-        method(str(wanted))
-    except ConfigError as error:
-        problems.append(f"{place}: {error}")
     return problems

@@ -28,8 +28,8 @@ def run_compare(config: CompareConfig, outside: Outside) -> Came:
     """
     text = config.dump_yaml()
     whole = Whole(
-        kind="compare",
-        root=f"compares/{config.compare_id}",
+        kind=config.KIND,
+        root=config.root,
         run=config.run,
         members=config.members,
         config=text,

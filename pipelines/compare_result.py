@@ -7,9 +7,11 @@ from statistics import fmean
 from typing import Any
 
 from elder.edit import Edit, dataset_digest
+from elder.errors import AdapterError
 from elder.metrics.counterfact import harmonic_mean
 from pipelines.compare_config import CompareConfig
-from pipelines.fleet import FINISHED, Ended, Member
+from pipelines.fleet import FINISHED, Ended
+from pipelines.members import Member
 from pipelines.protocols import Store
 from pipelines.state import RunState
 from pipelines.strategies import MEANINGS, moment
@@ -55,10 +57,17 @@ def compare_result(
 
 
 def right_after(state: RunState) -> dict[str, float]:
-    """Metrics of every edit as it was measured first, after its own stage: means over all committed stages."""
+    """Metrics of every edit as it was measured first, after its own stage: means over all committed stages.
+
+    Nothing for a run whose record is damaged: such a run has failed, and says so itself.
+    """
     values: dict[str, list[float]] = {}
-    for commit in state.commits():
-        for row in state.read_rows(commit):
+    try:
+        told = [(commit, state.read_rows(commit)) for commit in state.commits()]
+    except AdapterError:
+        return {}
+    for commit, rows in told:
+        for row in rows:
             if row.get("stage") != commit.stage:
                 continue
             for name in commit.metrics:

@@ -21,7 +21,7 @@ import yaml
 from elder.errors import ConfigError
 from elder.registry import make_options
 from pipelines.config_checks import build_editor, contradictions, gate_problems, handed_options, plain
-from pipelines.config_files import find_config, parse_yaml, read_document
+from pipelines.config_files import parse_document, read_document
 from pipelines.config_sections import (
     ClusterConfig,
     DataConfig,
@@ -66,6 +66,7 @@ __all__ = [
     "diff",
     "flatten",
     "fresh_run_id",
+    "kind_of",
     "load_config",
     "parse_config",
     "resolve",
@@ -143,7 +144,17 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: Everything that is wrong, at once, each with file, line and key.
     """
-    return resolve(read_document(find_config(path_or_name), overrides))
+    return resolve(read_document(path_or_name, overrides))
+
+
+def kind_of(path_or_name: str, overrides: Sequence[str] = ()) -> str:
+    """What a config describes, by its sections: `training`, `tune`, `compare`, `study`, else `edit`.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    values = read_document(path_or_name, overrides).values
+    return next((section for section in ("training", *SEVERAL) if section in values), "edit")
 
 
 def parse_config(text: str, source: str = "config.yaml") -> RunConfig:
@@ -152,8 +163,7 @@ def parse_config(text: str, source: str = "config.yaml") -> RunConfig:
     Raises:
         ConfigError: As `load_config`.
     """
-    values, places = parse_yaml(text, source)
-    return resolve(Document(values, source, places))
+    return resolve(parse_document(text, source))
 
 
 def resolve(document: Document) -> RunConfig:

@@ -61,22 +61,22 @@ def find_config(path_or_name: str) -> Path:
     raise ConfigError(f"{path_or_name}: no such config file, and no packaged config of that name{hint}")
 
 
-def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
-    """A YAML file with overrides such as `editor.lr=2e-5` laid over it.
+def read_document(path_or_name: str, overrides: Sequence[str] = ()) -> Document:
+    """A YAML file, or a packaged config, with overrides such as `editor.lr=2e-5` laid over it.
 
     Raises:
-        ConfigError: The file cannot be read, is not YAML, names a key twice, or an override is malformed.
+        ConfigError: There is none, it cannot be read, is not YAML, names a key twice, or an override is malformed.
     """
+    path = find_config(path_or_name)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    values, places = parse_yaml(text, str(path))
-    return with_overrides(Document(values, str(path), places), overrides)
+    return with_overrides(parse_document(text, str(path)), overrides)
 
 
-def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The mapping that a YAML text holds, and dotted key -> `source:line`.
+def parse_document(text: str, source: str) -> Document:
+    """The mapping that a YAML text holds, with the place `source:line` of every key.
 
     Raises:
         ConfigError: It is not YAML, not a mapping, or names keys twice.
@@ -89,7 +89,7 @@ def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[str, str]]:
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{source}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
     if values is None:
-        return {}, {}
+        return Document({}, source)
     if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{source}: expected keys and values at the top, found a {type(values).__name__}")
     places: dict[str, str] = {}
@@ -100,7 +100,7 @@ def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[str, str]]:
         places[key] = f"{source}:{number}"
     if problems:
         raise ConfigError(problems)
-    return values, places
+    return Document(values, source, places)
 
 
 def _keys(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:

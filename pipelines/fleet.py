@@ -8,6 +8,7 @@ Ray, `pipelines.fleet_ray` places them side by side. Must not know boto3, mlflow
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from elder.edit import Edit
-from elder.errors import ConfigError, ElderError, GateError, InputError, UnreachableError
+from elder.errors import AdapterError, ConfigError, ElderError, GateError, InputError, UnreachableError
 from pipelines.config import RunConfig
 from pipelines.driver import Runner, decide_sharding, read_stream, read_text, run_edit
 from pipelines.job import Event, Job, Kit, Report
+from pipelines.members import Member
 from pipelines.protocols import Store, Tracker
 from pipelines.resident import ResidentBases
 from pipelines.result import make_result
@@ -26,19 +28,10 @@ from pipelines.state import RunState, RunTakenOver
 from pipelines.trial import failure
 
 FINISHED, FAILED, REFUSED = "finished", "failed", "refused"
-
-
-@dataclass(frozen=True)
-class Member:
-    """One run among several.
-
-    Attributes:
-        name: Short, and different from the others'.
-        config: Its resolved config; model, cluster and tracking are those of all.
-    """
-
-    name: str
-    config: RunConfig
+EMPTY: Mapping[str, Any] = {
+    "base_model": {}, "stages": [], "final": {}, "retention": [], "adapter": {}, "registered": None, "timing": {},
+}  # fmt: skip
+"""A result in which nothing stands."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +160,19 @@ def run_member(member: Member, world: World, runner: Runner | None, kit: Kit) ->
         return Ended(REFUSED, partial, str(error))
     except Exception as error:  # whatever it is, the others go on
         said = failure(error).error if not isinstance(error, InputError) else "; ".join(error.problems)
+        if not isinstance(error, ElderError):  # it does not explain itself, and the result has one line of it
+            with suppress(Exception):
+                hear({"kind": "note", "text": traceback.format_exc().rstrip()})
         return Ended(FAILED, _committed(member, world), said)
 
 
 def _committed(member: Member, world: World) -> Mapping[str, Any]:
-    return make_result(world.job(member.config), RunState(world.store_factory(), member.config.run_id))
+    """The result of what a member has committed; of one whose record is damaged nothing, and it is told why."""
+    state = RunState(world.store_factory(), member.config.run_id)
+    try:
+        return make_result(world.job(member.config), state)
+    except AdapterError:
+        return {**EMPTY, "run_id": state.run_id, "config_digest": member.config.digest()}
 
 
 def run_here(members: Sequence[Member], world: World) -> dict[str, Ended]:

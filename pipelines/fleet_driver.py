@@ -16,8 +16,10 @@ from typing import Any
 
 from elder.edit import Edit, dataset_digest
 from pipelines.config import RunConfig
-from pipelines.fleet import FINISHED, Ended, Member, Parent, World, check_same, run_here, settled, streams_of
+from pipelines.driver import read_text
+from pipelines.fleet import FINISHED, Ended, Parent, World, check_same, run_here, settled, streams_of
 from pipelines.job import Kit, Report
+from pipelines.members import Member
 from pipelines.patience import PatientStore, patiently, pauses_within
 from pipelines.protocols import Store, Tracker
 
@@ -110,6 +112,7 @@ def run_fleet(whole: Whole, outside: Outside) -> Came:
     members, sharding = settled(whole.members)
     store = PatientStore(outside.store_factory(), patience_s, outside.note)
     check_same(members, store)
+    read_text(whole.run)  # what all of them read is not one member's failure
     streams = streams_of(members, outside.edits, outside.cache_dir)
     longest = max(streams.values(), key=len)
     world = World(
@@ -130,7 +133,8 @@ def run_fleet(whole: Whole, outside: Outside) -> Came:
         result = whole.summary(members, ended, store, longest, round(time.time() - begun, 3))
         _report(whole, outside, result, store, parent, len(longest), all(e.status == FINISHED for e in ended.values()))
     except BaseException as error:
-        parent.abandon("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        # Ray's own answer to SIGTERM is SystemExit.
+        parent.abandon("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
     return Came(result, ended)
 

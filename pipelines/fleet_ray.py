@@ -15,8 +15,9 @@ from queue import Queue
 from elder.errors import ElderError, GateError, InputError, UnreachableError
 from pipelines.config import RunConfig
 from pipelines.driver import read_tokenizer
-from pipelines.fleet import FAILED, Ended, Member, World, run_member, tell
+from pipelines.fleet import FAILED, Ended, World, run_member, tell
 from pipelines.job import Job, Report
+from pipelines.members import Member
 from pipelines.needs import needs_text, read_windows
 from pipelines.state import RunState
 from pipelines.trained import pin_trained

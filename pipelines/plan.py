@@ -89,7 +89,12 @@ class Plan:
 
 
 def plan(
-    config: RunConfig, model_config: Any = None, *, edits: int | None = None, memory_per_worker: int | None = None
+    config: RunConfig,
+    model_config: Any = None,
+    *,
+    edits: int | None = None,
+    memory_per_worker: int | None = None,
+    shape: ModelShape | None = None,
 ) -> Plan:
     """Work out what a run would do.
 
@@ -98,13 +103,14 @@ def plan(
         model_config: A transformers config of the base model, when one is at hand; else it is looked up.
         edits: How many edits the data hold, when they have been read; else `data.edits` is believed.
         memory_per_worker: Bytes of each worker's device, for the choice of sharding.
+        shape: Of the base model, when it is known already.
 
     Raises:
         ModelError: The base model's config cannot be found.
         ConfigError: An edited block does not exist.
     """
     check_text(config)
-    shape = model_shape(config.model.source, config.model.revision, model_config)
+    shape = shape or model_shape(config.model.source, config.model.revision, model_config)
     edited = edited_blocks(config, shape)
     if edited[-1] >= shape.blocks:
         raise ConfigError(f"editor.layers: the model has blocks 0 to {shape.blocks - 1}, there is no {edited[-1]}")

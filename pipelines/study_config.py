@@ -7,20 +7,16 @@ done.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import yaml
+from typing import Any, Self
 
 from elder.errors import ConfigError
 from elder.registry import METHODS
-from pipelines.compare_config import editor_of, method_problems, renamed, unregistered
-from pipelines.config import RunConfig, fresh_run_id, resolve
+from pipelines.config import RunConfig, StreamConfig, fresh_run_id, resolve
 from pipelines.config_checks import RUN_ID, plain
-from pipelines.config_files import find_config, parse_yaml, read_document
-from pipelines.fleet import Member
+from pipelines.config_files import parse_document, read_document
+from pipelines.members import Member, SeveralConfig, common_run, editor_of, method_problems, renamed, unregistered
 from pipelines.schema import Document, build, setting
 from pipelines.strategies import BATCH, BATCHED, SEQUENTIAL, SINGLE, STRATEGIES
 
@@ -74,21 +70,20 @@ class Place:
 
 
 @dataclass(frozen=True)
-class StudyConfig:
-    """A whole study, resolved.
+class StudyConfig(SeveralConfig):
+    """A whole study.
 
     Attributes:
-        run: The config that all runs share; its `run_id` is the id of the study.
         study: The section `study`.
         parts: Its parts by name.
-        members: All runs in order.
         places: Name of a run -> where it stands.
     """
 
-    run: RunConfig
+    KIND = SECTION
+    FOLDER = "studies"
+
     study: StudySection
     parts: Mapping[str, Part]
-    members: tuple[Member, ...]
     places: Mapping[str, Place]
 
     @property
@@ -96,19 +91,29 @@ class StudyConfig:
         """Names the study for ever."""
         return self.run.run_id
 
+    def key_of(self, name: str, option: str = "") -> str:
+        """As `SeveralConfig.key_of`; blocks stand in the values of a part whose axis they are."""
+        place = self.places[name]
+        if option == place.axis:
+            return f"{SECTION}.parts.{place.part}.values"
+        return super().key_of(place.method, option)
+
+    def method_options(self) -> dict[str, Mapping[str, Any]]:
+        """See `SeveralConfig.method_options`."""
+        return {name: dict(own or {}) for name, own in self.study.methods.items()}
+
+    def with_options(self, run: RunConfig, options: Mapping[str, Mapping[str, Any]]) -> Self:
+        """See `SeveralConfig.with_options`."""
+        return dataclasses.replace(self, run=run, study=dataclasses.replace(self.study, methods=options))
+
+    def read_back(self) -> StudyConfig:
+        """See `SeveralConfig.read_back`."""
+        return parse_study_config(self.dump_yaml())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the layout of the YAML files."""
         parts = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
         return {**self.run.to_dict(), SECTION: plain({**dataclasses.asdict(self.study), "parts": parts})}
-
-    def dump_yaml(self) -> str:
-        """The resolved config as YAML; `parse_study_config` reads it back."""
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
-
-    def digest(self) -> str:
-        """sha256 over the digests of the runs."""
-        parts = [f"{member.name} {member.config.digest()}" for member in self.members]
-        return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
 def load_study_config(path_or_name: str, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -117,7 +122,7 @@ def load_study_config(path_or_name: str, overrides: Sequence[str] = ()) -> Study
     Raises:
         ConfigError: Everything that is wrong, at once, each with file, line and key.
     """
-    return resolve_study(read_document(find_config(path_or_name), overrides))
+    return resolve_study(read_document(path_or_name, overrides))
 
 
 def parse_study_config(text: str, source: str = "config.yaml") -> StudyConfig:
@@ -126,8 +131,7 @@ def parse_study_config(text: str, source: str = "config.yaml") -> StudyConfig:
     Raises:
         ConfigError: As `load_study_config`.
     """
-    values, places = parse_yaml(text, source)
-    return resolve_study(Document(values, source, places))
+    return resolve_study(parse_document(text, source))
 
 
 def resolve_study(document: Document) -> StudyConfig:
@@ -141,11 +145,7 @@ def resolve_study(document: Document) -> StudyConfig:
     values = unregistered({key: value for key, value in document.values.items() if key != SECTION})
     problems: list[str] = []
     section = build(StudySection, document.values[SECTION], document, problems, SECTION)
-    run: RunConfig | None = None
-    try:
-        run = resolve(dataclasses.replace(document, values=values))
-    except ConfigError as error:
-        problems[:0] = error.problems
+    run = common_run(values, document, problems)
     parts = {
         str(name): build(Part, given, document, problems, f"study.parts.{name}")
         for name, given in section.parts.items()
@@ -160,7 +160,7 @@ def resolve_study(document: Document) -> StudyConfig:
     places = {_name(place): place for name, part in parts.items() for place in _places(name, part, section)}
     members = []
     for name, place in places.items():
-        own = _values(place, parts[place.part], values, run.stream.stage_size)
+        own = _values(place, parts[place.part], values, run.stream)
         editor, where = editor_of(place.method, values, section.methods, document, "study.methods")
         if place.axis == "layers":
             editor["layers"] = [place.value]
@@ -173,7 +173,7 @@ def resolve_study(document: Document) -> StudyConfig:
     if problems:
         raise ConfigError(problems)
     run = dataclasses.replace(run, tracking=dataclasses.replace(run.tracking, register=None))
-    return StudyConfig(run, section, parts, tuple(members), places)
+    return StudyConfig(run, tuple(members), section, parts, places)
 
 
 def _places(name: str, part: Part, section: StudySection) -> list[Place]:
@@ -192,11 +192,14 @@ def _name(place: Place) -> str:
     return f"{place.part}-{place.method}-{SHORT[place.strategy]}-{sign}{place.value:04d}"
 
 
-def _values(place: Place, part: Part, values: Mapping[str, Any], stage_size: int) -> dict[str, Any]:
+def _values(place: Place, part: Part, values: Mapping[str, Any], common: StreamConfig) -> dict[str, Any]:
     """The sections of a run that differ from the study's, beside the method."""
-    batch = place.value if place.axis == "batch_size" else part.edits
-    batch = 1 if place.strategy in (SINGLE, SEQUENTIAL) else batch
-    stream = {**(values.get("stream") or {}), "batch_size": batch, "stage_size": batch * -(-stage_size // batch)}
+    sizes = {SINGLE: 1, SEQUENTIAL: 1, BATCH: part.edits, BATCHED: common.batch_size}
+    batch = sizes[place.strategy]
+    if place.axis == "batch_size" and place.strategy in (BATCH, BATCHED):
+        batch = place.value
+    stage_size = batch * -(-common.stage_size // batch)
+    stream = {**(values.get("stream") or {}), "batch_size": batch, "stage_size": stage_size}
     if place.strategy in (SINGLE, BATCH):
         stream["strategy"] = "apart"
     data = {**(values.get("data") or {}), "edits": max(part.edits, batch)}

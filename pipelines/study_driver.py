@@ -21,8 +21,8 @@ def run_study(config: StudyConfig, outside: Outside) -> Came:
     read_published(config.study.published)  # found out before the work
     text = config.dump_yaml()
     whole = Whole(
-        kind="study",
-        root=f"studies/{config.study_id}",
+        kind=config.KIND,
+        root=config.root,
         run=config.run,
         members=config.members,
         config=text,

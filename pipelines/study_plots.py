@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.compare_plots import COLOURS, MARKERS
 from pipelines.plots import styled, to_png_panels
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 QUOTED_COLOURS, QUOTED_MARKERS = ("#555555", "#999999"), "x+1"
 SHAPES = ("-", "--", "-.", ":")
 HATCHES = ("///", "...", "\\\\\\")
-COLUMNS = 2
+COLUMNS, TICKS = 2, 16
 TITLES = {
     "counterfact.ES": "ES: efficacy",
     "counterfact.PS": "PS: paraphrases",
@@ -60,7 +56,7 @@ def against_axis(panels: Mapping[str, Sequence[Line]], axis: str, source: str = 
     """
     rows = -(-len(panels) // COLUMNS)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Any) -> None:
         grid = figure.subplots(rows, min(COLUMNS, len(panels)), sharex=True, squeeze=False)
         places = sorted({x for lines in panels.values() for line in lines for x, _ in line.points})
         for number, axes in enumerate(grid.flat):
@@ -91,7 +87,7 @@ def bars(tables: Sequence[Line], metrics: Sequence[str], source: str = "") -> by
         source: Whose figures are quoted.
     """
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: Any) -> None:
         axes = figure.subplots()
         styled(axes)
         width = 0.8 / len(tables)
@@ -128,20 +124,18 @@ def _fill(line: Line) -> dict[str, Any]:
     return {"color": colour if line.shape == 0 else "white", "edgecolor": colour, "linewidth": 1.5}
 
 
-def _scale(axes: Axes, axis: str, places: Sequence[int]) -> None:
-    """Batch sizes as they are, not as powers; blocks as whole numbers."""
-    from matplotlib.ticker import MaxNLocator, NullLocator
-
+def _scale(axes: Any, axis: str, places: Sequence[int]) -> None:
+    """Batch sizes as they are, not as powers; blocks as whole numbers, no more of them than can be read."""
     if axis != "batch_size":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xticks(range(places[0], places[-1] + 1, -(-(places[-1] - places[0] + 1) // TICKS)))
         return
     axes.set_xscale("log", base=2)
     axes.set_xlim(places[0] / 1.4, places[-1] * 1.4)
     axes.set_xticks(places, [str(place) for place in places], rotation=45 if len(places) > 6 else 0)
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.minorticks_off()
 
 
-def _legends(figure: Figure, panels: Sequence[Axes], source: str) -> None:
+def _legends(figure: Any, panels: Sequence[Any], source: str) -> None:
     """Ours above, what is quoted below, each name once, in the order of the methods."""
     found: dict[str, Any] = {}
     for axes in panels:

@@ -14,7 +14,8 @@ from elder.errors import ConfigError
 from pipelines.compare_result import costs, right_after, shown_metrics
 from pipelines.config_files import configs_dir
 from pipelines.document import Block, Code, Heading, Picture, Table, Text, to_html, to_markdown
-from pipelines.fleet import FINISHED, Ended, Member
+from pipelines.fleet import FINISHED, Ended
+from pipelines.members import Member
 from pipelines.protocols import Store
 from pipelines.state import RunState
 from pipelines.strategies import BATCHED, SEQUENTIAL
@@ -23,6 +24,7 @@ from pipelines.study_plots import Line, against_axis, bars
 
 SCORES = ("ES", "PS", "NS", "S")
 FACT = "counterfact."
+FEWER = " The data hold fewer edits than the largest batches ask for: these are batches of all there are."
 SHARES = [
     f"{quantity}.{p}" for quantity in ("reliability", "generalization", "locality") for p in ("generate", "forced")
 ]
@@ -59,7 +61,7 @@ def study_result(
         runs[member.name] = {
             "run_id": member.config.run_id, "part": place.part, "axis": place.axis, "method": place.method,
             "editor": member.config.editor.method, "strategy": place.strategy, "value": place.value,
-            "edits": member.config.data.edits,
+            "edits": _done(one.result) or member.config.data.edits,
             "status": one.status, "error": one.error or None,
             "right_after": right_after(RunState(store, member.config.run_id)),
             "final": dict(one.result.get("final", {})), "seconds_per_edit": seconds,
@@ -75,6 +77,11 @@ def study_result(
         "published": read_published(config.study.published),
         "timing": {"wall_s": wall_s},
     }
+
+
+def _done(result: Mapping[str, Any]) -> int:
+    """How many edits a run has applied: the data may hold fewer than it asked for."""
+    return sum(int(stage["edits"]) for stage in result.get("stages", ()) if stage["committed"])
 
 
 def write_study_report(directory: Path, result: Mapping[str, Any], config: str) -> list[str]:
@@ -136,7 +143,10 @@ def _remarks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
     """How far the figures can be trusted and, for blocks, which is best."""
     edits = sorted({run["edits"] for run in runs})
     told = f"{edits[0]}" if len(edits) == 1 else f"{edits[0]} to {edits[-1]}"
-    text = f"{told} edits a run; a share of {edits[0]} cases has a standard error of up to {0.5 / edits[0] ** 0.5:.3f}."
+    short = any(run["edits"] < run["value"] for run in runs if run["axis"] != "layers" and run["status"] == FINISHED)
+    error = 0.5 / edits[0] ** 0.5
+    text = f"{told} edits a run; a share of {edits[0]} cases has a standard error of up to {error:.3f}."
+    text += FEWER if short else ""
     if runs[0]["axis"] == "layers":
         for name in (f"{FACT}S", "reliability.generate", "reliability.forced"):
             best = _best_blocks(runs, name)

@@ -20,7 +20,7 @@ from elder.errors import ConfigError
 from elder.registry import TRAINABLE, make_training
 from pipelines.config import flatten, fresh_run_id
 from pipelines.config_checks import RUN_ID, credential_problems, plain
-from pipelines.config_files import find_config, parse_yaml, read_document
+from pipelines.config_files import parse_document, read_document
 from pipelines.config_sections import (
     ClusterConfig,
     EditorConfig,
@@ -147,16 +147,12 @@ class TrainConfig:
 
 
 def load_train_config(path_or_name: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read the config of a training and lay overrides over it.
-
-    Args:
-        path_or_name: A YAML file, or the name of a packaged config such as `train/malmen_world`.
-        overrides: Texts such as `training.steps=50`; values are YAML.
+    """As `pipelines.config.load_config`, for a training: `train/malmen_world` with `training.steps=50`.
 
     Raises:
         ConfigError: Everything that is wrong, at once, each with file, line and key.
     """
-    return resolve_training(read_document(find_config(path_or_name), overrides))
+    return resolve_training(read_document(path_or_name, overrides))
 
 
 def parse_train_config(text: str, source: str = "config.yaml") -> TrainConfig:
@@ -165,13 +161,7 @@ def parse_train_config(text: str, source: str = "config.yaml") -> TrainConfig:
     Raises:
         ConfigError: As `load_train_config`.
     """
-    values, places = parse_yaml(text, source)
-    return resolve_training(Document(values, source, places))
-
-
-def describes_training(path_or_name: str, overrides: Sequence[str] = ()) -> bool:
-    """Whether a config has the section that makes it one of a training."""
-    return SECTION in read_document(find_config(path_or_name), overrides).values
+    return resolve_training(parse_document(text, source))
 
 
 def resolve_training(document: Document) -> TrainConfig:

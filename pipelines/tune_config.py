@@ -20,7 +20,8 @@ import yaml
 from elder.errors import ConfigError
 from pipelines.config import RunConfig, diff, fresh_run_id, resolve
 from pipelines.config_checks import plain
-from pipelines.config_files import find_config, parse_yaml, read_document
+from pipelines.config_files import parse_document, read_document
+from pipelines.members import common_run
 from pipelines.schema import Document, build, setting, suggestion
 from pipelines.tune_objective import SHARES, metric_names
 from pipelines.tune_space import Domain, Parameters, flatten_space, grid_points, read_domain
@@ -145,16 +146,12 @@ class TuneConfig:
 
 
 def load_tune_config(path_or_name: str, overrides: Sequence[str] = ()) -> TuneConfig:
-    """Read the config of a search and lay overrides over it.
-
-    Args:
-        path_or_name: A YAML file, or the name of a packaged config such as `tune/elder_demo`.
-        overrides: Texts such as `tune.trials=50`; values are YAML.
+    """As `pipelines.config.load_config`, for a search: `tune/elder_demo` with `tune.trials=50`.
 
     Raises:
         ConfigError: Everything that is wrong, at once, each with file, line and key.
     """
-    return resolve_tune(read_document(find_config(path_or_name), overrides))
+    return resolve_tune(read_document(path_or_name, overrides))
 
 
 def parse_tune_config(text: str, source: str = "config.yaml") -> TuneConfig:
@@ -163,8 +160,7 @@ def parse_tune_config(text: str, source: str = "config.yaml") -> TuneConfig:
     Raises:
         ConfigError: As `load_tune_config`.
     """
-    values, places = parse_yaml(text, source)
-    return resolve_tune(Document(values, source, places))
+    return resolve_tune(parse_document(text, source))
 
 
 def resolve_tune(document: Document) -> TuneConfig:
@@ -181,11 +177,7 @@ def resolve_tune(document: Document) -> TuneConfig:
     values = {key: value for key, value in document.values.items() if key != SECTION}
     problems: list[str] = []
     section = build(TuneSection, document.values[SECTION], document, problems, SECTION)
-    run: RunConfig | None = None
-    try:
-        run = resolve(dataclasses.replace(document, values=values))
-    except ConfigError as error:
-        problems[:0] = error.problems
+    run = common_run(values, document, problems)
     space = _read_space(section, document, problems)
     if run is not None:
         problems += _section_problems(run, section, space, document)

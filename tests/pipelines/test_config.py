@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,11 @@ def problems_of(text: str, *overrides: str, tmp_path: Path) -> list[str]:
 def config_of(text: str = "", *overrides: str) -> RunConfig:
     """A config from YAML text, of the faithful method unless it says otherwise."""
     from pipelines.config import resolve
-    from pipelines.config_files import parse_yaml, with_overrides
-    from pipelines.schema import Document
+    from pipelines.config_files import parse_document, with_overrides
 
-    values, places = parse_yaml(text, "c.yaml")
-    values.setdefault("editor", {"method": "elder"})
-    return resolve(with_overrides(Document(values, "c.yaml", places), overrides))
+    document = parse_document(text, "c.yaml")
+    values = {"editor": {"method": "elder"}, **document.values}
+    return resolve(with_overrides(replace(document, values=values), overrides))
 
 
 def test_every_shipped_config_loads() -> None:

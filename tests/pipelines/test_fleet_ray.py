@@ -11,8 +11,9 @@ import pytest
 from elder.errors import UnreachableError
 from elder.runtime import LocalRuntime
 from pipelines.config import RunConfig
-from pipelines.fleet import Ended, Member, World
+from pipelines.fleet import Ended, World
 from pipelines.fleet_ray import Placed, shared_of
+from pipelines.members import Member
 from pipelines.state import RunState
 from pipelines.trial import FAILED, STAGE, LocalHost
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits

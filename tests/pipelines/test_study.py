@@ -120,6 +120,25 @@ def test_a_batch_that_is_larger_than_the_part_gets_enough_edits() -> None:
     assert (config.members[0].config.data.edits, stream.batch_size, stream.stage_size) == (8, 8, 8)
 
 
+def test_on_the_axis_of_blocks_streams_have_the_batches_of_the_config() -> None:
+    part = {"axis": "layers", "values": [2], "strategies": ["single", "batch", "sequential", "sequential-batched"]}
+    members = make_study({"p": {**part, "edits": 6, "methods": ["elder"]}}).members
+    assert [m.config.stream.batch_size for m in members] == [1, 6, 1, 2]
+
+
+def test_fewer_edits_than_a_batch_asks_for_are_said(tmp_path: Path) -> None:
+    config = make_study({"p": {"values": [4, 16], "strategies": ["batch"], "edits": 4, "methods": ["elder"]}})
+    outside = Outside(
+        StoreAt(str(tmp_path / "store")), RecordingTracker, out=tmp_path / "out",
+        edits=lambda run: make_edits(min(run.data.edits or 8, 10)), kit=StudyKit(log=str(tmp_path / "log")),
+    )  # fmt: skip
+    runs = run_study(config, outside).result["runs"]
+    assert {name: run["edits"] for name, run in runs.items()} == {"p-elder-batch-b0004": 4, "p-elder-batch-b0016": 10}
+    assert "The data hold fewer edits" in (tmp_path / "out" / "report.md").read_text()
+    study(tmp_path / "whole", make_study({"p": {"values": [4], "strategies": ["batch"], "edits": 4}}))
+    assert "The data hold fewer" not in (tmp_path / "whole" / "out" / "report.md").read_text()
+
+
 def test_a_study_measures_each_run_as_its_strategy_says(tmp_path: Path) -> None:
     came = study(tmp_path)
     runs = came.result["runs"]
