@@ -20,15 +20,15 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	$(BIN)/elder demo
 
-# Two processes: one for what starts clusters and servers, one for the rest (see tests/conftest.py).
+# Two processes: one for what starts clusters and servers, one for the rest (see tests/side_by_side.py).
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not nodes"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes"
 
 test-nodes: $(STAMP)
 	$(BIN)/python -m pytest -m nodes
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not cluster and not nodes"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not nodes"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,22 +15,8 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from tests.infra.swift import SwiftServer, swift  # noqa: E402
 
+pytest_plugins = ["tests.side_by_side"]
 FOREIGN = ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several processes (`-n`): a file stays in one of them, and so does all that starts clusters or servers.
-
-    That comes first. It mostly waits, and the other processes have work for the while; two Ray clusters at a time do
-    not get in each other's way, but on two cores they get slow.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        alone = item.get_closest_marker("cluster") or item.get_closest_marker("nodes")
-        item.add_marker(pytest.mark.xdist_group("cluster" if alone else item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
 
 
 def pytest_collection_finish() -> None:
