@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import zlib
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -91,7 +92,7 @@ def _plain(path: Path) -> Iterator[str]:
             first = list(islice(lines, LOOKED_AT))
             rest = chain(first, lines)
             yield from _paragraphs(rest) if any(not line.strip() for line in first) else rest
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -181,11 +182,7 @@ class LocateEditor(WrittenEditor[int]):
         if missing and self.windows is None:
             self.windows = told_by_first(self._read_text, self.base.runtime)
         ids = {str(layer): self._id(layer) for layer in self.layers}
-        if self._seen["statistics"] and self._seen["statistics"] != ids:
-            raise AdapterError(
-                f"the {self.edits_applied} edits so far were written with statistics of another text; give back the "
-                "old one (editor.text, editor.text_tokens, editor.bos), or begin a new stream"
-            )
+        _check_text(self._seen, ids)
         notes: tuple[str, ...] = ()
         if missing:
             assert self.windows is not None
@@ -209,6 +206,7 @@ class LocateEditor(WrittenEditor[int]):
             AdapterError: The state belongs to other options, or is damaged; nothing was changed.
         """
         cursor = self._checked(state)
+        _check_text(cursor, self._ids or {})
         contexts = cursor.pop("contexts")
         self.deltas.load(state, {layer: cursor["sizes"].get(str(layer), []) for layer in self.layers})
         self._contexts = None if contexts is None else Contexts(tuple(tuple(group) for group in contexts))
@@ -219,6 +217,7 @@ class LocateEditor(WrittenEditor[int]):
         """See `WrittenEditor.blank`: with the same statistics."""
         fresh = super().blank()
         fresh.moments, fresh.windows, fresh.statistics = self.moments, self.windows, dict(self.statistics)
+        fresh._ids = None if self._ids is None else dict(self._ids)
         return fresh
 
     # ---- parts --------------------------------------------------------------------------------------------------
@@ -295,6 +294,7 @@ class LocateEditor(WrittenEditor[int]):
         now = self._observer.look(prompts, last)
         how = ValueOptions(o.steps, o.lr, o.kl_factor, o.decay, o.clamp, o.stop)
         values = find_values(self._upper, rows, self._starts(now)[bare], how, self.base.runtime, o.value_batch)
+        _check_found(batch, values)
         wanted = now.hidden[bare] + values.change
         weights = torch.tensor(contexts.weights, device=wanted.device)
         written = []
@@ -328,6 +328,33 @@ class LocateEditor(WrittenEditor[int]):
         if layer not in self.statistics:
             return None
         return self.prior(layer).whiten(keys.T.double()).square().sum(0).cpu()
+
+
+def _check_text(seen: Mapping[str, Any], ids: Mapping[str, str]) -> None:
+    """Edits of a stream are weighed by statistics of one text; what nobody has taken yet is not compared.
+
+    Raises:
+        AdapterError: They are not.
+    """
+    if seen["statistics"] and ids and seen["statistics"] != ids:
+        raise AdapterError(
+            f"the {seen['edits']} edits so far were written with statistics of another text; give back the "
+            "old one (editor.text, editor.text_tokens, editor.bos), or begin a new stream"
+        )
+
+
+def _check_found(batch: Sequence[Edit], values: Values) -> None:
+    """A value at which the model says nothing that is a number would disable it.
+
+    Raises:
+        SolverError: There is one; names its edit.
+    """
+    lost = [edit.id for edit, loss in zip(batch, values.loss, strict=True) if not isfinite(loss)]
+    if lost or not bool(values.change.isfinite().all()):
+        raise SolverError(
+            f"no value was found for {'edit ' + ', '.join(lost[:5]) if lost else 'an edit'}: its loss is not finite; "
+            "nothing of this batch was written. Lower editor.lr or editor.clamp, or load the model in float32"
+        )
 
 
 def _mean_keys(keys: Tensor, count: int, weights: Tensor) -> Tensor:

@@ -213,6 +213,16 @@ def test_a_disabling_batch_is_refused_before_it_is_written(base: Base, kind: str
     assert torch.equal(logits_of(editor.model, prompts), logits_of(base.model, prompts))
 
 
+def test_a_value_that_is_no_number_is_refused_before_it_is_written(base: Base) -> None:
+    editor = make("memit", base)
+    editor.edit(EDITS[:2])
+    before = state_digest(editor.state_dict())
+    editor.options = replace(editor.options, lr=1e38, clamp=1e38)
+    with pytest.raises(SolverError, match=rf"no value was found for edit {EDITS[2].id}"):
+        editor.edit(EDITS[2:4])
+    assert state_digest(editor.state_dict()) == before
+
+
 def test_bad_input_is_named_before_anything_is_computed(base: Base) -> None:
     editor = make("memit", base)
     with pytest.raises(DataError, match="has no subject"):

@@ -15,6 +15,7 @@ from elder.adapter import load_adapter
 from elder.datasets.text import check_text, read_text
 from elder.editors.base import Base, Preparing, state_digest
 from elder.editors.make import make_editor
+from elder.editors.rollback import rolled_back
 from elder.errors import AdapterError, ConfigError, DataError, ModelError, SolverError
 from elder.models import wrap_base
 from elder.solvers.moments import SecondMoment
@@ -92,6 +93,32 @@ def test_a_moment_under_a_wrong_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="of something else"):
         DirectoryMoments(tmp_path).load("b")
     assert DirectoryMoments(tmp_path).load("c") is None
+
+
+def test_back_at_an_earlier_batch_the_stream_goes_on_with_its_text(base: Base, text: str) -> None:
+    editor = make("memit", base, text)
+    editor.edit(EDITS[:2])
+    wanted = make("memit", base, text)
+    wanted.edit(EDITS[:2])
+    wanted.edit(EDITS[4:])
+    editor.edit(EDITS[2:4])
+    back = rolled_back(editor, 2)
+    back.edit(EDITS[4:])
+    assert state_digest(back.state_dict()) == state_digest(wanted.state_dict())
+
+
+def test_an_editor_that_has_its_statistics_takes_no_state_of_another_text(
+    base: Base, text: str, tmp_path: Path
+) -> None:
+    first = make("alphaedit", base, text)
+    first.edit(EDITS[:2])
+    other = tmp_path / "other.txt"
+    other.write_text("Something else altogether.\n" * 20)
+    second = make("alphaedit", base, str(other), jitter=0.1)
+    second.prepare()
+    with pytest.raises(AdapterError, match="the 2 edits so far were written with statistics of another text"):
+        second.load_state_dict(first.state_dict())
+    assert second.edits_applied == 0
 
 
 def test_another_text_is_refused_when_the_stream_goes_on(base: Base, kind: str, text: str, tmp_path: Path) -> None:
