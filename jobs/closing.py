@@ -123,5 +123,5 @@ def answers(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 def pairs(console: Console, rows: Mapping[str, str]) -> None:
     """Names and values; long values stay on one line, so that commands and paths can be copied."""
     for name, value in rows.items():
-        line = Text(f"{name.strip():<14}", style="bold").append(str(value), style="not bold")
+        line = Text(f"{name.strip():<13} ", style="bold").append(str(value), style="not bold")
         console.print(line, soft_wrap=True, highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,15 @@ def validate(config: TrainConfig) -> dict[str, Any]:
 
 
 def plan(config: TrainConfig) -> dict[str, Any]:
-    """What `elder plan` says of a training; touches nothing."""
+    """What `elder plan` says of a training; touches nothing.
+
+    Raises:
+        ModelError: The base model's config cannot be found.
+    """
+    from pipelines.memory import estimate, gib
+    from pipelines.shapes import model_shape
+    from pipelines.train_driver import recommended_sharding
+
     click.echo("# resolved config\n" + config.dump_yaml().rstrip())
     click.echo(f"\ndigest           {config.digest()}")
     steps, each = config.training.steps, config.training.checkpoint_every
@@ -154,6 +163,12 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     click.echo(
         f"checkpoints      {checkpoints}, every {each} steps; the {config.training.choose} is the trained editor"
     )
+    sharding, reason = recommended_sharding(config)
+    estimates = estimate(config, model_shape(config.model.source, config.model.revision))
+    memory = next(one for one in estimates if one.sharding == sharding)
+    workers = f"{config.cluster.workers} workers" if config.cluster.workers else "this process"
+    click.echo(f"sharding         {sharding}: {reason}")
+    click.echo(f"memory           {gib(memory.total)} GiB each, {workers}")
     root = f"runs/{config.run_id}"
     keys = [f"{root}/{name}" for name in KEYS]
     for number in range(checkpoints):
@@ -168,6 +183,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     return {
         "run_id": config.run_id, "config_digest": config.digest(), "config": config.to_dict(), "steps": steps,
         "checkpoints": checkpoints, "facts": steps * facts, "keys": keys, "store": config.tracking.store,
+        "sharding": {"use": sharding, "reason": reason}, "memory": {**asdict(memory), "total": memory.total},
     }  # fmt: skip
 
 

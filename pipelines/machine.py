@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipelines.config import RunConfig
+from pipelines.staged_config import StagedConfig
 
 
-def worker_memory(config: RunConfig) -> int | None:
+def worker_memory(config: StagedConfig) -> int | None:
     """Bytes that one worker has on its GPU, if workers have GPUs like the one of this process; else None.
 
     Workers that share a GPU have their part of it.

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from elder.registry import editor_class
-from pipelines.config import RunConfig
+from pipelines.memory_factors import FORMULAS as FACTOR_FORMULAS
+from pipelines.memory_factors import TRAINING_FORMULAS, factor_bytes, is_trained, reads_factors
 from pipelines.memory_weights import FORMULAS as WEIGHT_FORMULAS
 from pipelines.memory_weights import change_bytes, statistics_bytes, takes_statistics, value_rows
 from pipelines.shapes import ModelShape
+from pipelines.staged_config import StagedConfig
 
 BYTES = {"float32": 4, "bfloat16": 2}
 ADAPTER_BYTES = 16  # fp32 weight, gradient and two moments of Adam
@@ -31,7 +33,7 @@ class MemoryEstimate:
         gathered: Under zero3 the weights that are whole for a moment: the two largest neighbouring blocks or the
             embedding, whichever is more, x b.
         adapters: 16 bytes for each adapter parameter (fp32 weight, gradient, two Adam moments), on every worker; for
-            methods that write weights what `change_bytes` says.
+            methods that write weights what `change_bytes` and `factor_bytes` say.
         training: Activations kept for the backward pass, see `training_bytes`.
         evaluation: KV cache and logits of one generation batch, see `evaluation_bytes`.
         statistics: Second moments of keys and what solving makes of them, see `statistics_bytes`.
@@ -62,14 +64,17 @@ FORMULAS = (
 )
 
 
-def formulas(config: RunConfig) -> tuple[str, ...]:
+def formulas(config: StagedConfig) -> tuple[str, ...]:
     """What the figures of this config's method are made of."""
-    if not takes_statistics(config):
-        return FORMULAS
-    return (*FORMULAS[:2], *WEIGHT_FORMULAS, *FORMULAS[3:])
+    own: tuple[str, ...] = FORMULAS[2:3]
+    if takes_statistics(config):
+        own = WEIGHT_FORMULAS
+    elif reads_factors(config):
+        own = TRAINING_FORMULAS if is_trained(config) else FACTOR_FORMULAS
+    return (*FORMULAS[:2], *own, *FORMULAS[3:])
 
 
-def estimate(config: RunConfig, shape: ModelShape) -> tuple[MemoryEstimate, ...]:
+def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, ...]:
     """The estimates for all shardings, in the order none, zero2, zero3."""
     workers = max(config.cluster.workers, 1)
     width = BYTES[config.model.dtype]
@@ -78,6 +83,8 @@ def estimate(config: RunConfig, shape: ModelShape) -> tuple[MemoryEstimate, ...]
     blocks = len(edited_blocks(config, shape))
     if takes_statistics(config):
         adapters = change_bytes(config, shape, blocks)
+    elif reads_factors(config):
+        adapters = factor_bytes(config, shape, blocks)
     else:
         adapters = adapter_parameters(config, shape) * ADAPTER_BYTES
     statistics = statistics_bytes(config, shape, blocks)
@@ -91,7 +98,7 @@ def estimate(config: RunConfig, shape: ModelShape) -> tuple[MemoryEstimate, ...]
     return tuple(found)
 
 
-def edited_blocks(config: RunConfig, shape: ModelShape) -> tuple[int, ...]:
+def edited_blocks(config: StagedConfig, shape: ModelShape) -> tuple[int, ...]:
     """The blocks that get an adapter: `editor.layers`, or the method's default."""
     layers = config.editor.options.get("layers")
     if layers:
@@ -100,13 +107,13 @@ def edited_blocks(config: RunConfig, shape: ModelShape) -> tuple[int, ...]:
     return found
 
 
-def adapter_parameters(config: RunConfig, shape: ModelShape) -> int:
+def adapter_parameters(config: StagedConfig, shape: ModelShape) -> int:
     """Trained parameters: for each edited block N x (r x (in + out)) and a router N x (query width + 1).
 
     None for methods that write weights.
     """
     options = config.editor.options
-    if takes_statistics(config):
+    if takes_statistics(config) or reads_factors(config):
         return 0
     target = options.get("target", "auto")
     out_edited = target == "mlp_out" or (target == "auto" and shape.gated)
@@ -116,7 +123,7 @@ def adapter_parameters(config: RunConfig, shape: ModelShape) -> int:
     return one * len(edited_blocks(config, shape))
 
 
-def training_bytes(config: RunConfig, shape: ModelShape) -> int:
+def training_bytes(config: StagedConfig, shape: ModelShape) -> int:
     """Activations of one backward pass: rows x tokens x (edited depth x (8 D + 3 I) x b + 2 V x 4).
 
     rows = edits in a batch x (2 prompts + prefixes) + replay, at most micro_batch, / W; tokens = 64 assumed; edited
@@ -136,7 +143,7 @@ def training_bytes(config: RunConfig, shape: ModelShape) -> int:
     return rows * PROMPT_TOKENS * per_token
 
 
-def evaluation_bytes(config: RunConfig, shape: ModelShape) -> int:
+def evaluation_bytes(config: StagedConfig, shape: ModelShape) -> int:
     """Generation: rows x (tokens x blocks x 2 x K x b + V x 4); K = width of keys, tokens = 64 + max_new_tokens."""
     tokens = PROMPT_TOKENS + config.evaluation.max_new_tokens
     cache = tokens * shape.blocks * 2 * shape.key_width * BYTES[config.model.dtype]

@@ -34,6 +34,16 @@ DOCUMENTED: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 50257,
         "n_positions": 1024,
     },
+    "EleutherAI/gpt-j-6b": {
+        "model_type": "gptj",
+        "n_embd": 4096,
+        "n_layer": 28,
+        "n_head": 16,
+        "vocab_size": 50400,
+        "n_positions": 2048,
+        "rotary_dim": 64,
+        "tie_word_embeddings": False,
+    },
 }
 
 

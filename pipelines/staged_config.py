@@ -29,6 +29,10 @@ class DataPlace(Protocol):
     def path(self) -> str | None:
         """Its file."""
 
+    @property
+    def edits(self) -> int | None:
+        """How many to take; None takes all."""
+
 
 class StagedConfig(Protocol):
     """A resolved config of something that is done in stages."""

@@ -11,8 +11,11 @@ from typing import Any, cast
 
 from pipelines.driver import Driver, Runner, choose_runner, drive, read_tokenizer
 from pipelines.job import Job, Kit, Report
+from pipelines.machine import worker_memory
+from pipelines.memory import estimate, recommend
 from pipelines.protocols import Store, Tracker
 from pipelines.result import make_result
+from pipelines.shapes import model_shape
 from pipelines.state import Commit
 from pipelines.train_config import TrainConfig
 from pipelines.train_data import Blocks, TrainingData, read_training
@@ -53,18 +56,33 @@ def run_training(
         ElderError: As `pipelines.driver.run_edit`.
     """
     found = read_training(config, *read_tokenizer(config, cache_dir)) if data is None else data
-    sharding = config.cluster.sharding
     job = Job(
         config=config,
         edits=found.blocks,
         store_factory=store_factory,
-        sharding="none" if sharding == "auto" or config.cluster.workers == 0 else sharding,
+        sharding=recommended_sharding(config)[0],
         cache_dir=cache_dir,
         kit=kit or TrainingKit(),
         validation=found.validation,
         data_digest=found.digest,
     )
     return drive(job, tracker, on_event, tags or {}, runner or choose_runner(config), TrainingDriver)
+
+
+def recommended_sharding(config: TrainConfig, available: int | None = None) -> tuple[str, str]:
+    """`cluster.sharding`, with `auto` decided by the memory that the training needs, and why.
+
+    Args:
+        config: The resolved config.
+        available: Bytes of each worker's device; None: of this machine's, if workers have such.
+    """
+    cluster = config.cluster
+    if cluster.workers == 0:
+        return "none", "one process has nobody to share the model with"
+    if cluster.sharding != "auto":
+        return cluster.sharding, "cluster.sharding says so"
+    memory = estimate(config, model_shape(config.model.source, config.model.revision))
+    return recommend(memory, cluster.workers, worker_memory(config) if available is None else available)
 
 
 class TrainingDriver(Driver):

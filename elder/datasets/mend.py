@@ -30,7 +30,10 @@ def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit:
     if "answers" not in record:
         target, truth = question.text("alt"), None
     elif options.target == "alt":  # a few records of MEND have an empty one
-        target, truth = question.text("alt"), question.maybe("answers")
+        target = question.text("alt")
+        if question.problems[-1:] == ["field 'alt' is empty"]:
+            question.problems[-1] += ": remove the record, or take the true answers (target: answer)"
+        truth = question.maybe("answers")
     else:
         target, truth = question.text("answers"), question.maybe("pred")
     loc, loc_answer = question.maybe("loc"), question.maybe("loc_ans")

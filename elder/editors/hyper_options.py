@@ -111,6 +111,9 @@ class TrainingOptions(FactorOptions):
     scalar_lr: float | None = opt(
         None, "learning rate of Adam for the logarithms of inner learning rate and ridge; default: meta_lr"
     )
+    own_prompt: bool = opt(
+        False, "the cross-entropy is taken on a rephrase, as published, or (on) on one drawn from them and the prompt"
+    )
     edit_coef: float = opt(1.0, "weight of the cross-entropy on rephrases")
     loc_coef: float = opt(1.0, "weight of KL(before || after) on unrelated prompts")
     clip: float = opt(1.0, "gradients are scaled down to this norm")

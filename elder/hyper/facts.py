@@ -38,12 +38,21 @@ def check_facts(edits: Sequence[Edit]) -> None:
 
 
 def block_rows(
-    tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], terminator: str, generator: torch.Generator | None
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    terminator: str,
+    generator: torch.Generator | None,
+    own_prompt: bool = False,
 ) -> BlockRows:
-    """The rows of a block; with a generator rephrases and probes are drawn, else the first held-out ones are taken."""
+    """The rows of a block; with a generator rephrases and probes are drawn, else the first held-out ones are taken.
+
+    With `own_prompt` a prompt is drawn like one of its rephrases.
+    """
     rows = BlockRows([], [], [])
     for owner, edit in enumerate(edits):
         rephrases, probes = edit.rephrases, edit.locality
+        if generator is not None and own_prompt:
+            rephrases = (*rephrases, edit.prompt)
         if generator is None:
             rephrase, probe = (edit.heldout_rephrases or rephrases)[0], probes[0]
         else:

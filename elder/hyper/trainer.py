@@ -88,7 +88,7 @@ class MetaTrainer:
         """
         begin, o = time.perf_counter(), self.options
         check_facts(edits)
-        rows = block_rows(self.base.tokenizer, edits, o.terminator, self._draws)
+        rows = block_rows(self.base.tokenizer, edits, o.terminator, self._draws, o.own_prompt)
         factors = self._factors(rows.edits)
         self.network.observe(factors)
         applied = changes_of(self.network, factors, self.base.runtime, o.chunk)

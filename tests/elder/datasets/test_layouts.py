@@ -111,7 +111,7 @@ def test_zsre_of_mend_has_two_targets(tmp_path: Path) -> None:
 def test_zsre_with_an_empty_alternative_serves_the_true_answer_only(tmp_path: Path) -> None:
     record = {**MEND, "alt": ""}
     assert load(tmp_path, "zsre", record, target="answer")[0].target == "Imre"
-    with pytest.raises(DataError, match=r"data.jsonl:1: field 'alt' is empty"):
+    with pytest.raises(DataError, match=r"data.jsonl:1: field 'alt' is empty: remove the record, or .*target: answer"):
         load(tmp_path, "zsre", record)
 
 

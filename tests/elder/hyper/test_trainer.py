@@ -14,12 +14,13 @@ from elder.edit import Edit, Probe
 from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
 from elder.errors import AdapterError, ConfigError, DataError
-from elder.hyper.facts import check_facts
+from elder.hyper.facts import block_rows, check_facts
 from elder.hyper.meta import changes_of
 from elder.hyper.trained import load_trained
 from elder.hyper.trainer import MetaTrainer, make_trainer
 from elder.models import wrap_base
 from elder.registry import make_training
+from elder.tokens import encode_prompt
 from tests.elder.tiny import EDITS, OTHERS, logits_of, make_base, on_ranks, padded
 
 FACTS = [
@@ -55,6 +56,24 @@ def test_the_meta_loss_falls_and_the_base_is_untouched(base: Base, kind: str) ->
     assert trainer.base.digest == digest
     assert all(p.grad is None for p in base.model.parameters())
     assert set(after) == {"ES", "GS", "LS", "agreement", "loss", "edit_loss", "locality_loss"}
+
+
+def test_a_prompt_is_drawn_like_its_rephrases_when_asked_for(base: Base) -> None:
+    """And only in training: validation and the edit itself are as they were."""
+    fact = replace(FACTS[0], rephrases=("Arlo lies by",))
+    draws = torch.Generator().manual_seed(0)
+
+    def seen(generator: torch.Generator | None, own_prompt: bool) -> set[tuple[int, ...]]:
+        rows = [block_rows(base.tokenizer, [fact], "none", generator, own_prompt) for _ in range(20)]
+        return {row.prompt for one in rows for row in one.equivalents}
+
+    prompt, rephrase = (tuple(encode_prompt(base.tokenizer, text)) for text in (fact.prompt, "Arlo lies by"))
+    assert seen(draws, False) == {rephrase}
+    assert seen(draws, True) == {prompt, rephrase}
+    assert seen(None, True) == {rephrase}
+    plain, own = (trainer_of("malmen", base, own_prompt=o) for o in (False, True))
+    figures = [[trainer.step([fact])["edit_loss"] for _ in range(4)] for trainer in (plain, own)]
+    assert figures[0] != figures[1]
 
 
 def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(base: Base, kind: str) -> None:
