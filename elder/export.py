@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from elder.editors.base import Editor
 from elder.errors import ConfigError, ModelError
+from elder.runtime import told_by_first
 
 SPARE = 1.1  # free disk that is asked for, in sizes of the model
 VANISHING = 0.5  # share of an update, lost in the base's number format, above which an export is refused
@@ -57,11 +59,8 @@ def export_merged(
         ModelError: An edited matrix is shared with another part, or most of an update would be lost.
     """
     changes = _changes(editor)
-    target = Path(directory).expanduser().absolute()
     runtime, first = editor.base.runtime, editor.base.runtime.rank == 0
-    problem = next(filter(None, runtime.gather_objects(_problem(editor, target) if first else "")), "")
-    if problem:
-        raise ConfigError(problem)
+    target = Path(told_by_first(lambda: _checked(editor, directory), runtime))
     weights, merged, seen = {}, [], dict[int, str]()
     for name, parameter in editor.base.model.named_parameters(remove_duplicate=False):
         if id(parameter) in seen:
@@ -91,8 +90,8 @@ def export_merged(
     if first:
         try:
             _write(editor, target, weights)
-        except OSError as error:
-            failure = f"{target} cannot be written: {error.strerror or error}"
+        except (OSError, SafetensorError) as error:  # a full disk is one or the other, as it is met
+            failure = f"{target} cannot be written: {getattr(error, 'strerror', None) or error}"
     failure = runtime.gather_objects(failure)[0]
     if failure:
         raise ConfigError(failure)
@@ -128,13 +127,30 @@ def _add(name: str, weight: Tensor, change: Tensor) -> tuple[Tensor, Merged]:
     return stored.contiguous(), Merged(name, size, lost)
 
 
-def _problem(editor: Editor, target: Path) -> str:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        return f"{target} exists and is not empty. Name a new directory, or remove this one first."
+def check_target(directory: str | Path) -> Path:
+    """Where a model may be written; asked before anything is loaded.
+
+    Raises:
+        ConfigError: Something is there already, or it cannot be looked at.
+    """
+    target = Path(directory).expanduser().absolute()
+    try:
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be read: {error.strerror or error}") from error
+    if taken:
+        raise ConfigError(f"{target} exists and is not empty. Name a new directory, or remove this one first.")
+    return target
+
+
+def _checked(editor: Editor, directory: str | Path) -> str:
+    target = check_target(directory)
     place = next(parent for parent in target.parents if parent.exists())
     needed = int(SPARE * sum(_bytes(p) for p in editor.base.model.parameters()))
     free = shutil.disk_usage(place).free
-    return f"{place} has {free:,} bytes free, the model needs {needed:,}" if free < needed else ""
+    if free < needed:
+        raise ConfigError(f"{place} has {free:,} bytes free, the model needs {needed:,}")
+    return str(target)
 
 
 def _bytes(parameter: Any) -> int:

@@ -35,17 +35,18 @@ def command(
     """
     from elder.adapter import load_edited
     from elder.editors.rollback import rolled_back
-    from elder.export import export_merged
+    from elder.export import check_target, export_merged
+    from jobs.wiring import home, tracking_address
 
     check_json_target(json_file)
+    check_target(directory)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(ref).expanduser()
         if not (place / "manifest.json").is_file():
             from infra.mlflow_tracker import pull
-            from jobs.wiring import tracking_address
 
             place = pull(ref, Path(folder) / "adapter", tracking_address(mlflow))
-        editor = load_edited(place, base)
+        editor = load_edited(place, base, cache_dir=home())
         if edits is not None:
             editor = rolled_back(editor, edits)
         merged = export_merged(editor, directory, force)
