@@ -91,8 +91,8 @@ def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "A", "target": "b"}\n' * 99)[:-12], "cannot be read"),
-        ("damaged.jsonl.gz", gzip.compress(b"x")[:10] + b"\xff" * 40, "cannot be read"),
+        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "A", "target": "b"}\n' * 99, mtime=0)[:-12], "cannot be read"),
+        ("damaged.jsonl.gz", gzip.compress(b"x", mtime=0)[:10] + b"\xff" * 40, "cannot be read"),
         ("plain.jsonl.gz", b'{"prompt": "A"}', "cannot be read"),
         ("lines.json", b'{"prompt": "A"}\n{"prompt": "B"}\n', "should be named .jsonl"),
         ("object.json", b"{}", "expected a JSON list"),
