@@ -50,6 +50,7 @@ def run_edit(
     tags: Mapping[str, str] | None = None,
     kit: Kit | None = None,
     runner: Runner | None = None,
+    windows: Any = None,
 ) -> dict[str, Any]:
     """Run a lifelong edit stream to its end, from wherever it is committed.
 
@@ -63,6 +64,7 @@ def run_edit(
         tags: Further tags for the tracked run, such as the id of a Ray job.
         kit: How workers make their parts; for tests.
         runner: Runs a job; default: Ray Train, or this process when `cluster.workers` is 0.
+        windows: The text of the statistics, when it has been read already.
 
     Returns:
         The result in the layout of docs/design.md, section 3. A run that has ended returns it at once.
@@ -75,7 +77,8 @@ def run_edit(
         ElderError: The job failed; committed stages stand.
     """
     stream = read_stream(config, cache_dir) if edits is None else list(edits)
-    windows = read_windows(config, *read_tokenizer(config, cache_dir)) if needs_text(config) else None
+    if windows is None and needs_text(config):
+        windows = read_windows(config, *read_tokenizer(config, cache_dir))
     job = Job(
         config=config,
         edits=tuple(stream),

@@ -8,6 +8,7 @@ Ray, `pipelines.fleet_ray` places them side by side. Must not know boto3, mlflow
 from __future__ import annotations
 
 import gc
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,9 +19,10 @@ from typing import Any
 from elder.edit import Edit
 from elder.errors import AdapterError, ConfigError, ElderError, GateError, InputError, UnreachableError
 from pipelines.config import RunConfig
-from pipelines.driver import Runner, decide_sharding, read_stream, read_text, run_edit
+from pipelines.driver import Runner, decide_sharding, read_stream, read_text, read_tokenizer, run_edit
 from pipelines.job import Event, Job, Kit, Report
 from pipelines.members import Member
+from pipelines.needs import needs_text, read_windows
 from pipelines.protocols import Store, Tracker
 from pipelines.resident import ResidentBases
 from pipelines.result import make_result
@@ -49,6 +51,29 @@ class Ended:
     error: str = ""
 
 
+class Texts:
+    """Texts of statistics, each read once, however many members name it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Any] = {}
+        self._lock = threading.Lock()
+
+    def windows(self, config: RunConfig, cache_dir: Path | None) -> Any:
+        """What a member's statistics are taken of; None if it takes none.
+
+        Raises:
+            InputError: There is no text or no tokenizer, or a block that is to be edited does not exist.
+        """
+        if not needs_text(config):
+            return None
+        tokenizer, context = read_tokenizer(config, cache_dir)
+        key = tuple(config.editor.options.get(name) for name in ("text", "text_tokens"))
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = read_windows(config, tokenizer, context)
+            return self._known[key]
+
+
 @dataclass(frozen=True)
 class World:
     """What the members of a fleet have in common.
@@ -64,6 +89,7 @@ class World:
         sharding: How base models lie on workers, decided.
         parent: The tracked run that members are shown below.
         adapters: Whether the tracker keeps the members' adapters too; the store always does.
+        texts: What their statistics are taken of.
     """
 
     store_factory: Callable[[], Store]
@@ -76,6 +102,7 @@ class World:
     kit: Kit = field(default_factory=Kit)
     parent: str | None = None
     adapters: bool = True
+    texts: Texts = field(default_factory=Texts)
 
     def job(self, config: RunConfig) -> Job:
         """A member as it travels."""
@@ -151,6 +178,7 @@ def run_member(member: Member, world: World, runner: Runner | None, kit: Kit) ->
         result = run_edit(
             member.config, world.store_factory, tracker, hear, cache_dir=world.cache_dir, tags=world.tags,
             edits=world.stream(member.config), kit=kit, runner=runner,
+            windows=world.texts.windows(member.config, world.cache_dir),
         )  # fmt: skip
         return Ended(FINISHED, result)
     except (UnreachableError, RunTakenOver):

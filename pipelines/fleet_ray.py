@@ -14,11 +14,9 @@ from queue import Queue
 
 from elder.errors import ElderError, GateError, InputError, UnreachableError
 from pipelines.config import RunConfig
-from pipelines.driver import read_tokenizer
 from pipelines.fleet import FAILED, Ended, World, run_member, tell
 from pipelines.job import Job, Report
 from pipelines.members import Member
-from pipelines.needs import needs_text, read_windows
 from pipelines.state import RunState
 from pipelines.trained import pin_trained
 from pipelines.tune_driver import concurrency, trial_cluster
@@ -81,7 +79,7 @@ def travelling(config: RunConfig, world: World) -> Job:
     """The job of a member with what its method needs beside: text of statistics, trained editor."""
     job, store = world.job(config), world.store_factory()
     try:
-        windows = read_windows(config, *read_tokenizer(config, world.cache_dir)) if needs_text(config) else None
+        windows = world.texts.windows(config, world.cache_dir)
         before = RunState(store, config.run_id).record() or {}
         return replace(job, windows=windows, trained=pin_trained(config, store, before.get("trained")))
     except InputError:

@@ -143,6 +143,26 @@ def test_a_stream_is_read_once_for_all(tmp_path: Path) -> None:
     assert [world.state(method).commits()[-1].edits for method in ("elder", "elder-plus")] == [6, 6]
 
 
+def test_a_text_is_read_once_for_all_that_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two texts once, and by a method that is missing one again and again: that is its own failure."""
+    read: list[tuple[Any, Any]] = []
+
+    def windows(config: Any, tokenizer: Any, positions: Any) -> str:
+        read.append((config.editor.options["text"], config.editor.options["text_tokens"]))
+        if config.editor.options["text"] == "gone":
+            raise ConfigError("editor.text: gone")
+        return f"windows of {config.editor.options['text']}"
+
+    monkeypatch.setattr("pipelines.fleet.read_windows", windows)
+    monkeypatch.setattr("pipelines.fleet.read_tokenizer", lambda config, cache_dir: ("tokenizer", 64))
+    methods = {"memit": {"text": "a"}, "rome": {"text": "a"}, "emmet": {"text": "a", "text_tokens": 9}}
+    config = make_compare({**methods, "lost": {"method": "memit", "text": "gone"}, "elder": {}})
+    came = run_compare(config, World(tmp_path).outside())
+    assert came.result["status"] == {**dict.fromkeys(("memit", "rome", "emmet", "elder"), "finished"), "lost": "failed"}
+    assert [text for text, _ in read] == ["a", "a", "gone"]
+    assert read[1][1] == 9
+
+
 def test_members_are_children_and_their_adapters_may_stay_out_of_the_tracker(tmp_path: Path) -> None:
     inner = RecordingTracker()
     (tmp_path / "manifest.json").write_text("{}")
