@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import elder.targets.moment_cache as moment_cache
 import elder.targets.supply as supply
 from elder.adapter import load_adapter
 from elder.datasets.text import check_text, read_text
@@ -119,6 +120,21 @@ def test_an_editor_that_has_its_statistics_takes_no_state_of_another_text(
     with pytest.raises(AdapterError, match="the 2 edits so far were written with statistics of another text"):
         second.load_state_dict(first.state_dict())
     assert second.edits_applied == 0
+
+
+def test_a_moment_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any, path: str, **__: Any) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    cache = DirectoryMoments(tmp_path)
+    cache.save("a", SecondMoment(3))
+    monkeypatch.setattr(moment_cache, "save_file", full)
+    for id in ("a", "b"):
+        with pytest.raises(OSError, match="no space"):
+            cache.save(id, SecondMoment(3))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert cache.load("a") is not None
 
 
 def test_another_text_is_refused_when_the_stream_goes_on(base: Base, kind: str, text: str, tmp_path: Path) -> None:
