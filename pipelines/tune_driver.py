@@ -25,6 +25,7 @@ from pipelines.plan import split
 from pipelines.protocols import Store, Tracker
 from pipelines.result import make_result
 from pipelines.state import RunState
+from pipelines.trained import named_trained, pin_trained
 from pipelines.tune_config import TuneConfig
 from pipelines.tune_publisher import TunePublisher
 from pipelines.tune_result import best_config, summary
@@ -117,6 +118,9 @@ class _Search:
         seeds = config.tune.seeds if config.tune.finalists else 1
         self.streams = {seed: tuple(read(replace(config.run, seed=seed))) for seed in _seeds(config.run.seed, seeds)}
         check_measurable(config, self.streams[config.run.seed])
+        store = PatientStore(store_factory(), config.run.tracking.patience_s, self._note)
+        self.state = TuneState(store, config.tune_id)
+        pin = pin_trained(config.run, store, (self.state.record() or {}).get("trained"))  # once for all trials
         self.shared = Shared(
             edits=self.streams,
             store_factory=store_factory,
@@ -126,10 +130,11 @@ class _Search:
             perplexity_text=read_text(config.run),
             kit=kit or Kit(),
             configs_per_group=config.tune.configs_per_group,
+            trained={str(named_trained(config.run)): pin} if pin else {},
         )
-        store = PatientStore(store_factory(), config.run.tracking.patience_s, self._note)
-        self.state = TuneState(store, config.tune_id)
-        self.state.open(config, self._digest(), len(self.streams[config.run.seed]))
+        self.state.open(
+            config, self._digest(), len(self.streams[config.run.seed]), None if pin is None else pin.to_dict()
+        )
         stream = config.run.stream
         self.stages = {s: len(split(len(e), stream.stage_size, stream.batch_size)) for s, e in self.streams.items()}
         self.trials = Trials(config, self.state, self._open, self.stages, self._hear)
@@ -191,7 +196,9 @@ class _Search:
     def _open(self, run: RunConfig) -> None:
         """A run's own part of the store."""
         edits = self.streams[run.seed]
-        RunState(self.state.store, run.run_id).open(run, dataset_digest(edits), len(edits))
+        pin = self.shared.trained.get(named_trained(run) or "")
+        trained = None if pin is None else pin.to_dict()
+        RunState(self.state.store, run.run_id).open(run, dataset_digest(edits), len(edits), trained)
 
     def _hear(self, event: Event) -> None:
         """Pass an event on; what it changes is logged in the background."""

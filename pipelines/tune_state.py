@@ -109,25 +109,46 @@ class TuneState:
         """The run of a trial or repetition, such as `ID-t0003`."""
         return f"{self.tune_id}-{name}"
 
-    def open(self, config: TuneConfig, dataset_digest: str, edits: int) -> None:
+    def open(
+        self, config: TuneConfig, dataset_digest: str, edits: int, trained: Mapping[str, Any] | None = None
+    ) -> None:
         """Write down what the search is at its first start; at later starts, check that it is the same.
 
         Raises:
-            ConfigError: It exists with another config or other edits; every difference is named.
+            ConfigError: It exists with another config, other edits or another trained editor; every difference is
+                named.
         """
-        record = {"format": FORMAT, "config_digest": config.digest(), "dataset_digest": dataset_digest, "edits": edits}
+        record: dict[str, Any] = {
+            "format": FORMAT, "config_digest": config.digest(), "dataset_digest": dataset_digest, "edits": edits
+        }  # fmt: skip
+        if trained is not None:
+            record["trained"] = dict(trained)
         if not self.store.create(self.key("config.yaml"), config.dump_yaml().encode()):
             before = parse_tune_config(self.store.get(self.key("config.yaml")).decode(), f"config of {self.tune_id}")
             if before.digest() != config.digest():
                 head = f"search '{self.tune_id}' exists with another config; undo these changes to continue it, or "
                 raise ConfigError([f"{head}leave run_id out to start a new one:", *_indent(tune_diff(before, config))])
         if not self.store.create(self.key("tune.json"), _json(record)):
-            before_data = json.loads(self.store.get(self.key("tune.json")))["dataset_digest"]
+            known = self.record() or {}
+            before_data = known["dataset_digest"]
             if before_data != dataset_digest:
                 raise ConfigError(
                     f"search '{self.tune_id}' was started with other edits (digest {before_data[:12]}, now "
                     f"{dataset_digest[:12]}); give back the old data, or leave run_id out to start a new one"
                 )
+            if trained and known.get("trained") and known["trained"]["digest"] != trained["digest"]:
+                raise ConfigError(
+                    f"editor.trained: search '{self.tune_id}' was started with another trained editor (digest "
+                    f"{known['trained']['digest'][:12]}, now {trained['digest'][:12]}); give back the old one, or "
+                    "leave run_id out to start a new one"
+                )
+
+    def record(self) -> dict[str, Any] | None:
+        """What was written down at the first start; None before it."""
+        try:
+            return self._read(self.key("tune.json"))
+        except KeyError:
+            return None
 
     def suggest(self, suggestion: Suggestion) -> Suggestion:
         """Write a suggestion down; returns the one that stands."""

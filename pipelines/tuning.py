@@ -32,6 +32,7 @@ from pipelines.config import ClusterConfig, RunConfig, parse_config
 from pipelines.job import Job, Kit
 from pipelines.protocols import Store
 from pipelines.train_runner import threads_of, worker_environment
+from pipelines.trained import TrainedPin, named_trained
 from pipelines.trial import FAILED, STAGE, UNREACHABLE, Host, LocalHost
 from pipelines.tune_objective import objective_value, unmeasured
 from pipelines.tune_state import Work
@@ -91,6 +92,7 @@ class Shared:
         perplexity_text: Text for the perplexity alarm.
         kit: How workers make their parts.
         configs_per_group: Runs after which an actor is replaced; None: never.
+        trained: The trained editors that were found when the search began, by what `editor.trained` says.
     """
 
     edits: Mapping[int, Sequence[Edit]]
@@ -101,6 +103,7 @@ class Shared:
     perplexity_text: str | None = None
     kit: Kit = field(default_factory=Kit)
     configs_per_group: int | None = None
+    trained: Mapping[str, TrainedPin] = field(default_factory=dict)
 
     def job(self, config: RunConfig) -> Job:
         """A run as it travels."""
@@ -112,6 +115,7 @@ class Shared:
             cache_dir=self.cache_dir,
             perplexity_text=self.perplexity_text,
             kit=self.kit,
+            trained=self.trained.get(named_trained(config) or ""),
         )
 
 

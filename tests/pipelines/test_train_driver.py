@@ -9,13 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from elder.edit import dataset_digest
 from elder.errors import ConfigError, ElderError
 from pipelines.driver import StageRefused
 from pipelines.state import Commit, RunState, RunTakenOver
 from pipelines.train_driver import run_training
 from pipelines.trained import TrainedPin, pin_trained, trained_directory
-from tests.pipelines.fakes import Mishap, RecordingTracker, StoreAt, make_config, make_edits
+from pipelines.tune_config import parse_tune_config
+from pipelines.tune_driver import run_tune
+from pipelines.tune_state import TuneState
+from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
 from tests.pipelines.train_fakes import FakeTrainingKit, facts_of, make_train_config
+from tests.pipelines.tune_fakes import Inline, Stop
 
 STEPS, CHECKPOINTS = 7, 3
 
@@ -209,3 +214,42 @@ def test_a_worker_fetches_the_pinned_checkpoint(tmp_path: Path) -> None:
     other = replace(job, trained=TrainedPin("0" * 64, "train-1", 1))
     with pytest.raises(ElderError, match="the run was begun with 000000000000"), trained_directory(other):
         pass
+
+
+def test_a_search_keeps_the_trained_editor_that_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All its trials, also those after it broke off, whatever the training does in between."""
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("pipelines.trial.gc", SimpleNamespace(collect=lambda: 0))
+    kit = FakeTrainingKit(mishaps=(Mishap("raise", 3, str(tmp_path / "struck")),))
+    with pytest.raises(ValueError, match="stumbled"):
+        train(tmp_path, kit)
+    config = parse_tune_config(
+        """
+run_id: s1
+stream: {stage_size: 4, batch_size: 2}
+editor: {method: malmen, trained: train-1}
+evaluation: {protocols: [generate], probes: 0}
+cluster: {workers: 1, sharding: none}
+tracking: {mlflow: unused.db, patience_s: 0}
+tune:
+  {space: {editor.lr: {choice: [0.1, 0.2, 0.3]}}, searcher: grid, trials: 3, scheduler: none, objective: [reliability],
+   finalists: 0}
+""",
+        "search.yaml",
+    )
+    store = StoreAt(str(tmp_path / "store"))
+
+    def search(runner: Inline) -> None:
+        run_tune(config, store, RecordingTracker, edits=lambda run: make_edits(10), kit=FakeKit(), runner=runner)
+
+    with pytest.raises(Stop):
+        search(Inline(stages_left=4))
+    train(tmp_path, kit)  # the training goes on, and has a later checkpoint now
+    search(Inline())
+    records = [RunState(store(), f"s1-t{number:04d}").record() for number in range(3)]
+    assert [record and record["trained"]["stage"] for record in records] == [0, 0, 0]
+    with pytest.raises(ConfigError, match="search 's1' was started with another trained editor"):
+        TuneState(store(), "s1").open(config, dataset_digest(make_edits(10)), 10, TrainedPin("0" * 64).to_dict())
