@@ -155,7 +155,7 @@ def test_the_driver_reads_the_text_for_workers_that_do_not_see_it(tmp_path: Path
         ({"text": None}, r"editor\.text: .* brings none"),
         ({"text": "no/such.txt"}, r"editor\.text: no/such\.txt: no such file"),
         ({"text_tokens": 10**7}, r"editor\.text_tokens: .* 10,000,000 are asked for"),
-        ({"layers": [1, 9]}, r"editor\.layers: the model has blocks 0 to 3, there is no block 9"),
+        ({"layers": [1, 4]}, r"editor\.layers: the model has blocks 0 to 3, there is no block 4"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_starts(
