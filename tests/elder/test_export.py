@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from elder.editors.make import make_editor
@@ -37,6 +38,7 @@ def test_plain_transformers_says_what_the_edited_model_says(family: str, kind: s
     how = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 2}
     assert torch.equal(model.generate(**ids, **how), editor.model.generate(**ids, **how))
     assert editor.base_digest() == digest
+    assert (tmp_path / "model").stat().st_mode & 0o555 == 0o555  # others may read it too
 
 
 def test_an_update_that_vanishes_is_refused(tmp_path: Path) -> None:
@@ -51,10 +53,17 @@ def test_an_update_that_vanishes_is_refused(tmp_path: Path) -> None:
     assert export_merged(editor, tmp_path / "model", force=True)[0].lost > 0.5
 
 
-def test_nothing_is_left_of_an_export_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "disk full"), SafetensorError("disk full")], ids=["os", "safetensors"])
+def test_nothing_is_left_of_an_export_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     editor = make("memit", make_base("llama"))
+
+    def full(*_: object, **__: object) -> None:
+        raise error
+
     with monkeypatch.context() as patch:
-        patch.setattr(type(editor.base.tokenizer), "save_pretrained", _full)
+        patch.setattr(type(editor.base.tokenizer), "save_pretrained", full)
         with pytest.raises(ConfigError, match="cannot be written: disk full"):
             export_merged(editor, tmp_path / "model")
     assert not list(tmp_path.iterdir())
@@ -74,5 +83,12 @@ def test_methods_that_look_at_the_input_cannot_be_merged(tmp_path: Path) -> None
         export_merged(editor, tmp_path / "model")
 
 
-def _full(*_: object, **__: object) -> None:
-    raise OSError(28, "disk full")
+def test_a_matrix_that_two_parts_share_is_not_changed_for_one_of_them(tmp_path: Path) -> None:
+    base = make_base("llama")
+    blocks = base.model.model.layers
+    blocks[2].mlp.down_proj.weight = blocks[1].mlp.down_proj.weight
+    editor = make("rome", base)
+    editor.edit(EDITS[:1])
+    with pytest.raises(ModelError, match=r"layers\.2\..* and .*layers\.1\..* are one matrix"):
+        export_merged(editor, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
