@@ -59,36 +59,35 @@ def test_37_targets_have_as_many_tokens_with_bos_as_without() -> None:
     assert encode_target(with_bos, "Arlo is", "red") == encode_target(without, "Arlo is", "red")
 
 
+@torch.no_grad()
+def answer_of(model: Any, head: list[int], right: int, tokens: int = 4) -> list[int]:
+    """Ids of which the model has the first `right` ones, and no more, when it is fed with those before."""
+    ids = list(head)
+    for number in range(tokens):
+        best = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        ids.append(best if number < right else (best + 1) % 250)
+    return ids[len(head) :]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_zsre_scores_are_shares_of_tokens(family: str) -> None:
+def test_zsre_scores_are_shares_of_tokens(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the prompt, the held-out rephrases and the unrelated prompts with an answer, mean over edits."""
     base = make_base(family)
+    right = {EDITS[0].prompt: 2, "Only this": 4, "trained": 4, "Arlo stands by": 1, "1 + 1 =": 3, "a": 4}
+    monkeypatch.setattr(
+        "elder.metrics.prober.encode_target",
+        lambda tokenizer, prompt, answer: answer_of(base.model, encode_prompt(tokenizer, prompt), right[prompt]),
+    )
     editor: Any = make_editor("elder", base, layers=(1, 2, 3))
     edit = replace(
-        EDITS[0], rephrases=("unused", "Arlo stands by"), locality=(Probe("1 + 1 =", "two"), Probe("a", None))
+        EDITS[0], rephrases=("trained", "Arlo stands by"), locality=(Probe("1 + 1 =", "two"), Probe("a", None))
     )
     found = evaluate(editor, [edit, Edit("Only this", "here")], protocols=("forced",), parts=("zsre",))
-
-    def share(prompt: str, answer: str) -> float:
-        head, tail = encode_prompt(base.tokenizer, prompt), encode_target(base.tokenizer, prompt, answer)
-        with torch.no_grad():
-            best = base.model(input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1].argmax(-1)
-        return float((best == torch.tensor(tail)).float().mean())
-
-    efficacy = (share(edit.prompt, edit.target) + share("Only this", "here")) / 2
-    assert found.metrics["zsre.efficacy"] == pytest.approx(efficacy)
-    assert found.metrics["zsre.paraphrase"] == pytest.approx(share("Arlo stands by", edit.target))
-    assert found.metrics["zsre.specificity"] == pytest.approx(share("1 + 1 =", "two"))
-    assert found.counts["zsre.paraphrase"] == 1
-
-
-def test_zsre_scores_count_single_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer of which the model has some tokens right scores between 0 and 1."""
-    base = make_base("llama")
-    head = encode_prompt(base.tokenizer, "Seven")
-    with torch.no_grad():
-        ids = base.model.generate(input_ids=torch.tensor([head]), max_new_tokens=1, do_sample=False)[0].tolist()
-    first = ids[-1]
-    monkeypatch.setattr("elder.metrics.prober.encode_target", lambda *_: [first, (first + 1) % 250])
-    editor: Any = make_editor("elder", base, layers=(1, 2, 3))
-    found = evaluate(editor, [Edit("Seven", "x")], protocols=("forced",), parts=("zsre",))
-    assert found.metrics["zsre.efficacy"] >= 0.5
+    assert found.metrics["zsre.efficacy"] == pytest.approx((2 / 4 + 4 / 4) / 2)
+    assert found.metrics["zsre.paraphrase"] == pytest.approx(1 / 4)
+    assert found.metrics["zsre.specificity"] == pytest.approx(3 / 4)
+    assert (found.counts["zsre.efficacy"], found.counts["zsre.paraphrase"], found.counts["zsre.specificity"]) == (
+        2,
+        1,
+        1,
+    )
