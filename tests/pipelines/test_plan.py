@@ -158,8 +158,9 @@ def test_statistics_and_changes_of_weight_editors_are_counted() -> None:
     assert one.training == rows * 64 * (depth * (8 * 4096 + 3 * 11008) * 4 + 2 * 32000 * 4)
     half = estimate(config_of(text.replace("METHOD", "memit"), "cluster.workers=4"), shape)[0]
     assert half.training == one.training * 3 // 10  # of ten edits, no worker has more than three
+    # ROME finds one value at a time, in 22 texts
     single = estimate(config_of("editor: {method: rome, layers: [4]}\ndata: {edits: 1000}"), shape)[0]
-    assert single.training == 22 * 64 * ((32 - 5) * (8 * 4096 + 3 * 11008) * 4 + 2 * 32000 * 4)  # one edit, its 22 texts
+    assert single.training == 22 * 64 * ((32 - 5) * (8 * 4096 + 3 * 11008) * 4 + 2 * 32000 * 4)
     plain = estimate(config_of("editor: {method: rome, statistics: false}"), model_shape("world:small"))[0]
     assert plain.statistics == 0
 
