@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,25 @@ class Inputs:
         return None if self.notes else self.edits
 
 
+@contextmanager
+def noting(problems: list[str]) -> Iterator[None]:
+    """Wrong input that is found in the block is noted, and the checks behind it go on."""
+    try:
+        yield
+    except InputError as error:
+        problems.extend(error.problems)
+
+
+def check_model(config: StagedConfig, problems: list[str], notes: list[str]) -> tuple[Any, int | None]:
+    """Check addresses and the base model's files, noting what is wrong; returns tokenizer and longest context."""
+    tokenizer, positions = None, None
+    with noting(problems):
+        check_addresses(config)
+    with noting(problems):
+        tokenizer, positions = tokenizer_of(config, notes)
+    return tokenizer, positions
+
+
 def check_inputs(config: RunConfig) -> Inputs:
     """Check the base model's files, then the data against its context length.
 
@@ -47,27 +67,15 @@ def check_inputs(config: RunConfig) -> Inputs:
     """
     problems: list[str] = []
     notes: list[str] = []
-    tokenizer, positions = None, None
-    try:
-        check_addresses(config)
-    except InputError as error:
-        problems += error.problems
-    try:
-        tokenizer, positions = tokenizer_of(config, notes)
-    except InputError as error:
-        problems += error.problems
+    tokenizer, positions = check_model(config, problems, notes)
     edits: list[Edit] = []
-    try:
+    with noting(problems):
         edits = load_stream(config, tokenizer, positions)
         check_subjects(config, edits)
-    except InputError as error:
-        problems += error.problems
-    try:
+    with noting(problems):
         check_text(config)
         if tokenizer is not None:
             read_windows(config, tokenizer, positions)
-    except InputError as error:
-        problems += error.problems
     if problems:
         raise ConfigError(problems)
     return Inputs(edits, dataset_digest(edits), notes)

@@ -100,25 +100,15 @@ def check_facts_given(config: TrainConfig) -> tuple[TrainingData, list[str]]:
     Raises:
         InputError: Everything that is wrong with addresses, model and facts, at once.
     """
-    from jobs.preflight import tokenizer_of
-    from jobs.wiring import check_addresses
+    from jobs.preflight import check_model, noting
     from pipelines.train_data import read_training
 
     problems: list[str] = []
     notes: list[str] = []
-    tokenizer, positions, data = None, None, None
-    try:
-        check_addresses(config)
-    except InputError as error:
-        problems += error.problems
-    try:
-        tokenizer, positions = tokenizer_of(config, notes)
-    except InputError as error:
-        problems += error.problems
-    try:
+    tokenizer, positions = check_model(config, problems, notes)
+    data = None
+    with noting(problems):
         data = read_training(config, tokenizer, positions)
-    except InputError as error:
-        problems += error.problems
     if problems or data is None:
         raise ConfigError(problems)
     return data, notes

@@ -39,14 +39,14 @@ def run_training(
 
     Args:
         config: The resolved config. A run id that exists is continued, if config and facts are the same.
-        store_factory: Picklable; makes the store, here and inside workers.
-        tracker: The record of runs.
+        store_factory: This and all that is not named here: as `pipelines.driver.run_edit`.
+        tracker: As there.
         on_event: Receives the events of an edit run; a stage is a checkpoint.
-        cache_dir: Where the embedded model is kept.
+        cache_dir: As there.
         data: The facts, when they have been read and checked already.
-        tags: Further tags for the tracked run.
-        kit: How workers make their parts; for tests.
-        runner: Runs the job; default: Ray Train, or this process when `cluster.workers` is 0.
+        tags: As there.
+        kit: As there.
+        runner: As there.
 
     Returns:
         The result of an edit run, with `kind` "training", `method`, and `chosen`, the checkpoint that is the trained

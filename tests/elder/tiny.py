@@ -120,6 +120,15 @@ def logits_of(model: Any, inputs: dict[str, Tensor], **options: Any) -> Tensor:
     return model(**inputs, use_cache=False, **options).logits
 
 
+@torch.no_grad()
+def greedy(model: Any, row: Sequence[int], more: int) -> list[int]:
+    """A row of ids with the likeliest next ones, each from a whole pass without a cache."""
+    ids = list(row)
+    for _ in range(more):
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids
+
+
 def real_rows(inputs: dict[str, Tensor], values: Tensor) -> list[Tensor]:
     """The values at each row's real tokens; those at padding mean nothing."""
     return [row[mask.bool()] for row, mask in zip(values, inputs["attention_mask"], strict=True)]
