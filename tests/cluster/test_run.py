@@ -64,6 +64,7 @@ def test_edits_were_learnt(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     assert undisturbed[1]["final"]["reliability.forced"] > 0.5
 
 
+@pytest.mark.nodes  # tests/cluster/test_crash.py kills a worker of a run without a model in a third of the time
 def test_a_killed_worker_ends_in_the_same_state(
     tmp_path: Path, undisturbed: tuple[Path, dict[str, Any]], model: str
 ) -> None:
