@@ -24,6 +24,7 @@ from tests.infra.servers import free_port
 
 PATIENCE_S = 240.0
 NAME = "ELDER_TEST_NODE"  # in the environment of a node and of all its workers
+STARTS, TOO_SLOW = 3, "timed out during startup"  # Ray gives a node 30 s to start, which is not settable
 LEAN = ("--object-store-memory=80000000", "--disable-usage-stats")
 
 
@@ -92,14 +93,21 @@ class RayNodes:
             own = [f"--address={self.address}"]
         command = [*self.inside(name), sys.executable, "-m", "ray.scripts.scripts", "start", *own, *common]
         log = self.directory / f"{name}-{time.monotonic_ns()}.log"
-        with log.open("wb") as sink:
-            process = subprocess.Popen(
-                command, stdout=sink, stderr=subprocess.STDOUT, env={**self.environment, NAME: name}
-            )
-        self.nodes[name] = Node(name, process)
-        wait_until(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, "a node")
+        for _ in range(STARTS):
+            process = self._try(name, command, log)
+            if process.poll() is None or TOO_SLOW not in log.read_text():
+                break
+            self.kill(name)
         assert process.poll() is None, log.read_text()[-3000:]
         return self.nodes[name]
+
+    def _try(self, name: str, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as sink:
+            environment = {**self.environment, NAME: name}
+            process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)
+        self.nodes[name] = Node(name, process)
+        wait_until(lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, "a node")
+        return process
 
     def kill(self, name: str) -> None:
         """Power cut."""
