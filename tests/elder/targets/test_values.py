@@ -151,6 +151,21 @@ def test_at_the_start_the_loss_is_the_likelihood_alone(base: Base) -> None:
         assert found.nll[i] == pytest.approx(float(torch.stack(scores).mean()), rel=1e-4)
 
 
+def test_what_is_added_to_the_likelihood(base: Base) -> None:
+    """KL(now || before) at the row that must not change, and the length of the change over the start's, squared."""
+    rows, starts = rows_of(base), starts_of(base)
+    found = find_values(
+        upper_of(base), rows, starts, replace(OPTIONS, steps=3, decay=0.2, kl_factor=0.5), LocalRuntime()
+    )
+    for i, own in enumerate(rows):
+        quiet = own[-1]
+        now, before = (whole_logits(base, quiet, change)[0].log_softmax(-1) for change in (found.change[i], None))
+        kl = float((now.exp() * (now - before)).sum())
+        decay = float(found.change[i].norm() / starts[i].norm() ** 2)
+        assert kl > 0
+        assert found.loss[i] - found.nll[i] == pytest.approx(0.5 * kl + 0.2 * decay, rel=1e-3)
+
+
 def test_what_the_model_says_already_needs_no_change(base: Base) -> None:
     rows = rows_of(base)
     easy = replace(OPTIONS, stop=1e9)
