@@ -13,6 +13,7 @@ from elder.adapter import load_adapter
 from elder.edit import Edit, Probe
 from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
+from elder.editors.rollback import rolled_back
 from elder.errors import AdapterError, ConfigError, DataError
 from elder.hyper.facts import block_rows, check_facts
 from elder.hyper.meta import changes_of
@@ -173,6 +174,9 @@ def test_an_adapter_answers_without_the_trained_editor_and_continues_only_with_i
     loaded.edit(EDITS[3:])
     editor.edit(EDITS[3:])
     assert state_digest(loaded.state_dict()) == state_digest(editor.state_dict())
+    earlier = rolled_back(loaded, 3)  # its trained network was handed over, not read from `options.trained`
+    earlier.edit(EDITS[3:])
+    assert state_digest(earlier.state_dict()) == state_digest(editor.state_dict())
     with pytest.raises(AdapterError, match="another trained editor"):
         make_editor(kind, base, trained=str(tmp_path / "other")).load_state_dict(editor.state_dict())
     with pytest.raises(AdapterError, match=r"is a trained-editor, no adapter"):
