@@ -283,6 +283,9 @@ def test_text_is_read_in_every_layout(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"body": "one"}\n')
     with pytest.raises(DataError, match=r"d\.jsonl:1: expected .* field 'text', found body"):
         check_text(str(tmp_path / "d.jsonl"))
+    (tmp_path / "e.txt.gz").write_bytes(gzip.compress(b"x")[:10] + b"\xff" * 40)
+    with pytest.raises(DataError, match=r"e\.txt\.gz: cannot be read"):
+        check_text(str(tmp_path / "e.txt.gz"))
     world = list(read_text("world:tiny"))
     assert world == list(read_text("world:tiny"))
     assert len(set(world)) > 1000
