@@ -51,7 +51,7 @@ def block_rows(
     rows = BlockRows([], [], [])
     for owner, edit in enumerate(edits):
         rephrases, probes = edit.rephrases, edit.locality
-        if generator is not None and own_prompt:
+        if own_prompt:
             rephrases = (*rephrases, edit.prompt)
         if generator is None:
             rephrase, probe = (edit.heldout_rephrases or rephrases)[0], probes[0]

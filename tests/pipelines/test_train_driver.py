@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from elder.edit import dataset_digest
 from elder.errors import ConfigError, ElderError
 from pipelines.driver import StageRefused
+from pipelines.job import Job
 from pipelines.state import Commit, RunState, RunTakenOver
 from pipelines.train_driver import run_training
 from pipelines.trained import TrainedPin, pin_trained, trained_directory
@@ -200,8 +201,6 @@ def test_what_is_no_trained_editor_is_said(tmp_path: Path) -> None:
 def test_a_worker_fetches_the_pinned_checkpoint(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from pipelines.job import Job
-
     store = StoreAt(str(tmp_path / "store"))
     train(tmp_path)
     config = edit_config("train-1")
@@ -241,9 +240,15 @@ tune:
         "search.yaml",
     )
     store = StoreAt(str(tmp_path / "store"))
+    seen: list[int | None] = []
+
+    class SeeingKit(FakeKit):
+        def editor(self, job: Job, base: Any) -> Any:
+            seen.append(job.trained.stage if job.trained else None)
+            return super().editor(job, base)
 
     def search(runner: Inline) -> None:
-        run_tune(config, store, RecordingTracker, edits=lambda run: make_edits(10), kit=FakeKit(), runner=runner)
+        run_tune(config, store, RecordingTracker, edits=lambda run: make_edits(10), kit=SeeingKit(), runner=runner)
 
     with pytest.raises(Stop):
         search(Inline(stages_left=4))
@@ -251,5 +256,6 @@ tune:
     search(Inline())
     records = [RunState(store(), f"s1-t{number:04d}").record() for number in range(3)]
     assert [record and record["trained"]["stage"] for record in records] == [0, 0, 0]
+    assert set(seen) == {0}
     with pytest.raises(ConfigError, match="search 's1' was started with another trained editor"):
         TuneState(store(), "s1").open(config, dataset_digest(make_edits(10)), 10, TrainedPin("0" * 64).to_dict())
