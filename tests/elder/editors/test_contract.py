@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
     "batch_size": 2,
     "steps": 6,
     "contexts": 1,
-    "context_tokens": 4,
+    "context_tokens": 8,  # of one byte; the first text begins with three of them
     "jitter": 0.1,
     "clamp": 10.0,
     "decay": 0.0,

@@ -86,8 +86,4 @@ def test_zsre_scores_are_shares_of_tokens(family: str, monkeypatch: pytest.Monke
     assert found.metrics["zsre.efficacy"] == pytest.approx((2 / 4 + 4 / 4) / 2)
     assert found.metrics["zsre.paraphrase"] == pytest.approx(1 / 4)
     assert found.metrics["zsre.specificity"] == pytest.approx(3 / 4)
-    assert (found.counts["zsre.efficacy"], found.counts["zsre.paraphrase"], found.counts["zsre.specificity"]) == (
-        2,
-        1,
-        1,
-    )
+    assert [found.counts[f"zsre.{name}"] for name in ("efficacy", "paraphrase", "specificity")] == [2, 1, 1]
