@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.fleet_driver import Came, Outside
 from pipelines.job import Job
 from pipelines.state import RunState
-from tests.cluster.nodes import NAME
+from tests.cluster.nodes import NAME, wait_until
 from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, StoreAt, make_edits
 
 EDITS = 8
@@ -30,12 +30,14 @@ class FleetKit(FakeKit):
 
     where: str = ""
     struck: Mapping[str, tuple[Mishap, ...]] = field(default_factory=dict)
+    meet: int = 0  # no editor is made before so many processes have loaded a base: fake runs are over in no time
 
     def base(self, job: Job, runtime: Any) -> Any:
         self._leave("base", job)
         return super().base(job, runtime)
 
     def editor(self, job: Job, base: Any) -> Any:
+        wait_until(lambda: Path(self.where).read_text().count("base ") >= self.meet, "the other processes")
         self._leave("editor", job)
         mishaps = self.struck.get(job.config.run_id, ())
         return FakeEditor(base, job.config.stream.batch_size, job.config.seed, mishaps)
@@ -54,12 +56,14 @@ class Order:
         root: Directory of the store, of the lines that the kit leaves, and of the report.
         address: Of a Ray cluster; nothing: this process.
         struck: Run -> arguments of its mishap.
+        meet: How many processes take part, at least.
     """
 
     kind: str
     root: str
     address: str = ""
     struck: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    meet: int = 0
 
     def text(self) -> str:
         """As an argument of this program."""
@@ -80,7 +84,7 @@ def carry_out(order: Order, events: list[Mapping[str, Any]] | None = None) -> Ca
     outside = Outside(
         StoreAt(str(root / "store")), RecordingTracker, (lambda event: None) if events is None else events.append,
         out=root / "out", edits=lambda run: make_edits(run.data.edits or EDITS),
-        kit=FleetKit(where=str(root / "lines"), struck=mishaps),
+        kit=FleetKit(where=str(root / "lines"), struck=mishaps, meet=order.meet),
     )  # fmt: skip
     if order.kind == "compare":
         from pipelines.compare_config import parse_compare_config

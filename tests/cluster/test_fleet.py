@@ -73,7 +73,7 @@ def test_methods_run_side_by_side_and_a_failure_is_its_own(tmp_path: Path, ray_c
 def test_both_nodes_work_and_the_runs_are_as_in_one_process(
     nodes: RayNodes, truth: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    process = drive(nodes, Order("compare", str(tmp_path / "a"), nodes.address), log := tmp_path / "log")
+    process = drive(nodes, Order("compare", str(tmp_path / "a"), nodes.address, meet=2), log := tmp_path / "log")
     assert end_of(process, log) == 0, log.read_text()[-3000:]
     assert states(commits_of(tmp_path / "a")) == truth["compare"]
     assert {node for _, node in lines(tmp_path / "a", "base")} == {"one", "two"}
