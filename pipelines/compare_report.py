@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.compare_plots import metric_bars, retention_curves
 from pipelines.compare_result import RETENTION, costs, flat_rows, same_moment, shown_metrics
-from pipelines.document import Block, Code, Heading, Picture, Table, Text, to_html, to_markdown
+from pipelines.document import Block, Code, Heading, Picture, Table, Text, write_page
 
 SHARES = ("reliability", "generalization", "locality")
 SCORES = ("counterfact.ES", "counterfact.PS", "counterfact.NS", "counterfact.S")
@@ -18,12 +18,7 @@ SCORES = ("counterfact.ES", "counterfact.PS", "counterfact.NS", "counterfact.S")
 def write_compare_report(directory: Path, result: Mapping[str, Any], config: str) -> list[str]:
     """Write the report; returns names of the files below the directory."""
     blocks = compare_blocks(result, config)
-    title = f"Comparison {result['compare_id']}"
-    files = {"report.md": to_markdown(blocks).encode(), "report.html": to_html(blocks, title).encode()}
-    files |= {f"plots/{block.name}": block.png for block in blocks if isinstance(block, Picture)}
-    for name, data in files.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(data)
+    files = write_page(directory, blocks, f"Comparison {result['compare_id']}")
     columns, rows = flat_rows(result)
     with (directory / "compare.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -9,6 +9,7 @@ import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -77,6 +78,16 @@ def to_html(blocks: Sequence[Block], title: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title>\n<style>\n{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
+
+
+def write_page(directory: Path, blocks: Sequence[Block], title: str) -> list[str]:
+    """Write report.md, report.html and the pictures below plots/; returns the names of the files."""
+    files = {"report.md": to_markdown(blocks).encode(), "report.html": to_html(blocks, title).encode()}
+    files |= {f"plots/{block.name}": block.png for block in blocks if isinstance(block, Picture)}
+    for name, data in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    return list(files)
 
 
 def number(value: object) -> str:

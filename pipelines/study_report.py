@@ -13,7 +13,7 @@ from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError
 from pipelines.compare_result import costs, right_after, shown_metrics
 from pipelines.config_files import configs_dir
-from pipelines.document import Block, Code, Heading, Picture, Table, Text, to_html, to_markdown
+from pipelines.document import Block, Code, Heading, Picture, Table, Text, write_page
 from pipelines.fleet import FINISHED, Ended
 from pipelines.members import Member
 from pipelines.protocols import Store
@@ -87,12 +87,7 @@ def _done(result: Mapping[str, Any]) -> int:
 def write_study_report(directory: Path, result: Mapping[str, Any], config: str) -> list[str]:
     """Write report.md, report.html, study.csv and plots; returns names of the files."""
     blocks = study_blocks(result, config)
-    title = f"Study {result['study_id']}"
-    files = {"report.md": to_markdown(blocks).encode(), "report.html": to_html(blocks, title).encode()}
-    files |= {f"plots/{block.name}": block.png for block in blocks if isinstance(block, Picture)}
-    for name, data in files.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(data)
+    files = write_page(directory, blocks, f"Study {result['study_id']}")
     runs = list(result["runs"].values())
     names = shown_metrics([run["right_after"] for run in runs] + [run["final"] for run in runs])
     head = ["part", "method", "editor", "strategy", "axis", "value", "edits", "status", "seconds_per_edit"]
