@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import elder
 from elder.edit import Probe
@@ -24,6 +23,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "malmen": {"trained": "none", "lr": 0.3, "modules": "mlp_in"},
 }
 Found = dict[str, Any]
+# ||difference|| / ||value||. Found: data parallel 0 for editors (batches are the same, whoever runs them) and 1.1e-7
+# for the meta-gradient, which is summed over ranks; ZeRO-3 4.6e-7 at most.
+TOLERANCE = 1e-5
 
 
 def _all(runtime: Runtime, source: str) -> Found:
@@ -68,9 +70,10 @@ def test_two_ranks_do_what_one_process_does(source: str, sharding: str, tmp_path
         for part in (*METHODS, "gradient"):
             assert set(found[part]) == set(alone[part])
             for name, wanted in alone[part].items():
-                torch.testing.assert_close(found[part][name], wanted, rtol=1e-4, atol=1e-5, msg=f"{part} {name}")
+                apart = float((found[part][name] - wanted).norm())
+                assert apart <= TOLERANCE * float(wanted.norm()), f"{part} {name} is {apart} apart"
         for part in ("figures", "validation"):
-            assert found[part] == pytest.approx(alone[part], rel=1e-4, abs=1e-5)
+            assert found[part] == pytest.approx(alone[part], rel=TOLERANCE, abs=1e-7)
         for method in METHODS:
             assert found[f"{method}.digest"] == ranks[0][f"{method}.digest"]
             assert all(after < before for before, after in found[f"{method}.losses"])
