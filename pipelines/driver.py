@@ -136,7 +136,7 @@ def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = 
 
     data = config.data
     edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
-    tokenizer, context = read_tokenizer(config, cache_dir)
+    tokenizer, context = read_tokenizer(config, cache_dir, needs)
     stream = validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=context)
     if not stream:
         raise ConfigError(f"data.source: '{data.source}' holds no edits")
@@ -145,11 +145,17 @@ def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = 
     return list(stream)
 
 
-def read_tokenizer(config: StagedConfig, cache_dir: Path | None) -> tuple[Any, int | None]:
+def read_tokenizer(config: StagedConfig, cache_dir: Path | None, needs: bool = True) -> tuple[Any, int | None]:
     """The base model's tokenizer, and its longest context in tokens.
+
+    Args:
+        config: The resolved config.
+        cache_dir: Where the embedded model is kept.
+        needs: Whether the model must have the blocks that are to be edited.
 
     Raises:
         ModelError: There is none, or it cannot be read.
+        ConfigError: A block that is to be edited does not exist.
     """
     from transformers import AutoTokenizer
 
@@ -159,7 +165,8 @@ def read_tokenizer(config: StagedConfig, cache_dir: Path | None) -> tuple[Any, i
     model = config.model
     place = resolve_source(model.source, cache_dir)
     shape = load_config(model.source, model.revision, cache_dir).get_text_config()
-    check_blocks(config, shape.num_hidden_layers)
+    if needs:
+        check_blocks(config, shape.num_hidden_layers)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=model.revision)
     except (OSError, ValueError) as error:

@@ -139,6 +139,7 @@ def test_the_command_line_compares_real_methods_on_two_nodes(nodes: RayNodes, tm
     with mlflow_server(tmp_path / "mlflow.db", str(tmp_path / "artifacts"), {}) as address:
         given = [
             "model.source=world:tiny", "data.source=world:tiny", "data.edits=4", "stream.stage_size=2",
+            "stream.batch_size=2",
             "evaluation.protocols=[forced]", "evaluation.probes=0", "cluster.workers=1", "cluster.sharding=none",
             "cluster.threads_per_worker=1", f"tracking.store={tmp_path / 'store'}", f"tracking.mlflow={address}",
             "tracking.register=null", "tracking.experiment=fleet", "run_id=c",

@@ -24,7 +24,7 @@ evaluation: {{max_new_tokens: 3, probes: 0, protocols: [forced]}}
 cluster: {{workers: 1, sharding: none, threads_per_worker: 1}}
 tracking: {{mlflow: null, store: runs/store}}
 """
-MEMIT = "{text: text.txt, layers: [1], steps: 2, contexts: 0}"
+MEMIT = "{text: text.txt, text_tokens: null, layers: [1], steps: 2, contexts: 0}"
 ELDER = "{steps: 2, layers: [2], rank: 2}"
 COMPARE = f"compare:\n  methods:\n    memit: {MEMIT}\n    elder: {ELDER}\n    never: {{method: rome, text: text.txt}}\n"
 STUDY = f"study:\n  methods: {{memit: {MEMIT}}}\n  parts: {{p: {{values: [1, 2], strategies: [batch], edits: 2}}}}\n"

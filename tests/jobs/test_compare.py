@@ -56,6 +56,19 @@ def test_a_method_that_cannot_find_its_subject_is_reported_and_the_other_finishe
     assert "subject" in result["failed"]["rome"]
 
 
+def test_a_block_that_is_not_there_is_the_failure_of_its_method(
+    elder: Elder, tmp_path: Path, small_run: list[str]
+) -> None:
+    """The method stands first: what all of them read is read with its config."""
+    given = [*small_run, "data.edits=2", "stream.stage_size=2", "tracking.mlflow=null", "tracking.register=null"]
+    given += ["compare.methods.bad={method: elder, layers: [9]}", "compare.methods.elder={}"]
+    done = elder("compare", "demo", *given, "--json", "r.json")
+    assert done.code == 1, done.err + done.out
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["status"] == {"bad": "failed", "elder": "finished"}
+    assert "9" in result["failed"]["bad"]
+
+
 def test_only_gates_that_refuse_end_with_four(elder: Elder, tmp_path: Path, small_run: list[str]) -> None:
     given = [*small_run, "data.edits=2", "stream.stage_size=2", "tracking.mlflow=null", "tracking.register=null"]
     done = elder("compare", "demo", *given, "gates.reliability=1.0", "--methods", "elder", "--json", "r.json")
