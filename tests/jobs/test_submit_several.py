@@ -1,4 +1,4 @@
-"""Submitting comparisons and studies, as far as it goes without a cluster: what travels, is refused, and how it stands."""
+"""Submitting comparisons and studies, as far as it goes without a cluster: what travels, what is refused."""
 
 from __future__ import annotations
 
