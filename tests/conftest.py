@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,15 @@ from tests.infra.swift import SwiftServer, swift  # noqa: E402
 
 pytest_plugins = ["tests.side_by_side"]
 FOREIGN = ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN")
+
+
+def pytest_configure() -> None:
+    """Ctrl-C means something again, here and in what tests start, when the suite runs in the background of a shell.
+
+    Such a shell ignores it for its children, and a program that begins so leaves it ignored.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
