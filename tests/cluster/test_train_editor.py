@@ -25,7 +25,9 @@ FACTS = 20
 Hear = Callable[[Mapping[str, Any]], None]
 
 
-def train(root: Path, where: str, facts: Path, method: str, on_event: Hear = lambda event: None) -> dict[str, Any]:
+def train(
+    root: Path, where: str, facts: Path, method: str, on_event: Hear = lambda event: None, steps: int = 9
+) -> dict[str, Any]:
     config = parse_train_config(
         f"""
 name: t
@@ -33,7 +35,7 @@ run_id: t1
 model: {{source: {facts.parent / "llama"}}}
 data: {{source: jsonl, path: {facts}}}
 validation: {{edits: 4}}
-training: {{steps: 9, checkpoint_every: 3}}
+training: {{steps: {steps}, checkpoint_every: 3}}
 editor: {{method: {method}, accumulate: 2, n_edits: 4, rank: 8, micro_batch: 4, lr: 1.0e-2, meta_lr: 1.0e-3}}
 cluster: {where}
 tracking: {{mlflow: unused.db}}
@@ -56,6 +58,14 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def kill_a_worker(event: Mapping[str, Any], killed: list[int]) -> None:
+    """Once, as soon as the first checkpoint stands."""
+    if event["kind"] == "committed" and event["stage"] == 0 and not killed:
+        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
+        killed.append(max(workers, key=lambda p: p.create_time()).pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+
 @pytest.mark.parametrize(("method", "sharding"), [("malmen", "auto"), ("malmen", "zero3"), ("mend", "zero3")])
 def test_a_killed_worker_loses_no_checkpoint_and_repeats_none(
     method: str, sharding: str, facts: Path, tmp_path: Path, ray_cluster: None
@@ -63,14 +73,7 @@ def test_a_killed_worker_loses_no_checkpoint_and_repeats_none(
     where = f"{{workers: 2, sharding: {sharding}}}"
     whole = train(tmp_path / "a", where, facts, method)
     killed: list[int] = []
-
-    def on_event(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "committed" and event["stage"] == 0 and not killed:
-            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
-            killed.append(max(workers, key=lambda p: p.create_time()).pid)
-            os.kill(killed[0], signal.SIGKILL)
-
-    result = train(tmp_path / "b", where, facts, method, on_event)
+    result = train(tmp_path / "b", where, facts, method, lambda event: kill_a_worker(event, killed))
     assert killed
     assert [s["state_digest"] for s in result["stages"]] == [s["state_digest"] for s in whole["stages"]]
     commits = RunState(StoreAt(str(tmp_path / "b"))(), "t1").commits()
@@ -84,17 +87,16 @@ def test_a_killed_worker_loses_no_checkpoint_and_repeats_none(
 
 def test_a_training_goes_on_in_another_place(facts: Path, tmp_path: Path, ray_cluster: None) -> None:
     """Begun on two workers that share the model, continued by one process that has all of it."""
-    seen: list[int] = []
+    steps = 90  # the workers go on until the interruption reaches them, and must not be done by then
 
     def stop(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "committed":
-            seen.append(event["stage"])
-            raise KeyboardInterrupt
+        if event["kind"] == "committed" and event["stage"] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "a", "{workers: 2, sharding: zero3}", facts, "malmen", stop)
-    result = train(tmp_path / "a", "{workers: 0, sharding: none}", facts, "malmen")
-    alone = train(tmp_path / "b", "{workers: 0, sharding: none}", facts, "malmen")
+        train(tmp_path / "a", "{workers: 2, sharding: zero3}", facts, "malmen", stop, steps)
+    result = train(tmp_path / "a", "{workers: 0, sharding: none}", facts, "malmen", steps=steps)
+    alone = train(tmp_path / "b", "{workers: 0, sharding: none}", facts, "malmen", steps=steps)
     assert result["final"] == pytest.approx(alone["final"], rel=1e-3, abs=1e-4)
     worlds = [commit.world["sharding"] for commit in RunState(StoreAt(str(tmp_path / "a"))(), "t1").commits()]
     assert (worlds[0], worlds[-1]) == ("zero3", "none")
