@@ -260,14 +260,9 @@ def check_stored(parcel: Parcel, packed: Any) -> None:
     if parcel.request.command in ("edit", "train-editor"):
         RunState(store, parcel.run_id).check_same(packed)
     elif parcel.request.command in SEVERAL:
-        problems: list[str] = []
-        for member in packed.read_back().members:
-            try:
-                RunState(store, member.config.run_id).check_same(member.config)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
+        from pipelines.members import check_same
+
+        check_same(packed.read_back().members, store)
     elif parcel.request.command == "tune":
         from pipelines.tune_config import parse_tune_config, tune_diff
 

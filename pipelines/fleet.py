@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from elder.edit import Edit
-from elder.errors import AdapterError, ConfigError, ElderError, GateError, InputError, UnreachableError
+from elder.errors import AdapterError, ElderError, GateError, InputError, UnreachableError
 from pipelines.config import RunConfig
 from pipelines.driver import Runner, decide_sharding, read_stream, read_text, read_tokenizer, run_edit
 from pipelines.job import Event, Job, Kit, Report
@@ -144,22 +144,6 @@ def settled(members: Sequence[Member]) -> tuple[list[Member], str]:
         return list(members), sharding
     cluster = replace(members[0].config.cluster, sharding=sharding)
     return [Member(m.name, replace(m.config, cluster=cluster)) for m in members], sharding
-
-
-def check_same(members: Sequence[Member], store: Store) -> None:
-    """Refuse members that exist with another config, before anything is started.
-
-    Raises:
-        ConfigError: Every difference of every member.
-    """
-    problems: list[str] = []
-    for member in members:
-        try:
-            RunState(store, member.config.run_id).check_same(member.config)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
 
 
 def run_member(member: Member, world: World, runner: Runner | None, kit: Kit) -> Ended:

@@ -17,9 +17,9 @@ from typing import Any
 from elder.edit import Edit, dataset_digest
 from pipelines.config import RunConfig
 from pipelines.driver import read_text
-from pipelines.fleet import FINISHED, Ended, Parent, World, check_same, run_here, settled, streams_of
+from pipelines.fleet import FINISHED, Ended, Parent, World, run_here, settled, streams_of
 from pipelines.job import Kit, Report
-from pipelines.members import Member
+from pipelines.members import Member, check_same
 from pipelines.patience import PatientStore, patiently, pauses_within
 from pipelines.protocols import Store, Tracker
 

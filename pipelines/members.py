@@ -19,7 +19,9 @@ from elder.errors import ConfigError, InputError
 from elder.registry import METHODS, method, suggest
 from pipelines.config import RunConfig, resolve
 from pipelines.config_checks import RUN_ID
+from pipelines.protocols import Store
 from pipelines.schema import Document
+from pipelines.state import RunState
 
 LONGEST_NAME = 30  # of a method, as a part of ids
 
@@ -153,3 +155,19 @@ def method_problems(name: str, own: Any, place: str, known: Sequence[str]) -> li
     except ConfigError as error:
         problems.append(f"{place}: {error}")
     return problems
+
+
+def check_same(members: Sequence[Member], store: Store) -> None:
+    """Refuse members that exist with another config, before anything is started.
+
+    Raises:
+        ConfigError: Every difference of every member.
+    """
+    problems: list[str] = []
+    for member in members:
+        try:
+            RunState(store, member.config.run_id).check_same(member.config)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)

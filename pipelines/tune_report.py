@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.document import Block, Code, Heading, Picture, Table, Text, to_html, to_markdown
+from pipelines.document import Block, Code, Heading, Picture, Table, Text, write_page
 from pipelines.tune_plots import importance_bars, parallel_coordinates, pareto_front
 from pipelines.tune_space import Domain
 from pipelines.tune_trials import Trials
@@ -25,13 +25,7 @@ def write_tune_report(directory: Path, trials: Trials, result: Mapping[str, Any]
         Names of the files below the directory.
     """
     blocks = tune_blocks(result, trials.config.space, config)
-    title = f"Search {result['tune_id']}"
-    files = {"report.md": to_markdown(blocks).encode(), "report.html": to_html(blocks, title).encode()}
-    files |= {f"plots/{block.name}": block.png for block in blocks if isinstance(block, Picture)}
-    for name, data in files.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(data)
-    return list(files)
+    return write_page(directory, blocks, f"Search {result['tune_id']}")
 
 
 def tune_blocks(result: Mapping[str, Any], space: Mapping[str, Domain], config: str = "") -> list[Block]:
