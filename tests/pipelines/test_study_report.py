@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from pipelines import study_plots
-from pipelines.document import Block, Picture, Table, Text
+from pipelines.document import Block, Heading, Picture, Table, Text, write_page
 from pipelines.study_plots import Line, against_axis
 from pipelines.study_report import read_published, study_blocks
 
@@ -163,3 +164,10 @@ def test_colours_are_those_of_the_method_in_every_part(figures: list[Figure]) ->
 def test_a_picture_is_a_picture() -> None:
     lines = [Line("quoted [P]: x", [(16, 0.9)], quoted=True), Line("ours", [(1, 0.5), (4, 0.4)])]
     assert against_axis({"counterfact.S": lines}, "batch_size", "them").startswith(b"\x89PNG")
+
+
+def test_a_page_names_every_file_that_it_wrote(tmp_path: Path) -> None:
+    """What keeps a report in the store goes by these names."""
+    names = write_page(tmp_path, [Heading("Page", 1), Picture("one.png", b"png", "One")], "Page")
+    written = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(names) == sorted(written) == ["plots/one.png", "report.html", "report.md"]
