@@ -115,7 +115,8 @@ def _changes(editor: Any) -> dict[str, Tensor]:
     for key, delta in deltas.of.items():
         if delta.sizes:
             dense = delta.dense.detach().float().cpu()
-            found[f"{names[id(editor.maps[key])]}.weight"] = dense.T if isinstance(editor.maps[key], Conv1D) else dense
+            module = editor.edits.maps[key]
+            found[f"{names[id(module)]}.weight"] = dense.T if isinstance(module, Conv1D) else dense
     return found
 
 

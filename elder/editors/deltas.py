@@ -1,14 +1,15 @@
 """Weight changes that are held beside the weights: added to the output of a map, switched off to the bit.
 
 The base weights are never written, so undoing is leaving out, and a base in bfloat16 or in shards is no matter. Each
-batch of edits adds one pair of factors; the pairs, in order, are the state. Knows nothing of how a change is found.
+batch of edits adds one pair of factors; the pairs, in order, are the state. What is switched off, tried or not yet
+complete in one thread is not seen by others. Knows nothing of how a change is found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elder.errors import AdapterError
+from elder.scoped import Scoped
 
 Key = TypeVar("Key", int, str)
 
@@ -37,6 +39,7 @@ class Delta:
     right: Tensor
     sizes: list[int] = field(default_factory=list)
     _room: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _elsewhere: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)  # D, for models that were moved
 
     @classmethod
     def zero(cls, d: int, m: int, device: torch.device) -> Delta:
@@ -46,12 +49,24 @@ class Delta:
     def add(self, left: Tensor, right: Tensor) -> None:
         """Add `left @ right`, (d, n) and (n, m). The dense sum is made in this order, here and after loading."""
         left, right = left.to(self.dense), right.to(self.dense)
-        self.dense = self.dense + left @ right
+        self.dense, self._elsewhere = self.dense + left @ right, {}
         held = len(self.right)
         room_left, room_right = self._with_room(held, left.shape[1])
         room_left[held : held + left.shape[1]], room_right[held : held + len(right)] = left.T, right
         self.left, self.right = room_left[: held + left.shape[1]].T, room_right[: held + len(right)]
         self.sizes.append(left.shape[1])
+
+    def dense_on(self, device: torch.device) -> Tensor:
+        """D on a device, copied there once."""
+        if device == self.dense.device:
+            return self.dense
+        if device not in self._elsewhere:
+            self._elsewhere[device] = self.dense.to(device)
+        return self._elsewhere[device]
+
+    def draft(self) -> Delta:
+        """The same change, to be added to without this one being changed."""
+        return replace(self, sizes=list(self.sizes), _elsewhere={})
 
     def _with_room(self, held: int, more: int) -> tuple[Tensor, Tensor]:
         """Buffers that begin with the factors and have room behind them, so that adding does not copy what is there.
@@ -79,41 +94,42 @@ class Deltas(Generic[Key]):
     def __init__(
         self, maps: Mapping[Key, nn.Module], sizes: Mapping[Key, tuple[int, int]], device: torch.device
     ) -> None:
-        self.of: dict[Key, Delta] = {k: Delta.zero(sizes[k][1], sizes[k][0], device) for k in maps}
-        self._active: bool = True
+        self._of: dict[Key, Delta] = {k: Delta.zero(sizes[k][1], sizes[k][0], device) for k in maps}
+        self._draft: Scoped[dict[Key, Delta] | None] = Scoped(None)
+        self._active: Scoped[bool] = Scoped(True)
+        self.attach(maps)
+
+    def attach(self, maps: Mapping[Key, nn.Module]) -> None:
+        """Change the output of these maps too: the same maps of another clone."""
         for layer, module in maps.items():
             module.register_forward_hook(partial(self._hook, layer))
+
+    @property
+    def of(self) -> dict[Key, Delta]:
+        """The change of each map, as this thread sees it."""
+        draft = self._draft.get()
+        return self._of if draft is None else draft
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Nothing is added inside the block: outputs are the base model's to the bit."""
-        before, self._active = self._active, False
-        try:
+        with self._active.holding(False):
             yield
-        finally:
-            self._active = before
 
     @contextmanager
     def trying(self, dense: Mapping[Key, Tensor]) -> Iterator[None]:
         """These changes (d, m), and no others, are active inside the block; gradients pass to what lies below."""
-        before = self.of
-        self.of = {key: Delta(dense[key], old.left, old.right, [0]) for key, old in before.items()}
-        try:
+        tried = {key: Delta(dense[key], old.left, old.right, [0]) for key, old in self.of.items()}
+        with self._draft.holding(tried):
             yield
-        finally:
-            self.of = before
 
     @contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """What is added in the block is taken back if the block raises."""
-        before = {key: (d.dense, d.left, d.right, list(d.sizes)) for key, d in self.of.items()}
-        try:
+        """What is added in the block counts as a whole when the block ends, and not at all if it raises."""
+        draft = {key: delta.draft() for key, delta in self._of.items()}
+        with self._draft.holding(draft):
             yield
-        except BaseException:
-            for key, (dense, left, right, sizes) in before.items():
-                delta = self.of[key]
-                delta.dense, delta.left, delta.right, delta.sizes = dense, left, right, sizes
-            raise
+        self._of = draft
 
     def state_dict(self) -> dict[str, Tensor]:
         """Factors of all maps, on the CPU."""
@@ -139,13 +155,14 @@ class Deltas(Generic[Key]):
             for a, b in zip(torch.split(left, own, 1), torch.split(right, own), strict=True):
                 again.add(a, b)
             fresh[layer] = again
-        self.of = fresh
+        self._of = fresh
 
     def _hook(self, layer: Key, _: nn.Module, args: tuple[Tensor, ...], out: Any) -> Any:
         return self._apply(layer, args[0], out)
 
     def _apply(self, layer: Key, x: Tensor, out: Any) -> Any:
         delta = self.of[layer]
-        if not self._active or not delta.sizes:
+        if not self._active.get() or not delta.sizes:
             return None
-        return out + F.linear(x.to(delta.dense.dtype), delta.dense).to(out.dtype)
+        dense = delta.dense_on(x.device)
+        return out + F.linear(x.to(dense.dtype), dense).to(out.dtype)

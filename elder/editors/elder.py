@@ -8,6 +8,7 @@ token, while the reference code routes anew at every generated token, against th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -19,12 +20,12 @@ from elder.editors.fit import take
 from elder.editors.mixture_editor import MixtureEditor, _size
 from elder.errors import ModelError
 from elder.mixture.allocation import Allocator
-from elder.mixture.attach import rows_in_scope
 from elder.mixture.codes import CodeStore
-from elder.mixture.route import Route
+from elder.mixture.deferral import HammingDeferral
 from elder.mixture.router import Router, guided_loss, keep_top
 from elder.mixture.samples import edit_rows
 from elder.mixture.suffix import Prepared, descend
+from elder.models import Anatomy
 from elder.runtime import merge_shares
 
 
@@ -44,29 +45,32 @@ class ElderEditor(MixtureEditor):
                 f"editor.query_layer: expected a block below the first edited one, {self.layers[0]}, "
                 f"found {self.query_layer}{remedy}"
             )
-        query = self._parts.target(self.query_layer, o.target)
-        width = _size(query)[0]
-        self._query = query
+        width = _size(self._tap(self._parts))[0]
         device = self.base.runtime.device
         self.router = Router(width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.allocator = Allocator(len(self.layers), o.experts, o.top_k, o.seed)
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
 
-    def _tap(self) -> nn.Module:
-        return self._query
+    def _tap(self, parts: Anatomy) -> nn.Module:
+        return parts.target(self.query_layer, self.options.target)
+
+    def _deferral(self) -> HammingDeferral:
+        o, router = self.options, copy.deepcopy(self.router).requires_grad_(False)
+        return HammingDeferral(router, copy.deepcopy(self.codes), o.top_k, o.epsilon, None, whole=True)
+
+    def _undo(self) -> Callable[[], None]:
+        undo, codes, allocations = super()._undo(), copy.deepcopy(self.codes), self.allocator.to_json()
+
+        def all_of_it() -> None:
+            undo()
+            self.codes = codes
+            self.allocator.load_json(allocations)
+
+        return all_of_it
 
     def trainable(self) -> list[nn.Parameter]:
         """The low-rank maps and the routers."""
         return [*super().trainable(), *self.router.parameters()]
-
-    def _decide(self, tapped: Tensor) -> Route | None:
-        moment = self.clock.moment
-        assert moment is not None
-        if not len(self.codes):
-            return None
-        weights, chosen = keep_top(self.router(at_positions(tapped, moment.positions)), self.options.top_k)
-        rows = rows_in_scope(self.codes.nearest(chosen) < self.options.epsilon)
-        return None if rows is False else Route(weights.transpose(0, 1), rows)  # type: ignore[arg-type]
 
     def _learn(self, edits: Sequence[Edit]) -> tuple[list[EditOutcome], list[float]]:
         rows = edit_rows(self.base.tokenizer, edits, self.options.terminator)
@@ -79,7 +83,7 @@ class ElderEditor(MixtureEditor):
             def loss() -> Tensor:
                 log_p = self.router(part.query)
                 weights, chosen = keep_top(log_p, self.options.top_k)
-                answer = self.trainer.answer_losses(part, Route(weights.transpose(0, 1)))
+                answer = self.trainer.answer_losses(part, weights.transpose(0, 1))
                 guide = guided_loss(log_p, allocation[list(part.index)])
                 last[number] = (chosen, answer.detach())
                 real = part.rows.weights
@@ -120,11 +124,6 @@ class ElderEditor(MixtureEditor):
         take({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
         self.codes.load(state["codes"], int(state["codes.recorded"]))
         self.allocator.load_json(unpack_json(state["allocations"]))
-
-
-def at_positions(values: Tensor, positions: Tensor) -> Tensor:
-    """(B, T, Q) and (B,) -> (B, Q): the vector at each row's position."""
-    return values[torch.arange(len(values), device=values.device), positions]
 
 
 def outcomes(edits: Sequence[Edit], rows: Sequence[object], answer_losses: Tensor) -> list[EditOutcome]:

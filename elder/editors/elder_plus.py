@@ -12,6 +12,7 @@ What differs from the paper, each switchable (docs/elder_plus.md has the measure
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,27 +22,28 @@ from torch import Tensor, nn
 
 from elder.edit import Edit
 from elder.editors.base import EditOutcome, pack_json, unpack_json
-from elder.editors.elder import at_positions, outcomes
+from elder.editors.elder import outcomes
 from elder.editors.fit import take
 from elder.editors.mixture_editor import MixtureEditor
 from elder.editors.options import ElderPlusOptions
 from elder.editors.survey import Survey, calibrate, survey
 from elder.errors import ModelError
-from elder.mixture.attach import listen_low, rows_in_scope
 from elder.mixture.calibration import Separator
 from elder.mixture.codes import CodeStore
+from elder.mixture.deferral import Deferral, HammingDeferral, KeyDeferral
 from elder.mixture.keys import KeyMemory
 from elder.mixture.ledger import Ledger
 from elder.mixture.prefixes import with_prefixes
-from elder.mixture.route import Route
 from elder.mixture.router import Router, guided_loss, keep_top
 from elder.mixture.samples import Row, encode_rows
 from elder.mixture.suffix import descend
 from elder.mixture.tail import Tail, TailTrainer
+from elder.models import Anatomy
 from elder.runtime import merge_shares
 from elder.tokens import pad_id
 
 KEY_PROMPTS = 4  # prompts of an edit that give keys
+ANSWER_SLACK = 3  # tokens by which an answer that is looked for in a text may be longer than twice the longest target
 
 
 class ElderPlusEditor(MixtureEditor):
@@ -85,21 +87,22 @@ class ElderPlusEditor(MixtureEditor):
         self.known: list[dict[str, Any]] = []  # id, prompt and subject of every edit, by number
         self.group_of = torch.zeros(0, dtype=torch.long)  # the group of low-rank maps of every edit
         self.allocation = torch.zeros(0, len(self.layers), o.experts, dtype=torch.bool, device=device)
-        self._low: Tensor | None = None
-        listen_low(self.model, self._parts.blocks, self.subject_layer, self._listen)
 
-    def _tap(self) -> nn.Module:
-        return self._parts.blocks[self.layers[0]]
+    def _tap(self, parts: Anatomy) -> nn.Module:
+        return parts.blocks[self.layers[0]]
+
+    def _low_block(self) -> int:
+        return self.subject_layer
 
     def _trainers(self) -> None:
         super()._trainers()
         self.tails = TailTrainer(
-            self.model,
+            self._clone,
             self._partial,
             self.layers[0],
             self._parts.blocks,
             self.subject_layer,
-            self.clock,
+            self,
             self.base.runtime,
             pad_id(self.base.tokenizer),
             self.options.micro_batch,
@@ -133,42 +136,40 @@ class ElderPlusEditor(MixtureEditor):
     def _routed(self) -> bool:
         return self.options.routing == "router" or self.options.gate == "hamming"
 
-    def _listen(self, states: Tensor) -> None:
-        if self.clock.moment is not None:
-            self._low = states
+    def _deferral(self) -> Deferral:
+        return self._rule(copy.deepcopy(self.router).requires_grad_(False), copy.deepcopy(self.codes))
 
-    def _decide(self, tapped: Tensor) -> Route | None:
-        moment, low = self.clock.moment, self.clock.embedded if self._low is None else self._low
-        self._low = None
-        assert moment is not None
-        assert low is not None
-        if not len(self.keys):
-            return None
-        last = at_positions(tapped, moment.positions)
-        if self.options.gate == "hamming":
-            query = self.keys.unit(last, self.keys.answer_center)
-            weights, chosen = keep_top(self.router(query), self.options.top_k)
-            inside = self.codes.nearest(chosen) < self.options.epsilon
-        else:
-            match = self.keys.match(low, moment.prompt, last, *self.thresholds)
-            inside, weights = match.inside, self._weights(match.owner)[0]
-        rows = rows_in_scope(inside)
-        if rows is False:
-            return None
-        start = None if self.options.start == "prompt" else moment.positions
-        first = 0 if start is None else int(start.min())
-        parts: tuple[tuple[int, Tensor | None], ...] = ((0, None),)
-        if len(self.groups) > 1:
-            owners = match.owner if rows is None else match.owner[rows]  # type: ignore[index]
-            parts = _by_group(self.group_of[owners.cpu()], owners.device)
-        return Route(weights.transpose(0, 1), rows, start, first, parts)  # type: ignore[arg-type]
+    def _rule(self, router: Router, codes: CodeStore) -> Deferral:
+        o, keys, whole = self.options, self.keys.snapshot(), self.options.start == "prompt"
+        if o.gate == "hamming":
+            return HammingDeferral(router, codes, o.top_k, o.epsilon, keys, whole)
+        longest = max((len(row.answer) for row in self.ledger.rows), default=0)
+        asked = router if self._routed else None
+        return KeyDeferral(
+            keys, self.thresholds, self.allocation, self.group_of, o.top_k, asked, whole, 2 * longest + ANSWER_SLACK
+        )
 
     def _weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gates (B, L, N) of rows that match the given edits, and the router's log-probabilities if it was asked."""
-        if not self._routed:
-            return self.allocation[owners].float() / self.options.top_k, None
-        log_p = self.router(self.keys.answer[owners, 0])
-        return keep_top(log_p, self.options.top_k)[0], log_p
+        """Gates (B, L, N) of the given edits as they are now, and the router's log-probabilities if it is asked."""
+        rule = self._rule(self.router, self.codes)
+        assert isinstance(rule, KeyDeferral)
+        return rule.weights(owners)
+
+    def _ids(self) -> tuple[str, ...]:
+        return tuple(str(record["id"]) for record in self.known)
+
+    def _undo(self) -> Callable[[], None]:
+        undo, keys, codes = super()._undo(), self.keys.snapshot(), copy.deepcopy(self.codes)
+        ledger, gates, known = copy.copy(self.ledger), copy.deepcopy(self.gates), list(self.known)
+        ledger.rows, ledger.loss = list(ledger.rows), list(ledger.loss)
+        allocation, group_of = self.allocation, self.group_of
+
+        def all_of_it() -> None:
+            undo()
+            self.keys, self.codes, self.ledger, self.gates, self.known = keys, codes, ledger, gates, known
+            self.allocation, self.group_of = allocation, group_of
+
+        return all_of_it
 
     # ---- learning -----------------------------------------------------------------------------------------------
 
@@ -389,11 +390,3 @@ class ElderPlusEditor(MixtureEditor):
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _by_group(groups: Tensor, device: torch.device) -> tuple[tuple[int, Tensor | None], ...]:
-    """Rows by the group that serves them: (M,) group numbers -> pairs (group, indices of its rows)."""
-    present = torch.unique(groups).tolist()
-    if len(present) == 1:
-        return ((present[0], None),)
-    return tuple((g, (groups == g).nonzero()[:, 0].to(device)) for g in present)

@@ -44,8 +44,8 @@ class FactorEditor(WrittenEditor[str]):
 
     def __init__(self, base: Base, options: FactorEditorOptions) -> None:
         self.base, self.options = base, options
-        self.model = clone_sharing_weights(base.model)
-        parts = anatomy(self.model)
+        self._clone = clone_sharing_weights(base.model)  # factors are read on it
+        parts = anatomy(self._clone)
         self.layers = options.layers or self.default_layers(len(parts.blocks))
         self.maps = edited_maps(parts, self.layers, options.modules)
         self.sizes = map_sizes(self.maps)
@@ -54,7 +54,9 @@ class FactorEditor(WrittenEditor[str]):
         self._pad = pad_id(base.tokenizer)
         self._norms = {}
         self._seen = {"edits": 0, "batches": 0, "sizes": {name: [] for name in self.maps}, "ends": []}
-        base.runtime.prepare(self.model)
+        base.runtime.prepare(self._clone)
+        self.model = clone_sharing_weights(base.model)
+        self._publish(edited_maps(anatomy(self.model), self.layers, options.modules))
 
     # ---- what a method says -------------------------------------------------------------------------------------
 
@@ -120,6 +122,7 @@ class FactorEditor(WrittenEditor[str]):
         self._check_cursor(cursor)
         self.deltas.load(state, cursor["sizes"])
         self._seen = cursor
+        self.edits.count = self.edits_applied
         self._recall(state)
 
     # ---- parts --------------------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ class FactorEditor(WrittenEditor[str]):
     def _write(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...], float]:
         o, rows = self.options, self._rows(batch)
         factors, before = read_factors(
-            self.model, self._recorder, rows, self.base.runtime, self._pad, o.tokens, o.loss, o.micro_batch
+            self._clone, self._recorder, rows, self.base.runtime, self._pad, o.tokens, o.loss, o.micro_batch
         )
         with torch.no_grad():
             changes = {name: slim(left, right) for name, (left, right) in self._changes(factors).items()}
@@ -163,6 +166,7 @@ class FactorEditor(WrittenEditor[str]):
         self._seen["batches"] += 1
         self._seen["ends"] = [*self._seen["ends"], self._seen["edits"]]
         self._note_sizes()
+        self.edits.count = self.edits_applied
         curve = (float(before.mean()), float(after.mean()))
         return self._outcomes(batch, rows, before, after), curve, max(sizes.values())
 
@@ -172,7 +176,7 @@ class FactorEditor(WrittenEditor[str]):
             for name, (left, right) in changes.items():
                 self.deltas.of[name].add(left, right)
             pairs = [Pair(row.prompt, row.answer) for row in rows]
-            scores = score(self.model, pairs, self.options.micro_batch, self.base.runtime, self._pad)
+            scores = score(self._clone, pairs, self.options.micro_batch, self.base.runtime, self._pad)
             after = torch.tensor([one.nll for one in scores])
             if not bool(after.isfinite().all()):
                 raise SolverError("the model's losses are no longer finite; nothing of this batch was written")

@@ -78,8 +78,8 @@ class LocateEditor(WrittenEditor[int]):
 
     def __init__(self, base: Base, options: LocateOptions) -> None:
         self.base, self.options = base, options
-        self.model = clone_sharing_weights(base.model)
-        parts = anatomy(self.model)
+        self._clone = clone_sharing_weights(base.model)  # values are found on it; its forwards are patched
+        parts = anatomy(self._clone)
         self.layers = options.layers or self.default_layers(len(parts.blocks))
         maps = {layer: parts.target(layer, "mlp_out") for layer in self.layers}
         sizes = {layer: dimensions(module) or (parts.inner, parts.width) for layer, module in maps.items()}
@@ -87,8 +87,8 @@ class LocateEditor(WrittenEditor[int]):
         partial = PartialForward(parts.blocks)
         self.maps, self.width = maps, sizes[self.layers[-1]][0]
         self.deltas = Deltas(maps, sizes, device)
-        self._observer = Observer(self.model, partial, maps, base.runtime, pad)
-        self._upper = UpperBlocks(self.model, partial, self.layers[-1], pad, device)
+        self._observer = Observer(self._clone, partial, maps, base.runtime, pad)
+        self._upper = UpperBlocks(self._clone, partial, self.layers[-1], pad, device)
         self.moments: MomentCache | None = None
         self.windows: Windows | None = None
         self.statistics: dict[int, SecondMoment] = {}
@@ -103,7 +103,10 @@ class LocateEditor(WrittenEditor[int]):
             "sizes": {str(layer): [] for layer in self.layers},
             "statistics": {},
         }
-        base.runtime.prepare(self.model)
+        base.runtime.prepare(self._clone)
+        self.model = clone_sharing_weights(base.model)
+        public = anatomy(self.model)
+        self._publish({layer: public.target(layer, "mlp_out") for layer in self.layers})
 
     # ---- what a method says -------------------------------------------------------------------------------------
 
@@ -157,6 +160,7 @@ class LocateEditor(WrittenEditor[int]):
             self._seen["edits"] += len(batch)
             self._seen["batches"] += 1
             self._seen["statistics"] = dict(self._ids or {})
+            self.edits.count = self.edits_applied
             outcomes += found
             losses.append(curve)
             if progress is not None:
@@ -211,6 +215,7 @@ class LocateEditor(WrittenEditor[int]):
         self.deltas.load(state, {layer: cursor["sizes"].get(str(layer), []) for layer in self.layers})
         self._contexts = None if contexts is None else Contexts(tuple(tuple(group) for group in contexts))
         self._seen = cursor
+        self.edits.count = self.edits_applied
         self._recall(state)
 
     def blank(self) -> Any:
@@ -250,7 +255,7 @@ class LocateEditor(WrittenEditor[int]):
         o, base = self.options, self.base
         starts = SEEDS[: o.contexts]
         return sample_contexts(
-            self.model, base.tokenizer, base.runtime, o.seed, starts, o.context_tokens, self._grouped()
+            self._clone, base.tokenizer, base.runtime, o.seed, starts, o.context_tokens, self._grouped()
         )
 
     def _read_text(self) -> Windows:

@@ -1,21 +1,22 @@
-"""What ELDER and its descendants share: a clone with mixtures hung on, a clock that routes it, a state on disk.
+"""What ELDER and its descendants share: a model with mixtures hung on, a clone to train them on, a state on disk.
 
-A subclass says how a sequence is routed (`_decide`) and how a batch is learnt (`_learn`). Knows nothing of stages.
+A subclass says how a sequence is routed (`_deferral`) and how a batch is learnt (`_learn`). What is being learnt is
+not seen by the model that answers: a batch is published when it is complete, or taken back. Knows nothing of stages.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from elder.edit import Edit
+from elder.edited.model import make_edited
 from elder.editors.base import (
     Base,
     EditOutcome,
@@ -29,14 +30,16 @@ from elder.editors.base import (
 from elder.editors.fit import check_state, refuse, take
 from elder.editors.options import ElderOptions
 from elder.errors import ModelError
-from elder.mixture.attach import attach_mixtures, attach_tap
+from elder.mixture.attach import Low, attach_mixtures, attach_tap, listen_low
+from elder.mixture.deferral import Deferral
+from elder.mixture.edits import Groups, MixtureEdits, Version
 from elder.mixture.lora import LowRankMixture, initial_bound
 from elder.mixture.partial import PartialForward
-from elder.mixture.route import Route, RoutingClock
+from elder.mixture.route import Plan, Routes
 from elder.mixture.shortcuts import FirstBlock, LastBlock
 from elder.mixture.suffix import SuffixTrainer
-from elder.models import anatomy, clone_sharing_weights, dimensions
-from elder.tokens import pad_id
+from elder.models import Anatomy, anatomy, clone_sharing_weights, dimensions
+from elder.tokens import pad_id, stop_ids
 
 
 class MixtureEditor:
@@ -53,40 +56,53 @@ class MixtureEditor:
 
     def __init__(self, base: Base, options: ElderOptions) -> None:
         self.base, self.options = base, options
-        self.model = clone_sharing_weights(base.model)
-        parts = anatomy(self.model)
+        self._clone = clone_sharing_weights(base.model)  # training runs on it; its forwards are patched
+        self._parts = parts = anatomy(self._clone)
         self.layers = options.layers or self.default_layers(len(parts.blocks))
         if not self.layers:
             raise ModelError(f"editor.layers: a model of {len(parts.blocks)} block has none to edit above a query")
-        self._parts = parts
         self.targets = [parts.target(layer, options.target) for layer in self.layers]
-        self.clock = RoutingClock()
         self._seen: dict[str, int] = {"edits": 0, "batches": 0}
         generator = torch.Generator().manual_seed(options.seed)
         self.mixtures = self._new_group(generator)
         self.groups: list[nn.ModuleList] = [self.mixtures]  # subclasses may open more
         self._build(generator)
+        self.model = clone_sharing_weights(base.model)
+        self.edits = MixtureEdits(
+            self._version(()),
+            self.model.get_input_embeddings(),
+            stop_ids(base.tokenizer),
+            self._low_block(),
+            f"method {self.method}, on {base.source}",
+        )
         self._partial = PartialForward(parts.blocks)
-        attach_tap(self._tap(), self.clock, self._decide)
-        attach_mixtures(self.targets, self.groups, self.clock)  # type: ignore[arg-type]
+        self._attach(self._clone, parts)
+        self._attach(self.model, anatomy(self.model))
         self._trainers()
-        self._watch()
+        make_edited(self.model, self.edits)
+        base.runtime.prepare(self._clone)
         base.runtime.prepare(self.model)
+
+    def _attach(self, model: nn.Module, parts: Anatomy) -> None:
+        """Hang the hooks that route and correct onto a model."""
+        listen_low(model, parts.blocks, self._low_block(), Low(self.edits))  # type: ignore[arg-type]
+        attach_tap(self._tap(parts), self.edits)
+        attach_mixtures([parts.target(layer, self.options.target) for layer in self.layers], self.edits)
 
     def _trainers(self) -> None:
         """What runs the edited part alone; hooks that read states go on here, before the model is prepared."""
         blocks = self._parts.blocks
         self.trainer = SuffixTrainer(
-            self.model,
+            self._clone,
             self._partial,
             self.layers,
-            self._tap(),
-            self.clock,
+            self._tap(self._parts),
+            self,
             self.base.runtime,
             pad_id(self.base.tokenizer),
             self.options.micro_batch,
             FirstBlock(blocks[self.layers[0]], self.targets[0]),
-            LastBlock(blocks[-1], self._parts.mlp_out[-1], self.model.get_output_embeddings()),  # type: ignore[no-untyped-call]
+            LastBlock(blocks[-1], self._parts.mlp_out[-1], self._clone.get_output_embeddings()),  # type: ignore[no-untyped-call]
             len(blocks),
         )
 
@@ -101,13 +117,35 @@ class MixtureEditor:
         """Make the parts that route (router, stores)."""
         raise NotImplementedError
 
-    def _tap(self) -> nn.Module:
-        """The module whose input routes a sequence."""
+    def _tap(self, parts: Anatomy) -> nn.Module:
+        """The module of a model whose input routes a sequence."""
         raise NotImplementedError
 
-    def _decide(self, tapped: Tensor) -> Route | None:
-        """Route the current pass from the tap's input, (B, T, Q); None when no row is in scope."""
+    def _low_block(self) -> int:
+        """Where the states of subjects are read; 0: the token embeddings."""
+        return 0
+
+    def _deferral(self) -> Deferral:
+        """How sequences are routed now, as a snapshot."""
         raise NotImplementedError
+
+    def _ids(self) -> tuple[str, ...]:
+        """Id of every edit by its number, where the method knows edits by number."""
+        return ()
+
+    def _undo(self) -> Callable[[], None]:
+        """A function that brings back everything that `_learn` changes, as it is now; subclasses add their parts."""
+        seen, groups = dict(self._seen), list(self.groups)
+        trained = {p: p.detach().clone() for p in self.trainable()}
+
+        def undo() -> None:
+            self._seen, self.groups[:] = seen, groups
+            with torch.no_grad():
+                for parameter, value in trained.items():
+                    parameter.copy_(value)
+                    parameter.grad = None
+
+        return undo
 
     def _learn(self, edits: Sequence[Edit]) -> tuple[list[EditOutcome], list[float]]:
         """Learn one batch; returns what became of each edit, and the loss of each step."""
@@ -147,9 +185,8 @@ class MixtureEditor:
         check_edits(edits)
         begin, outcomes, losses = time.perf_counter(), [], []
         for batch in _batches(edits, self.options.batch_size):
-            done, curve = self._learn(batch)
-            self._seen["edits"] += len(batch)
-            self._seen["batches"] += 1
+            done, curve = self._learn_or_nothing(batch)
+            self._publish()
             outcomes += done
             losses.append(tuple(curve))
             if progress is not None:
@@ -163,29 +200,40 @@ class MixtureEditor:
 
     def disabled(self) -> AbstractContextManager[None]:
         """See `Editor.disabled`."""
-        return self.clock.disabled()
+        return self.edits.disabled()
 
     def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
         """See `Editor.routed_at`."""
-        return self.clock.at(positions)
+        return self.edits.placed(positions)
+
+    def imposing(self, plan: Plan) -> AbstractContextManager[None]:
+        """Passes in this block use a given plan and the maps as they are being trained."""
+        return self.edits.imposing(plan, tuple(tuple(group) for group in self.groups))
 
     def in_scope(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
         """See `Editor.in_scope`."""
-        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-        with torch.no_grad(), self._partial.only_below(self.layers[0]):
-            self.model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=positions,
-                use_cache=False,
-                logits_to_keep=1,
-            )
+        return self.routes(input_ids, attention_mask).inside
+
+    def routes(self, input_ids: Tensor, attention_mask: Tensor) -> Routes:
+        """How prompts are routed; runs the blocks below the first edited one only. Collective under sharding.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T).
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": (attention_mask.long().cumsum(1) - 1).clamp(min=0),
+            "prompt_mask": attention_mask,
+            "use_cache": False,
+            "logits_to_keep": 1,
+        }
+        with torch.no_grad(), self.edits.probing(inputs) as run, self._partial.only_below(self.layers[0]):
+            self._clone(**run.kwargs)
             self._partial.reached()
-        route = self.clock.route
-        inside = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        if route is not None:
-            inside[slice(None) if route.rows is None else route.rows] = True
-        return inside
+        assert run.routes is not None
+        return run.routes
 
     def base_digest(self) -> str:
         """See `Editor.base_digest`."""
@@ -212,6 +260,7 @@ class MixtureEditor:
         take(self._low_rank(), state)
         self._seen = unpack_json(state["cursor"])
         self._load(state)
+        self.edits.publish(self._version(()), same_stream=False)
 
     def save(self, directory: str | Path) -> None:
         """See `Editor.save`."""
@@ -253,18 +302,32 @@ class MixtureEditor:
         rest = {name: tensor for name, tensor in own.items() if not name.startswith("mixtures.")}
         return {name.replace(".0.", f".{g}.", 1): own[name] for g in range(groups) for name in first} | rest
 
-    def _watch(self) -> None:
-        """Let the clock see every pass of the clone, and take all passes of one generate as one."""
-        self.model.register_forward_pre_hook(lambda _, args, kwargs: self.clock.start(kwargs, args), with_kwargs=True)
-        generate: Callable[..., Any] = self.model.generate  # type: ignore[assignment]
-        clock = self.clock
+    def _learn_or_nothing(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], list[float]]:
+        """Learn a batch; if that fails, everything is as it was before."""
+        undo = self._undo()
+        try:
+            learnt = self._learn(batch)
+        except BaseException:
+            undo()
+            raise
+        self._seen["edits"] += len(batch)
+        self._seen["batches"] += 1
+        return learnt
 
-        @wraps(generate)
-        def routed_generate(*args: Any, **kwargs: Any) -> Any:
-            with clock.generating():
-                return generate(*args, **kwargs)
+    def _publish(self) -> None:
+        """Let the model answer with what has been learnt; groups that are full are there already."""
+        self.edits.publish(self._version(self.edits.version.groups[: len(self.groups) - 1]))
 
-        self.model.generate = routed_generate  # type: ignore[assignment]
+    def _version(self, done: Groups) -> Version:
+        """What has been learnt so far, with copies of the groups that are not `done`."""
+        fresh = tuple(tuple(_frozen(group)) for group in self.groups[len(done) :])
+        shape = (len(self.layers), self.options.experts)
+        return Version(self._deferral(), done + fresh, self._ids(), self.edits_applied, shape)
+
+
+def _frozen(group: nn.ModuleList) -> nn.ModuleList:
+    """A copy that is not trained."""
+    return copy.deepcopy(group).requires_grad_(False)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ class RomeEditor(LocateEditor):
         texts: list[str] = []
         for number, tokens in enumerate((SHORT, LONG)):
             found = sample_contexts(
-                self.model, base.tokenizer, base.runtime, o.seed + number, [""] * EACH, tokens, False
+                self._clone, base.tokenizer, base.runtime, o.seed + number, [""] * EACH, tokens, False
             )
             texts += found.texts[1 if texts else 0 :]  # the bare prompt once
         return Contexts((tuple(texts),))

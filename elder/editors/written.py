@@ -14,9 +14,11 @@ from typing import Any, Generic
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from elder.edited.model import make_edited
 from elder.editors.base import Base, unpack_json, weights_digest
 from elder.editors.deltas import Deltas, Key
 from elder.editors.fit import check_state, refuse
+from elder.editors.written_edits import WrittenEdits
 from elder.errors import SolverError
 
 GROWING = ("cursor", "delta.", "memory.", "statistics.")  # entries of a state that grow with the stream
@@ -36,6 +38,7 @@ class WrittenEditor(Generic[Key]):
     options: Any
     maps: Mapping[Key, nn.Module]
     deltas: Deltas[Key]
+    edits: WrittenEdits[Key]
     _seen: dict[str, Any]  # the counts: `edits`, `batches`, `sizes` (of each map the rank of every batch), and others
     _norms: dict[Key, float]
 
@@ -100,6 +103,17 @@ class WrittenEditor(Generic[Key]):
                 if name in state and state[name].shape[dimension] != sum(sizes):
                     wrong.append(f"'{name}' does not add up to the batches of the cursor")
         return wrong
+
+    def _publish(self, maps: Mapping[Key, nn.Module]) -> None:
+        """Make a second clone of the base the model that callers get; training runs on the first, whose maps change.
+
+        Args:
+            maps: Those of the second clone.
+        """
+        self.deltas.attach(maps)
+        self.edits = WrittenEdits(self.deltas, maps, f"method {self.method}, on {self.base.source}")
+        make_edited(self.model, self.edits)
+        self.base.runtime.prepare(self.model)
 
     def _note_sizes(self) -> None:
         self._seen["sizes"] = {str(key): list(delta.sizes) for key, delta in self.deltas.of.items()}

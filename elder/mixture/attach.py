@@ -1,97 +1,110 @@
-"""Hanging a mixture onto the linear maps of a model clone by hooks.
+"""Hanging a mixture onto the linear maps of a model by hooks.
 
-The base module is called as it is and the correction is added to its output for the rows in scope only, so rows out
-of scope are the base model's bit for bit, whatever the number format. Knows nothing of routing rules.
+The base module is called as it is and the correction is added to its output for the tokens in scope only, so all
+others are the base model's bit for bit, whatever the number format. Hooks are objects, not closures: a copy of a model
+has hooks that serve the copy. Knows nothing of routing rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elder.errors import ModelError
-from elder.mixture.lora import LowRankMixture
-from elder.mixture.route import Route, RoutingClock
+from elder.mixture.route import Plan
 
 
-def attach_mixtures(
-    targets: Sequence[nn.Module], groups: Sequence[Sequence[LowRankMixture]], clock: RoutingClock
-) -> None:
-    """Add `groups[g][l]` to the output of `targets[l]` for the rows that the clock's route gives to group g.
+class Steering(Protocol):
+    """What hooks ask about the pass that runs in this thread."""
 
-    Groups that are appended to `groups` later are seen. A pass of the model raises ModelError if its targets do not see
-    tokens by rows.
+    def planned(self) -> tuple[Plan, Sequence[Sequence[nn.Module]]] | None:
+        """Which tokens are corrected, and the groups of low-rank maps; None when none are."""
+
+    def tapped(self, states: Tensor) -> None:
+        """The input of the routing tap, (B, T, Q)."""
+
+    def seen_low(self, states: Tensor) -> None:
+        """The states where subject keys are taken, (B, T, D)."""
+
+
+def attach_mixtures(targets: Sequence[nn.Module], steering: Steering) -> None:
+    """Add a correction to the output of each target, as the plan of the pass says.
+
+    A pass of the model raises ModelError if its targets do not see tokens by rows.
     """
     for layer, target in enumerate(targets):
-        target.register_forward_hook(_correction(layer, groups, clock))
+        target.register_forward_hook(_Correction(layer, steering))
 
 
-def attach_tap(module: nn.Module, clock: RoutingClock, decide: Callable[[Tensor], Route | None]) -> None:
-    """Let `decide` route the current pass from the input of `module`, (B, T, D), where a decision is due."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-        _check_rows(args[0])
-        if clock.moment is not None:
-            clock.decide(decide(args[0]))
-
-    module.register_forward_pre_hook(hook)
+def attach_tap(module: nn.Module, steering: Steering) -> None:
+    """Report the input of `module` before it runs."""
+    module.register_forward_pre_hook(_Tap(steering))
 
 
-def listen_low(model: PreTrainedModel, blocks: Sequence[nn.Module], low: int, note: Callable[[Tensor], None]) -> None:
-    """Report the states (B, T, D) of every pass where subject keys are taken.
+def listen_low(
+    model: PreTrainedModel, blocks: Sequence[nn.Module], low: int, note: Callable[[nn.Module, Any, Any], None]
+) -> None:
+    """Report the states (B, T, D) of every pass where subject keys are taken, as the last argument of `note`.
 
     Block 0 means the token embeddings themselves, before positions are added: a name looks the same wherever it stands.
     Other blocks are listened to at their input.
     """
     if low == 0:
-        model.get_input_embeddings().register_forward_hook(lambda _, args, states: note(states))
+        model.get_input_embeddings().register_forward_hook(note)
     else:
-        blocks[low].register_forward_pre_hook(lambda _, args: note(args[0]))
+        blocks[low].register_forward_pre_hook(_FirstInput(note))
 
 
-def corrected(
-    x: Tensor, y: Tensor, groups: Sequence[LowRankMixture], gates: Tensor, route: Route, cached: bool
-) -> Tensor:
+class Low:
+    """Hands the states of a low block to the pass, see `listen_low`."""
+
+    def __init__(self, steering: Steering) -> None:
+        self.steering = steering
+
+    def __call__(self, _: nn.Module, __: Any, states: Tensor) -> None:
+        """Called by the hook of `listen_low`."""
+        self.steering.seen_low(states)
+
+
+def corrected(x: Tensor, y: Tensor, groups: Sequence[nn.Module], gates: Tensor, plan: Plan) -> Tensor:
     """The output of one edited map.
 
     Args:
         x: (B, T, in) its input.
         y: (B, T, out) what the base module made of it.
         groups: The low-rank maps of this layer, by group.
-        gates: (B, N).
-        route: Which rows and tokens are corrected.
-        cached: The pass continues a cache, so that all its tokens come behind the prompt.
+        gates: Those of this layer, see `Plan.gates`.
+        plan: Which tokens are corrected.
 
     Returns:
         (B, T, out); `y` itself, bit for bit, wherever nothing is corrected.
     """
-    rows = slice(None) if route.rows is None else route.rows
-    first = 0 if cached or route.start is None else route.first
-    delta = _delta(x[rows, first:], groups, gates[rows], route).to(y.dtype)
-    if first == 0 and route.rows is None and (cached or route.start is None):
-        return y + delta
-    if route.start is not None and not cached:
-        places = torch.arange(first, x.shape[1], device=x.device)
-        delta = delta * (places >= route.start[rows, None]).unsqueeze(-1)
-    result = y.clone()
-    result[rows, first:] = y[rows, first:] + delta
+    if plan.tokens is None:
+        flat = gates.dim() == 2 and len(gates) == x.shape[0] * x.shape[1]
+        delta = _delta(x.flatten(0, 1) if flat else x, groups, gates, plan).to(y.dtype)
+        delta = delta.view_as(y) if flat else delta
+        return y + (delta if plan.keep is None else delta * plan.keep[..., None])
+    delta = _delta(x.flatten(0, 1)[plan.tokens], groups, gates, plan).to(y.dtype)
+    result = y.clone(memory_format=torch.contiguous_format)
+    tokens = result.view(-1, y.shape[-1])
+    tokens[plan.tokens] = tokens[plan.tokens] + delta
     return result
 
 
-def _delta(x: Tensor, groups: Sequence[LowRankMixture], gates: Tensor, route: Route) -> Tensor:
-    """The corrections of the rows in scope, each from its own group."""
-    if len(route.parts) == 1:
-        return groups[route.parts[0][0]](x, gates)  # type: ignore[no-any-return]
-    pieces = [groups[group](x[rows], gates[rows]) for group, rows in route.parts]
-    order = torch.cat([rows for _, rows in route.parts if rows is not None])
+def _delta(x: Tensor, groups: Sequence[nn.Module], gates: Tensor, plan: Plan) -> Tensor:
+    """The corrections of the tokens in scope, each from its own group."""
+    if len(plan.parts) == 1:
+        return groups[plan.parts[0][0]](x, gates)  # type: ignore[no-any-return]
+    pieces = [groups[group](x[part], gates[part]) for group, part in plan.parts]
+    order = torch.cat([part for _, part in plan.parts if part is not None])
     return torch.cat(pieces)[order.argsort()]
 
 
-def _check_rows(x: Tensor) -> None:
+def check_rows(x: Tensor) -> None:
     """Refuse to work on a map that does not see which token belongs to which row.
 
     Raises:
@@ -104,25 +117,33 @@ def _check_rows(x: Tensor) -> None:
         )
 
 
-def _correction(
-    layer: int, groups: Sequence[Sequence[LowRankMixture]], clock: RoutingClock
-) -> Callable[..., Tensor | None]:
-    def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        _check_rows(args[0])
-        route = clock.route
-        if route is None:
+class _Correction:
+    def __init__(self, layer: int, steering: Steering) -> None:
+        self.layer, self.steering = layer, steering
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        check_rows(args[0])
+        found = self.steering.planned()
+        if found is None:
             return None
-        maps = [group[layer] for group in groups]
-        return corrected(args[0], output, maps, route.gates[layer], route, clock.cached)
-
-    return hook
+        plan, groups = found
+        return corrected(args[0], output, [group[self.layer] for group in groups], plan.gates[self.layer], plan)
 
 
-def rows_in_scope(inside: Tensor) -> Tensor | bool | None:
-    """(B,) bool -> False when no row is in scope, None when all are, else their indices (one transfer, one sync)."""
-    flags = inside.tolist()
-    if not any(flags):
-        return False
-    if all(flags):
-        return None
-    return torch.tensor([i for i, flag in enumerate(flags) if flag], device=inside.device)
+class _Tap:
+    def __init__(self, steering: Steering) -> None:
+        self.steering = steering
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        check_rows(args[0])
+        self.steering.tapped(args[0])
+
+
+class _FirstInput:
+    """Passes the first positional input of a block on as if it were its output."""
+
+    def __init__(self, note: Callable[[nn.Module, Any, Any], None]) -> None:
+        self.note = note
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.note(module, args, args[0])

@@ -10,6 +10,7 @@ Knows nothing of text or training.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -83,6 +84,7 @@ class KeyMemory:
 
     def drop(self, edit: int) -> None:
         """Let a stored edit never match again."""
+        self.real, self.subject = self.real.clone(), self.subject.clone()  # snapshots keep theirs
         self.real[edit], self.subject[edit] = False, 0.0
 
     def similarities(self, tokens: Tensor, prompt: Tensor, last: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
@@ -116,8 +118,7 @@ class KeyMemory:
         batch = len(tokens)
         best = torch.full((batch,), -torch.inf, device=tokens.device)
         found = [torch.zeros(batch, dtype=torch.long, device=tokens.device), best - 1, best - 1]
-        per_edit = max(1, tokens.shape[0] * tokens.shape[1] * self.sources * self.subject_tokens)
-        step = max(1, CHUNK_FLOATS // per_edit)
+        step = self._edits_at_once(tokens)
         for begin in range(0, len(self), step):
             subject, answer = self.similarities(tokens, prompt, query, begin, min(begin + step, len(self)))
             passing = (subject >= subject_at) & (answer >= answer_at)
@@ -130,6 +131,25 @@ class KeyMemory:
                 found[i] = torch.where(better, new, found[i])
         inside = (found[1] >= subject_at) & (found[2] >= answer_at)
         return Match(found[0], inside, found[1].clamp(min=-1), found[2].clamp(min=-1))
+
+    def named(self, states: Tensor, prompt: Tensor, subject_at: float) -> Tensor:
+        """(B,) bool: prompts in which the subject of some stored edit is found; arguments as for `match`."""
+        tokens = self.unit(states, self.subject_center)
+        found = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        step = self._edits_at_once(tokens)
+        for begin in range(0, len(self), step):
+            subject, real = self.subject[begin : begin + step], self.real[begin : begin + step]
+            found |= (late_interaction(tokens, prompt, subject, real) >= subject_at).any(dim=1)
+        return found
+
+    def snapshot(self) -> KeyMemory:
+        """The memory as it is now; what is stored later does not show in it."""
+        return copy.copy(self)
+
+    def _edits_at_once(self, tokens: Tensor) -> int:
+        """Edits that are compared at once with (B, T, Q) keys, so that their similarities fit in memory."""
+        per_edit = max(1, tokens.shape[0] * tokens.shape[1] * self.sources * self.subject_tokens)
+        return max(1, CHUNK_FLOATS // per_edit)
 
     def state(self) -> dict[str, Tensor]:
         """Everything stored, on the CPU: real keys only, in half precision, which is how they were rounded."""

@@ -38,14 +38,14 @@ class LowRankMixture(nn.Module):
         """The correction to be added to the layer's output.
 
         Args:
-            x: (B, T, in) input of the layer, any float dtype.
-            gate: (B, N) weight of each map for each row, or (B, T, N) for each token.
+            x: (M, in) or (B, T, in) input of the layer, any float dtype.
+            gate: Weight of each map for each token, (M, N) or (B, T, N), or for each row of (B, T, in), (B, N).
 
         Returns:
-            (B, T, out) in the dtype of x.
+            (M, out) or (B, T, out) in the dtype of x.
         """
-        columns = (gate * self.scale).to(x.dtype).repeat_interleave(self.rank, dim=-1)  # (B, N*r) or (B, T, N*r)
-        columns = columns[:, None, :] if gate.dim() == 2 else columns
+        columns = (gate * self.scale).to(x.dtype).repeat_interleave(self.rank, dim=-1)
+        columns = columns[:, None, :] if gate.dim() < x.dim() else columns
         return ((x @ self.a.to(x.dtype)) * columns) @ self.b.to(x.dtype)
 
 

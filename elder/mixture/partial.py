@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+from elder.scoped import Scoped
 
 
 class PartialForward:
@@ -23,11 +26,11 @@ class PartialForward:
     """
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        self._first, self._end, self._count = 0, len(blocks), len(blocks)
-        self._injected: Tensor | None = None
-        self._reached: Tensor | None = None
-        self._capture_at: int | None = None
-        self._tuple = False
+        self._count = len(blocks)
+        self._tuples = False  # how blocks answer, as seen when one ran last; the same for all of a model
+        self._whole = _Range(0, self._count)
+        self._range: Scoped[_Range] = Scoped(self._whole)
+        self._reached: Scoped[list[Tensor]] = Scoped([])
         for i, block in enumerate(blocks):
             block.forward = partial(self._forward, i, block.forward)
 
@@ -37,11 +40,9 @@ class PartialForward:
 
         Behind the last block that is the last block's output.
         """
-        self._end, self._capture_at = end, end if capture is None else capture
-        try:
-            yield self
-        finally:
-            self._end, self._capture_at = 10**9, None
+        with self._range.holding(_Range(0, end, capture_at=end if capture is None else capture)):
+            with self._reached.holding([]):
+                yield self
 
     @contextmanager
     def only_from(self, first: int, hidden: Tensor) -> Iterator[None]:
@@ -49,30 +50,43 @@ class PartialForward:
 
         With `first` behind the last block the hidden states go straight to the final norm.
         """
-        self._first, self._injected = first, hidden
-        try:
+        with self._range.holding(_Range(first, self._count, injected=hidden)):
             yield
-        finally:
-            self._first, self._injected = 0, None
 
     def reached(self) -> Tensor:
-        """The hidden states that the last run under `only_below` ended with."""
-        if self._reached is None:
+        """The hidden states that the last run under `only_below` ended with; asked for inside its block."""
+        found = self._reached.get()
+        if not found:
             raise RuntimeError("no run under only_below() has reached its end")
-        hidden, self._reached = self._reached, None
-        return hidden
+        return found.pop()
 
     def _forward(self, index: int, original: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if index == self._first and self._injected is not None:
-            hidden_states = self._injected
-        if index == self._capture_at:
-            self._reached = hidden_states
-        if self._first <= index < self._end:
+        now = self._range.get()
+        if now is self._whole:
+            return original(hidden_states, *args, **kwargs)
+        if index == now.first and now.injected is not None:
+            hidden_states = now.injected
+        if index == now.capture_at:
+            self._reach(hidden_states)
+        if now.first <= index < now.end:
             out = original(hidden_states, *args, **kwargs)
-            self._tuple = isinstance(out, tuple)
-            if self._capture_at == self._count == index + 1:
-                self._reached = out[0] if self._tuple else out
+            self._tuples = isinstance(out, tuple)
+            if now.capture_at == self._count == index + 1:
+                self._reach(out[0] if self._tuples else out)
             return out
-        if self._first == self._count == index + 1 and self._injected is not None:
-            hidden_states = self._injected
-        return (hidden_states,) if self._tuple else hidden_states
+        if now.first == self._count == index + 1 and now.injected is not None:
+            hidden_states = now.injected
+        return (hidden_states,) if self._tuples else hidden_states
+
+    def _reach(self, hidden: Tensor) -> None:
+        self._reached.get()[:] = [hidden]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Which blocks run, [first, end); what the first of them gets; the input of which block is kept."""
+
+    first: int
+    end: int
+    injected: Tensor | None = None
+    capture_at: int | None = None

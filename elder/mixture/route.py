@@ -1,148 +1,130 @@
-"""What has been decided about the rows of one forward pass, and when it is decided.
+"""What has been decided about rows of tokens, and what that means for the tokens of one pass.
 
-A sequence is routed once, at its last prompt token, and keeps that route through generation: with and without a
-cache, for beams, for teacher forcing. Knows nothing of how routes are chosen.
+A row is one sequence of a batch. It is routed once, where its prompt ends, and keeps its route (`Routes`). A pass of
+the model needs to know which of its tokens are corrected with which weights (`Plan`). Knows nothing of how routes are
+chosen, of models or of caches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Route:
-    """The gates of one batch.
+class Routes:
+    """The routes of R rows; what is said of rows out of scope has no meaning.
 
     Attributes:
-        gates: (L, B, N) weight of each low-rank map; rows out of scope are ignored. In training also L tensors
-            (B, T, N), one weight for each token.
-        rows: (M,) indices of the rows in scope, or None when all B rows are.
-        start: (B,) first token of each row that is corrected, or None for all; tokens generated later always are.
-        first: The smallest `start`, as a number.
-        parts: Which group of low-rank maps serves which of the rows in scope, as pairs (group, indices among those
-            rows, or None for all of them). Default: group 0 serves all.
+        inside: (R,) bool, whether the row is corrected at all.
+        gates: (R, L, N) weight of each low-rank map.
+        group: (R,) long, the group of low-rank maps that serves the row.
+        owner: (R,) long, number of the edit that was matched; -1 where a method knows no edit by number.
+        score: (R, 2) how well it was matched; NaN where a method has no scores.
     """
 
-    gates: Tensor | Sequence[Tensor]
-    rows: Tensor | None = None
-    start: Tensor | None = None
-    first: int = 0
-    parts: tuple[tuple[int, Tensor | None], ...] = ((0, None),)
+    inside: Tensor
+    gates: Tensor
+    group: Tensor
+    owner: Tensor
+    score: Tensor
+
+    @classmethod
+    def none(cls, rows: int, layers: int, experts: int, device: torch.device) -> Routes:
+        """R rows out of scope."""
+        long = torch.zeros(rows, dtype=torch.long, device=device)
+        return cls(
+            torch.zeros(rows, dtype=torch.bool, device=device),
+            torch.zeros(rows, layers, experts, device=device),
+            long,
+            long - 1,
+            torch.full((rows, 2), float("nan"), device=device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+    def at(self, rows: Tensor) -> Routes:
+        """The routes of the given rows, (K,) long, in that order."""
+        return Routes(**{f.name: getattr(self, f.name).index_select(0, rows) for f in fields(self)})
+
+    def put(self, rows: Tensor, other: Routes) -> Routes:
+        """These routes with those of `rows`, (K,) long, replaced by `other`, of length K."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return Routes(**{name: old.index_copy(0, rows, new.to(old.dtype)) for name, (old, new) in pairs.items()})
+
+    @staticmethod
+    def joined(parts: Sequence[Routes]) -> Routes:
+        """The rows of all parts, in order."""
+        return Routes(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Routes)})
 
 
 @dataclass(frozen=True)
-class Moment:
-    """One forward pass at the moment when it is routed.
+class Plan:
+    """Which tokens of a pass over (B, T) tokens are corrected, and how.
 
     Attributes:
-        positions: (B,) index of the last prompt token of each row.
-        prompt: (B, T) bool, the real tokens up to and including that one.
+        gates: L tensors, one for each edited layer. With `tokens`: (M, N), a row for each of these tokens. Without:
+            whatever spreads over (B, T, N).
+        tokens: (M,) indices of the corrected tokens among all B*T, or None when all are.
+        parts: Which group of low-rank maps serves which of the corrected tokens, as pairs (group, indices among those
+            tokens, or None for all of them).
+        keep: (B, T) bool, tokens whose correction counts (training); None: all.
     """
 
-    positions: Tensor
-    prompt: Tensor
+    gates: Sequence[Tensor] | Tensor
+    tokens: Tensor | None = None
+    parts: tuple[tuple[int, Tensor | None], ...] = ((0, None),)
+    keep: Tensor | None = None
 
 
-class RoutingClock:
-    """Tells for each forward pass of a model whether its rows must be routed anew.
+@dataclass(frozen=True)
+class Span:
+    """Where the tokens of one row lie in a pass.
 
-    New: any pass without a filled cache. Kept: passes that continue a cache, and all passes of one `generate`. A cache
-    that was filled outside (by the base model, or for another batch) has no route to keep: such a pass is routed by the
-    tokens that it sees.
+    Attributes:
+        begin: Index of its first token among all B*T.
+        length: How many it has.
+        start: The first of them that is corrected if the row is in scope.
     """
 
-    def __init__(self) -> None:
-        self.moment: Moment | None = None  # set while the current pass still has to be routed
-        self.route: Route | None = None  # the decision in force
-        self._explicit: Tensor | None = None
-        self._generating = False
-        self._routed = False
-        self._rows: int | None = None  # size of the batch that the decision in force was made for
-        self._enabled = True
-        self._imposed = False
-        self.embedded: Tensor | None = None  # the input, (B, T, D), of a pass that came without token ids
-        self.cached = False  # the current pass continues a cache: all its tokens are new
+    begin: int
+    length: int
+    start: int
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Passes in this block are the base model's."""
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled, self.route, self._rows = before, None, None
 
-    @contextmanager
-    def imposing(self, route: Route) -> Iterator[None]:
-        """Passes in this block use the given route, whatever they are about (training)."""
-        self.route, self.moment, self._imposed = route, None, True
-        try:
-            yield
-        finally:
-            self.route, self._imposed, self._rows = None, False, None
+def plan_of(routes: Routes, spans: Sequence[Span], size: int) -> Plan | None:
+    """The plan of a pass; None when no token is corrected.
 
-    @contextmanager
-    def at(self, positions: Tensor) -> Iterator[None]:
-        """Route the passes of this block at the given positions, (B,)."""
-        before, self._explicit = self._explicit, positions
-        try:
-            yield
-        finally:
-            self._explicit = before
+    Args:
+        routes: Of R rows.
+        spans: Where the tokens of each are.
+        size: Tokens of the pass, those of no row included.
+    """
+    flags = routes.inside.tolist()
+    rows = [r for r, flag in enumerate(flags) if flag and spans[r].start < spans[r].length]
+    if not rows:
+        return None
+    device = routes.inside.device
+    counts = [spans[r].length - spans[r].start for r in rows]
+    if max(counts) == 1:
+        places = torch.tensor([spans[r].begin + spans[r].start for r in rows], device=device)
+        owner = torch.tensor(rows, device=device)
+    else:
+        firsts = [spans[r].begin + spans[r].start for r in rows]
+        places = torch.cat([torch.arange(a, a + n) for a, n in zip(firsts, counts, strict=True)]).to(device)
+        owner = torch.tensor(rows).repeat_interleave(torch.tensor(counts)).to(device)
+    gates = routes.gates.index_select(0, owner).transpose(0, 1)
+    groups = routes.group.index_select(0, owner)
+    return Plan(gates, None if len(places) == size else places, parts_of(groups))
 
-    @contextmanager
-    def generating(self) -> Iterator[None]:
-        """Everything in this block is one generation: routed at its first pass, then kept."""
-        before, self._generating, self._routed = self._generating, True, False
-        try:
-            yield
-        finally:
-            self._generating = before
 
-    def start(self, kwargs: dict[str, Any], args: tuple[Any, ...]) -> None:
-        """Called before every forward pass of the whole model, with its arguments."""
-        cache = kwargs.get("past_key_values")
-        past = 0 if cache is None or not hasattr(cache, "get_seq_length") else int(cache.get_seq_length())
-        self.cached = past > 0
-        if self._imposed:
-            self.cached = False
-            return
-        if not self._enabled:
-            self.moment, self.route, self._rows = None, None, None
-            return
-        tokens = kwargs.get("input_ids")
-        tokens = args[0] if tokens is None and args else tokens
-        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-        if tokens is None:
-            raise ValueError("the edited model needs input_ids or inputs_embeds")
-        if self._routed if self._generating else self.cached and self._rows == len(tokens):
-            self.moment = None
-            return
-        self.cached = False  # what is before the visible tokens plays no part
-        self.moment = self._locate(tokens, kwargs.get("attention_mask"), past)
-        self.embedded = tokens if tokens.is_floating_point() else None
-        self.route, self._routed, self._rows = None, True, len(tokens)
-
-    def decide(self, route: Route | None) -> None:
-        """The decision for the current pass; None: no row is in scope."""
-        self.route, self.moment = route, None
-
-    def _locate(self, tokens: Tensor, mask: Tensor | None, past: int) -> Moment:
-        """Where the visible tokens end; a mask and explicit positions count the `past` cached tokens too."""
-        batch, length = tokens.shape[:2]
-        places = torch.arange(length, device=tokens.device)
-        if mask is None or mask.dim() != 2:
-            real = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
-        else:
-            real = mask[:, -length:].to(tokens.device).bool()
-        positions = (places * real).amax(dim=1) if self._explicit is None else self._explicit.to(tokens.device) - past
-        positions = positions.clamp(min=0)
-        if len(positions) != batch:
-            raise ValueError(f"routed_at() was given {len(positions)} positions for a batch of {batch} rows")
-        return Moment(positions, real & (places[None, :] <= positions[:, None]))
+def parts_of(groups: Tensor) -> tuple[tuple[int, Tensor | None], ...]:
+    """Tokens by the group that serves them: (M,) group numbers -> pairs (group, indices of its tokens)."""
+    present = groups.unique().tolist()  # type: ignore[no-untyped-call]
+    if len(present) == 1:
+        return ((present[0], None),)
+    return tuple((g, (groups == g).nonzero()[:, 0]) for g in present)

@@ -19,9 +19,10 @@ from transformers import PreTrainedModel
 
 from elder.mixture.packing import Packed, pack
 from elder.mixture.partial import PartialForward
-from elder.mixture.route import Route, RoutingClock
+from elder.mixture.route import Plan
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
 from elder.mixture.shortcuts import FirstBlock, LastBlock, Memo
+from elder.mixture.training import Bench
 from elder.runtime import Runtime, rounds, share
 
 CHECK_EVERY = 10  # steps between two questions whether a batch is learnt
@@ -56,7 +57,7 @@ class SuffixTrainer:
         partial: Lets a range of blocks run alone.
         layers: The edited blocks.
         tap: Module whose input routes a sequence; it lies below the first of them.
-        clock: Holds the route that the mixtures use.
+        bench: Switches the mixtures off, or imposes a plan on them.
         runtime: Where the model lives.
         pad: Id that fills rows up.
         micro_batch: Rows in one pass.
@@ -71,7 +72,7 @@ class SuffixTrainer:
         partial: PartialForward,
         layers: Sequence[int],
         tap: nn.Module,
-        clock: RoutingClock,
+        bench: Bench,
         runtime: Runtime,
         pad: int,
         micro_batch: int,
@@ -80,7 +81,7 @@ class SuffixTrainer:
         depth: int,
     ) -> None:
         self.model, self.partial, self.layers, self.entry, self.exit = model, partial, layers, entry, exit
-        self.clock, self.runtime, self.pad, self.micro_batch = clock, runtime, pad, micro_batch
+        self.bench, self.runtime, self.pad, self.micro_batch = bench, runtime, pad, micro_batch
         alibi = getattr(model.config, "alibi", False)  # such a model reads positions off the padding mask
         self._packs = "position_ids" in signature(model.forward).parameters and not alibi
         self._trims = exit.trims and self._packs and layers[0] < depth - 1
@@ -106,15 +107,15 @@ class SuffixTrainer:
             prepared.append(Prepared(batch, packed, hidden, query, tuple(i for i, _ in part), memo))
         return prepared
 
-    def answer_losses(self, part: Prepared, route: Route) -> Tensor:
-        """Summed cross-entropy of each row's answer under a route of gates (L, R, N), with gradients to the mixtures.
+    def answer_losses(self, part: Prepared, gates: Tensor) -> Tensor:
+        """Summed cross-entropy of each row's answer under gates (L, R, N), with gradients to the mixtures.
 
         Returns:
             (R,).
         """
         packed = part.packed
         with ExitStack() as only:
-            only.enter_context(self.clock.imposing(Route(self._spread(packed, route))))
+            only.enter_context(self.bench.imposing(Plan(self._spread(packed, gates))))
             only.enter_context(self.partial.only_from(self.layers[0], part.hidden))
             only.enter_context(self.entry.replaying(part.memo))
             only.enter_context(self.exit.keeping(packed.kept if self._trims else None, packed.places))
@@ -125,12 +126,11 @@ class SuffixTrainer:
         ).view_as(labels)
         return loss.sum(dim=1)
 
-    def _spread(self, packed: Packed, route: Route) -> list[Tensor]:
+    def _spread(self, packed: Packed, gates: Tensor) -> list[Tensor]:
         """The gates of rows as gates of tokens, in the shape in which each edited block sees the tokens."""
         kept = packed.row.flatten()[packed.kept][None]
         return [
-            gates[kept if block == self._trimmed else packed.row]
-            for block, gates in zip(self.layers, route.gates, strict=True)
+            own[kept if block == self._trimmed else packed.row] for block, own in zip(self.layers, gates, strict=True)
         ]
 
     def _run(self, packed: Packed) -> Tensor:
@@ -147,7 +147,7 @@ class SuffixTrainer:
         first = self.layers[0]
         with ExitStack() as only:
             only.enter_context(torch.no_grad())
-            only.enter_context(self.clock.disabled())
+            only.enter_context(self.bench.disabled())
             only.enter_context(self.entry.recording(memo))
             only.enter_context(self.exit.keeping(None, packed.keys[:1, None]))
             partial = only.enter_context(self.partial.only_below(first + 1, capture=first))

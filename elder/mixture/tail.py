@@ -17,8 +17,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from elder.mixture.attach import listen_low
 from elder.mixture.partial import PartialForward
-from elder.mixture.route import Route, RoutingClock
+from elder.mixture.route import Plan
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
+from elder.mixture.training import Bench
 from elder.runtime import Runtime, rounds, share
 
 
@@ -55,7 +56,7 @@ class TailTrainer:
         first: The first edited block.
         blocks: The decoder's blocks.
         low: Block whose input is reported as `Tail.low` (0: the token embeddings); it must not lie behind `first`.
-        clock: Holds the route that the mixtures use.
+        bench: Switches the mixtures off, or imposes a plan on them.
         runtime: Where the model lives.
         pad: Id that fills rows up.
         micro_batch: Rows in one pass.
@@ -69,7 +70,7 @@ class TailTrainer:
         first: int,
         blocks: Sequence[nn.Module],
         low: int,
-        clock: RoutingClock,
+        bench: Bench,
         runtime: Runtime,
         pad: int,
         micro_batch: int,
@@ -77,10 +78,10 @@ class TailTrainer:
     ) -> None:
         self.whole = whole
         self.model, self.partial, self.first = model, partial, first
-        self.clock, self.runtime, self.pad, self.micro_batch = clock, runtime, pad, micro_batch
+        self.bench, self.runtime, self.pad, self.micro_batch = bench, runtime, pad, micro_batch
         self._seen: dict[str, Tensor] = {}
         self._listening = False
-        listen_low(model, blocks, low, lambda states: self._note("low", states))
+        listen_low(model, blocks, low, lambda _, __, states: self._note("low", states))
         blocks[first].register_forward_pre_hook(lambda _, args: self._note("hidden", args[0]))
 
     def prepare(self, rows: Sequence[Row]) -> list[Tail]:
@@ -106,8 +107,10 @@ class TailTrainer:
             group: The group of low-rank maps that serves all of them.
         """
         rows, width = tail.rows, tail.hidden.shape[1]
-        route = Route(gates, None, None if self.whole else tail.start, 0, ((group, None),))
-        with self.clock.imposing(route), self.partial.only_from(self.first, tail.hidden):
+        columns = torch.arange(width, device=tail.hidden.device)
+        keep = None if self.whole else columns[None] >= tail.start[:, None]
+        plan = Plan(gates, None, ((group, None),), keep)
+        with self.bench.imposing(plan), self.partial.only_from(self.first, tail.hidden):
             logits = self.model(
                 input_ids=rows.input_ids[:, -width - 1 : -1],
                 attention_mask=rows.attention_mask[:, :-1],
@@ -121,7 +124,7 @@ class TailTrainer:
 
     def _tail(self, batch: RowBatch, index: tuple[int, ...]) -> Tail:
         self._listening = True
-        with torch.no_grad(), self.clock.disabled():
+        with torch.no_grad(), self.bench.disabled():
             cache = self.model(
                 input_ids=batch.input_ids[:, :-1],
                 attention_mask=batch.attention_mask[:, :-1],

@@ -12,7 +12,6 @@ import torch
 from elder.edit import Edit
 from elder.editors.base import Base, restoring
 from elder.editors.make import make_editor
-from elder.mixture.route import Route
 from elder.mixture.router import guided_loss
 from elder.mixture.samples import edit_rows
 from tests.elder.tiny import EDITS, OPTIONS, padded
@@ -52,7 +51,7 @@ def test_the_first_loss_is_answer_loss_plus_weighted_guide(base: Base) -> None:
     guide = guided_loss(log_p, editor.allocator.allocate([row.label for row in rows])).mean()
     assert curves[1.0] - curves[0.0] == pytest.approx(float(guide), abs=1e-3)
     assert float(guide) > len(editor.layers) * 2 * math.log(2)
-    losses = editor.trainer.answer_losses(part, Route(torch.zeros(3, len(rows), 6)))
+    losses = editor.trainer.answer_losses(part, torch.zeros(3, len(rows), 6))
     assert curves[0.0] == pytest.approx(float(losses.sum()) / sum(len(r.answer) for r in rows), abs=1e-4)
 
 

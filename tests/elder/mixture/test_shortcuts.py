@@ -10,7 +10,6 @@ from torch import Tensor
 
 from elder.editors.base import Base
 from elder.editors.make import make_editor
-from elder.mixture.route import Route
 from elder.mixture.samples import edit_rows
 from elder.models import anatomy
 from tests.elder.tiny import EDITS, OPTIONS
@@ -47,7 +46,7 @@ def test_steps_repeat_exactly_and_leave_out_what_they_may(editor: Any, base: Bas
     parameters = list(editor.mixtures.parameters())
     grads = []
     for _ in range(3):  # the first watches attention, the others cut it short
-        losses.append(editor.trainer.answer_losses(part, Route(gates)))
+        losses.append(editor.trainer.answer_losses(part, gates))
         grads.append(torch.autograd.grad(losses[-1].sum(), parameters))
     for loss, grad in zip(losses[1:], grads[1:], strict=True):
         torch.testing.assert_close(loss, losses[0])
@@ -60,9 +59,9 @@ def test_steps_repeat_exactly_and_leave_out_what_they_may(editor: Any, base: Bas
         "first": getattr(parts.blocks[first].mlp, inside),
         "middle": getattr(parts.blocks[first + 1].mlp, inside),
         "last": getattr(parts.blocks[last].mlp, inside),
-        "head": editor.model.get_output_embeddings(),
+        "head": editor._clone.get_output_embeddings(),
     }
-    seen = widths_of_calls(maps, lambda: editor.trainer.answer_losses(part, Route(gates)))
+    seen = widths_of_calls(maps, lambda: editor.trainer.answer_losses(part, gates))
     everything = part.packed.input_ids.numel()
     assert seen["middle"] == [everything]
     assert seen["last"] == [len(part.packed.kept)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from elder.editors.base import Base
 from elder.editors.make import make_editor
-from elder.mixture.route import Route
+from elder.mixture.route import Plan
 from elder.mixture.samples import Row, RowBatch, edit_rows
 from tests.elder.tiny import EDITS, OPTIONS, logits_of, padded
 
@@ -42,8 +42,9 @@ def random_gates(editor: Any) -> Tensor:
 
 def whole_forward(editor: Any, batch: RowBatch, gates: Tensor, start: Tensor | None) -> Tensor:
     """Summed answer losses (B,) of a plain pass over the whole rows."""
-    first = 0 if start is None else int(start.min())
-    with editor.clock.imposing(Route(gates, None, start, first)):
+    places = torch.arange(batch.input_ids.shape[1])
+    keep = None if start is None else places[None] >= start[:, None]
+    with editor.imposing(Plan(gates, keep=keep)):
         logits = editor.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -77,7 +78,7 @@ def test_e17_training_above_a_cached_prefix_equals_training_through_the_whole_mo
 ) -> None:
     (part,) = editor.trainer.prepare(rows)
     gates = random_gates(editor).requires_grad_()
-    fast = editor.trainer.answer_losses(part, Route(gates))
+    fast = editor.trainer.answer_losses(part, gates)
     assert_same_training(editor, fast, whole_forward(editor, part.rows, gates, None), gates)
 
 
@@ -133,12 +134,12 @@ def test_running_the_lower_blocks_and_then_the_upper_ones_is_running_all(editor:
     whole = logits_of(base.model, inputs)
     for cut in (1, 2, 3):
         with editor.disabled(), editor._partial.only_below(cut) as partial:
-            logits_of(editor.model, inputs)
+            logits_of(editor._clone, inputs)
             hidden = partial.reached()
         with editor.disabled(), editor._partial.only_from(cut, hidden):
-            assert torch.equal(logits_of(editor.model, inputs), whole)
+            assert torch.equal(logits_of(editor._clone, inputs), whole)
     with editor.disabled():
-        assert torch.equal(logits_of(editor.model, inputs), whole)
+        assert torch.equal(logits_of(editor._clone, inputs), whole)
 
 
 def test_asking_for_states_that_no_run_reached_is_an_error(editor: Any) -> None:
@@ -154,4 +155,4 @@ def test_partial_runs_end_with_their_block_even_after_an_error(editor: Any, base
     with pytest.raises(KeyError), editor._partial.only_from(2, torch.zeros(1, 4, 32)):
         raise KeyError
     with editor.disabled():
-        assert torch.equal(logits_of(editor.model, inputs), logits_of(base.model, inputs))
+        assert torch.equal(logits_of(editor._clone, inputs), logits_of(base.model, inputs))

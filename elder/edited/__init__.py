@@ -1,0 +1,1 @@
+"""An edited model as transformers knows models: generate, save, copy, move. Knows nothing of how edits are found."""

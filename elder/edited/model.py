@@ -1,0 +1,250 @@
+"""The class of an edited model: that of its base, with the edits active in everything that transformers does with it.
+
+A request tells the model where its prompt ends, through `generate` or by an argument of a pass; what was decided for a
+sequence travels with its cache. Knows nothing of how edits are found, and of methods only what `Edits` says.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from elder.errors import ModelError
+
+
+class Edits(Protocol):
+    """What an edited model carries besides the weights of its base.
+
+    Attributes:
+        summary: One line about method and base, for people.
+    """
+
+    summary: str
+
+    @property
+    def count(self) -> int:
+        """Edits that are active."""
+
+    def running(self) -> bool:
+        """Whether a pass of this thread or task runs already."""
+
+    def forward(self, call: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """Run a pass with the edits active; `kwargs` may hold `prompt_mask` or `prompt_length`."""
+
+    def request(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `generate` with what has to travel with the request."""
+
+    def batching(self, config: Any) -> None:
+        """Set, in a config of continuous batching, what the edits need."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Passes of this thread or task are the base model's inside the block."""
+
+    def to(self, device: torch.device) -> None:
+        """Follow the model to a device."""
+
+    def merged(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Weights of the model, by name, as they are with the edits in them.
+
+        Raises:
+            ModelError: The edits are no change of weights.
+        """
+
+
+class EditedModel:
+    """Mixed into the class of a base model by `make_edited`."""
+
+    edits: Edits
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """See `transformers.GenerationMixin.generate`; routed once, where the given prompt ends."""
+        if inputs is not None and not args:
+            kwargs["inputs"] = inputs
+            inputs = None
+        return super().generate(inputs, *args, **self.edits.request(self._described(kwargs)))  # type: ignore[misc]
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, prompt_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Hands `prompt_mask` on to every pass of a generation."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
+        if prompt_mask is not None:
+            inputs["prompt_mask"] = prompt_mask
+        return inputs
+
+    def without_edits(self) -> AbstractContextManager[None]:
+        """Calls of this thread or task are answered by the unedited model inside the block; other threads' are not."""
+        return self.edits.disabled()
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Write a model directory with the edits in the weights.
+
+        Raises:
+            ModelError: The edits are no change of weights, so that no model directory could hold them.
+        """
+        if kwargs.get("state_dict") is None:
+            kwargs["state_dict"] = dict(self.edits.merged(self))  # type: ignore[arg-type]
+        return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the base model would change with it, and the edits were learnt on other weights.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(
+            "weights cannot be loaded into an edited model: they are its base's. Load them into a model of their own "
+            "(elder.load_base), or take over edits with editor.load_state_dict or elder.load_edited"
+        )
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """See transformers; settings that the edits need are made in a copy of the given config."""
+        name = "continuous_batching_config"
+        config = kwargs.get(name)
+        if config is None:
+            from transformers import ContinuousBatchingConfig
+
+            config = ContinuousBatchingConfig()
+        kwargs[name] = copy.deepcopy(config)
+        self.edits.batching(kwargs[name])
+        return super().init_continuous_batching(*args, **kwargs)  # type: ignore[misc]
+
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
+        """A draft model that is not edited is not told where the prompt ends."""
+        draft = kwargs.get("assistant_model")
+        if draft is not None and not isinstance(draft, EditedModel) and "model_kwargs" in kwargs:
+            kept = {name: value for name, value in kwargs["model_kwargs"].items() if name != "prompt_mask"}
+            kwargs["model_kwargs"] = kept
+        return super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
+
+    def _described(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `generate` with a `prompt_mask`, unless there is one or no prompt."""
+        if kwargs.get("prompt_mask") is not None:
+            return kwargs
+        tokens = next((t for n in ("inputs", "input_ids", "inputs_embeds") if (t := kwargs.get(n)) is not None), None)
+        if not isinstance(tokens, Tensor):
+            return kwargs
+        mask = kwargs.get("attention_mask")
+        if not isinstance(mask, Tensor) or mask.dim() != 2:
+            mask = self._guessed_mask(tokens, kwargs)
+        return {**kwargs, "prompt_mask": mask}
+
+    def _guessed_mask(self, tokens: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """(B, W) as `generate` makes it where it is given none: padding is told by its id, unless it ends answers."""
+        ones = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        config = kwargs.get("generation_config") or self.generation_config  # type: ignore[attr-defined]
+        pad = kwargs.get("pad_token_id", getattr(config, "pad_token_id", None))
+        ends = kwargs.get("eos_token_id", getattr(config, "eos_token_id", None))
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else [int(end) for end in ends]
+        if pad is None or int(pad) in ends or tokens.is_floating_point():
+            return ones
+        return (tokens != int(pad)).long()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """`to`, `half`, `cuda`: changes this model only. Edits follow to the device and keep their number formats."""
+        own_parameters(self)  # type: ignore[arg-type]
+        before = self.device  # type: ignore[attr-defined]
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        if self.device != before:  # type: ignore[attr-defined]
+            self.edits.to(self.device)  # type: ignore[attr-defined]
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _restored, (base_class(type(self)),), self.__dict__
+
+    def __repr__(self) -> str:
+        edits = f"{self.edits.count} edit" + ("" if self.edits.count == 1 else "s")
+        return f"Edited model: {edits}, {self.edits.summary}\n{super().__repr__()}"
+
+
+def make_edited(model: PreTrainedModel, edits: Edits) -> PreTrainedModel:
+    """Let a model carry edits; it stays an instance of its class, and goes by its name.
+
+    Args:
+        model: A clone (see `elder.models.clone_sharing_weights`); its class is changed in place.
+        edits: Attached to its parts already.
+    """
+    kind: Any
+    inner = getattr(model, model.base_model_prefix, None)
+    if isinstance(inner, nn.Module) and inner is not model:
+        kind = type(inner)
+        inner.__class__ = _inner_class(kind)
+        object.__setattr__(inner, "edits", edits)
+    kind = type(model)
+    model.__class__ = edited_class(kind)
+    object.__setattr__(model, "edits", edits)
+    return model
+
+
+@functools.cache
+def edited_class(kind: Any) -> Any:
+    """The class of edited models of a kind."""
+    return _with_forward(kind, EditedModel, lambda self, call, kwargs: self.edits.forward(call, kwargs))
+
+
+def base_class(kind: type) -> type:
+    """The class that an edited model's class was made of."""
+    return kind.__mro__[2]
+
+
+def own_parameters(model: nn.Module) -> None:
+    """Give a module tree parameters of its own, which share the data of those it had; tied ones stay tied."""
+    fresh: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) not in fresh:
+                fresh[id(parameter)] = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
+            module._parameters[name] = fresh[id(parameter)]
+
+
+class EditedInner:
+    """Mixed into the class of the part below the head, so that a call of that part alone is edited too."""
+
+    edits: Edits
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _restored_inner, (base_class(type(self)),), self.__dict__
+
+
+@functools.cache
+def _inner_class(kind: Any) -> Any:
+    def route(self: Any, call: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        return call(**kwargs) if self.edits.running() else self.edits.forward(call, kwargs)
+
+    return _with_forward(kind, EditedInner, route)
+
+
+def _with_forward(kind: Any, mixin: type, route: Callable[[Any, Callable[..., Any], dict[str, Any]], Any]) -> Any:
+    """A class that goes by the name of `kind`, whose forward is called through `route`."""
+    plain = kind.forward
+    names = [name for name in inspect.signature(plain).parameters if name != "self"]
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs.update(zip(names, args, strict=False))
+        return route(self, functools.partial(plain, self), kwargs)
+
+    eager = torch.compiler.disable(forward, recursive=False)  # type: ignore[no-untyped-call]
+    functools.update_wrapper(eager, plain)
+    body = {"forward": eager, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (mixin, kind), body)
+
+
+def _restored(kind: Any) -> Any:
+    made = edited_class(kind)
+    return made.__new__(made)
+
+
+def _restored_inner(kind: Any) -> Any:
+    made = _inner_class(kind)
+    return made.__new__(made)

@@ -1,0 +1,155 @@
+"""Which prompts an edit is active for, and with which weights: the routing rules of ELDER and of elder-plus.
+
+A rule is a snapshot: it is made after a batch of edits has been learnt and does not change afterwards, so that passes
+which run meanwhile see one state of it. Knows nothing of passes, caches or training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from elder.mixture.codes import CodeStore
+from elder.mixture.keys import KeyMemory, Match
+from elder.mixture.route import Routes
+from elder.mixture.router import Router, keep_top
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """R prompts that are to be routed.
+
+    Attributes:
+        last: (R, Q) what the tap saw at the last token of each.
+        low: (R, T, D) states where subject keys are taken; None for rules that look at the last token only.
+        real: (R, T) bool, which of these tokens belong to the prompt.
+    """
+
+    last: Tensor
+    low: Tensor | None
+    real: Tensor
+
+
+class Deferral(Protocol):
+    """A routing rule.
+
+    Attributes:
+        whole: In scope, the whole prompt is corrected, not only what follows its last token.
+        reads_subject: Whether it needs `Prompts.low`.
+        answer_tokens: The longest answer that is looked for in a text of unknown parts; 0: none is looked for.
+    """
+
+    whole: bool
+    reads_subject: bool
+    answer_tokens: int
+
+    def __len__(self) -> int:
+        """How much is stored; with nothing stored no prompt is in scope."""
+
+    def decide(self, prompts: Prompts) -> Routes:
+        """The routes of R prompts."""
+
+    def named(self, prompts: Prompts) -> Tensor:
+        """(R,) bool: prompts that mention the subject of a stored edit; others are in scope at no token."""
+
+
+class HammingDeferral:
+    """ELDER's rule: the routers' code of the query at the last prompt token, and its distance to the stored codes.
+
+    Args:
+        router: Of all edited layers.
+        codes: The stored codes.
+        top_k: Maps that are used in each layer (k).
+        epsilon: In scope is what is nearer than this (ELDER, Algorithm 1).
+        keys: Centres and projects the query; None: it is used as it is.
+        whole: See `Deferral.whole`.
+    """
+
+    reads_subject = False
+    answer_tokens = 0
+
+    def __init__(
+        self, router: Router, codes: CodeStore, top_k: int, epsilon: float, keys: KeyMemory | None, whole: bool
+    ) -> None:
+        self.router, self.codes, self.top_k, self.epsilon = router, codes, top_k, epsilon
+        self.keys, self.whole = keys, whole
+
+    def __len__(self) -> int:
+        """Number of different codes."""
+        return len(self.codes)
+
+    def decide(self, prompts: Prompts) -> Routes:
+        """See `Deferral.decide`."""
+        query = prompts.last if self.keys is None else self.keys.unit(prompts.last, self.keys.answer_center)
+        weights, chosen = keep_top(self.router(query), self.top_k)
+        distance = self.codes.nearest(chosen)
+        rows, device = len(query), query.device
+        group = torch.zeros(rows, dtype=torch.long, device=device)
+        score = torch.stack([distance.float(), torch.full((rows,), float("nan"), device=device)], dim=1)
+        return Routes(distance < self.epsilon, weights, group, group - 1, score)
+
+    def named(self, prompts: Prompts) -> Tensor:
+        """See `Deferral.named`: codes know no subject."""
+        return torch.zeros(len(prompts.last), dtype=torch.bool, device=prompts.last.device)
+
+
+class KeyDeferral:
+    """The rule of elder-plus: the stored edit whose subject and question a prompt has, see `elder.mixture.keys`.
+
+    Args:
+        keys: Subject and answer keys of all edits.
+        thresholds: Least subject and answer similarity.
+        allocation: (E, L, N) bool, the maps of each edit.
+        group_of: (E,) long, the group of low-rank maps of each edit.
+        top_k: Maps of an edit in each layer (k).
+        router: Weights from the stored key of the matched edit; None: each of its maps counts 1/k.
+        whole: See `Deferral.whole`.
+        answer_tokens: See `Deferral.answer_tokens`.
+    """
+
+    reads_subject = True
+
+    def __init__(
+        self,
+        keys: KeyMemory,
+        thresholds: tuple[float, float],
+        allocation: Tensor,
+        group_of: Tensor,
+        top_k: int,
+        router: Router | None,
+        whole: bool,
+        answer_tokens: int,
+    ) -> None:
+        self.keys, self.thresholds, self.allocation, self.group_of = keys, thresholds, allocation, group_of
+        self.top_k, self.router, self.whole = top_k, router, whole
+        self.answer_tokens = 0 if whole else answer_tokens
+
+    def __len__(self) -> int:
+        """Number of stored edits."""
+        return len(self.keys)
+
+    def decide(self, prompts: Prompts) -> Routes:
+        """See `Deferral.decide`."""
+        match = self._match(prompts)
+        group = self.group_of.to(match.owner.device)[match.owner]
+        score = torch.stack([match.subject, match.answer], dim=1)
+        return Routes(match.inside, self.weights(match.owner)[0], group, match.owner, score)
+
+    def named(self, prompts: Prompts) -> Tensor:
+        """See `Deferral.named`."""
+        assert prompts.low is not None
+        return self.keys.named(prompts.low, prompts.real, self.thresholds[0])
+
+    def weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gates (R, L, N) of the given edits, and the router's log-probabilities if it was asked."""
+        if self.router is None:
+            return self.allocation[owners].float() / self.top_k, None
+        log_p = self.router(self.keys.answer[owners, 0])
+        return keep_top(log_p, self.top_k)[0], log_p
+
+    def _match(self, prompts: Prompts) -> Match:
+        assert prompts.low is not None
+        return self.keys.match(prompts.low, prompts.real, prompts.last, *self.thresholds)

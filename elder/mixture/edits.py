@@ -1,0 +1,441 @@
+"""The edits of a mixture method as a part of the model that they change: routing and correction, pass by pass.
+
+Nothing here remembers a pass: what a pass is doing belongs to the thread that runs it, what has been decided about a
+sequence belongs to its cache. What has been learnt is one immutable `Version`, which a pass takes once and keeps.
+Knows nothing of training, files or editors.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from elder.errors import ModelError
+from elder.mixture.cached import CacheRecord, attach_record, record_of
+from elder.mixture.deferral import Deferral, Prompts
+from elder.mixture.moved import moved
+from elder.mixture.prompt_end import NAMES, PromptEnds, said_ends
+from elder.mixture.rewind import rewound, trimmed
+from elder.mixture.route import Plan, Routes, Span, plan_of
+from elder.scoped import Scoped
+
+FAR_BETTER = 0.5  # share of the distance to a stored key that an earlier end of the prompt may have
+Groups = tuple[tuple[nn.Module, ...], ...]
+"""The low-rank maps of each group, one for each edited layer."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """Everything that has been learnt up to some batch.
+
+    Attributes:
+        deferral: Which prompts are in scope, and with which weights.
+        groups: The low-rank maps.
+        ids: The id of every edit, by number; empty for methods that know no edit by number.
+        count: How many edits have been applied.
+        shape: Edited layers (L) and maps in each (N).
+    """
+
+    deferral: Deferral
+    groups: Groups
+    ids: tuple[str, ...]
+    count: int
+    shape: tuple[int, int]
+
+
+@dataclass
+class Pass:
+    """One pass of the model in one thread.
+
+    Attributes:
+        version: What it answers with.
+        kwargs: The arguments of the model.
+        tokens: (B, T) ids or (B, T, D) embeddings.
+        plan: Which tokens are corrected; None: none, or not decided yet.
+        fixed: The plan was given from outside; nothing is decided or noted.
+        record: Of the cache that the pass continues.
+        due: Rows still have to be routed, at the tap.
+        ends: (B,) column among the new tokens of each row's last prompt token; used for rows in `deciding`.
+        deciding: The rows that are routed in this pass.
+        open: Nobody said where prompts end.
+        past: Cached tokens of each row.
+        again: So many of the new tokens were cached before and are read again.
+        real: (B, T) bool, or None when all tokens are real.
+        low: (B, T, D) states where subject keys are taken.
+        routes, starts: Of all rows, when they are known.
+    """
+
+    version: Version
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    tokens: Tensor | None = None
+    plan: Plan | None = None
+    fixed: bool = False
+    record: CacheRecord | None = None
+    due: bool = False
+    ends: Tensor | None = None
+    deciding: tuple[int, ...] = ()
+    open: bool = False
+    past: int = 0
+    again: int = 0
+    real: Tensor | None = None
+    low: Tensor | None = None
+    routes: Routes | None = None
+    starts: Tensor | None = None
+
+
+class MixtureEdits:
+    """Routes and corrects the passes of the models that it is attached to.
+
+    Args:
+        version: The first version.
+        embed: The token embeddings of the model.
+        stops: Ids that end an answer; an answer that is looked for in a text does not reach over one.
+        subject_layer: Where subject keys are taken; 0: the token embeddings.
+        summary: One line about method and model, for people.
+    """
+
+    def __init__(
+        self, version: Version, embed: nn.Module, stops: frozenset[int], subject_layer: int, summary: str
+    ) -> None:
+        self.version, self.embed, self.stops, self.subject_layer = version, embed, stops, subject_layer
+        self.summary = summary
+        self.identity = uuid.uuid4().hex
+        self._pass: Scoped[Pass | None] = Scoped(None)
+        self._placed: Scoped[Tensor | None] = Scoped(None)
+
+    # ---- for callers --------------------------------------------------------------------------------------------
+
+    def publish(self, version: Version, same_stream: bool = True) -> None:
+        """Answer with another version from the next pass on.
+
+        Args:
+            version: Complete; not changed afterwards.
+            same_stream: It continues the present one, so that sequences in flight keep their routes.
+        """
+        self.version = version
+        if not same_stream:
+            self.identity = uuid.uuid4().hex
+
+    def to(self, device: torch.device) -> None:
+        """Move what has been learnt to a device; number formats stay."""
+        self.version = moved(self.version, device)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Passes of this thread or task are the base model's inside the block."""
+        with self._pass.holding(Pass(self.version, fixed=True)):
+            yield
+
+    @contextmanager
+    def imposing(self, plan: Plan, groups: Groups) -> Iterator[None]:
+        """Passes of this thread use the given plan and low-rank maps inside the block (training)."""
+        version = replace(self.version, groups=groups)
+        with self._pass.holding(Pass(version, plan=plan, fixed=True)):
+            yield
+
+    @contextmanager
+    def placed(self, columns: Tensor) -> Iterator[None]:
+        """The prompts of the passes inside the block end at the given columns, (B,), cached tokens included."""
+        with self._placed.holding(columns):
+            yield
+
+    @contextmanager
+    def probing(self, kwargs: dict[str, Any]) -> Iterator[Pass]:
+        """A pass with these arguments, for reading its routes after the part of a model up to the tap has run."""
+        run = self.begin(dict(kwargs))
+        with self._pass.holding(run):
+            yield run
+
+    @property
+    def count(self) -> int:
+        """See `Edits.count`."""
+        return self.version.count
+
+    def running(self) -> bool:
+        """See `Edits.running`."""
+        return self._pass.get() is not None
+
+    def request(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """See `Edits.request`: a cache that other models filled tells nothing of its tokens, so they are read again."""
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, Cache) or not int(cache.get_seq_length()):
+            return kwargs
+        record = record_of(cache, self.identity)
+        if record is not None and record.columns == int(cache.get_seq_length()):
+            return kwargs
+        tokens = next((t for n in ("inputs", "input_ids", "inputs_embeds") if (t := kwargs.get(n)) is not None), None)
+        mask = kwargs.get("attention_mask")
+        if tokens is None or (mask is not None and mask.shape[1] != tokens.shape[1]):
+            return kwargs
+        if tokens.shape[1] > int(cache.get_seq_length()):
+            cache.reset()  # type: ignore[no-untyped-call]
+        return kwargs
+
+    def batching(self, config: Any) -> None:
+        """See `Edits.batching`: blocks are not shared, since what was corrected belongs to one request."""
+        config.allow_block_sharing = False
+
+    def merged(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """See `Edits.merged`.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(
+            "an edited model of this method cannot be saved as a model directory: its edits act on the inputs they "
+            "are about and leave others alone, which no weights can do. Save the adapter (editor.save(DIR), "
+            "elder.load_edited(DIR)); a weight editor such as memit can be merged (elder export)"
+        )
+
+    def forward(self, call: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """Run the forward of the model, with the edits active."""
+        held = self._pass.get()
+        if held is not None and held.fixed:
+            return call(**{name: value for name, value in kwargs.items() if name not in NAMES})
+        run = self.begin(kwargs)
+        with self._pass.holding(run):
+            output = call(**run.kwargs)
+        return self.finish(run, output)
+
+    # ---- a pass -------------------------------------------------------------------------------------------------
+
+    def begin(self, kwargs: dict[str, Any]) -> Pass:
+        """What a pass with these arguments is about, as far as that is known before it runs.
+
+        Raises:
+            ValueError: There are no tokens, or ends of prompts for another number of rows.
+        """
+        tokens, version = _tokens(kwargs), self.version
+        batch, length = tokens.shape[:2]
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
+        record = record_of(cache, self.identity) if past else None
+        if record is not None and (record.columns != past or len(record) != batch):
+            record = None
+        said = said_ends(kwargs, self._placed.get(), batch, past, length)
+        run = Pass(version, kwargs, tokens, record=record, past=past, open=said is None)
+        run.real = _real(kwargs.get("attention_mask"), said, past, length)
+        if record is not None and record.settled and (length == 1 if said is None else said.furthest < past):
+            run.routes, run.starts = record.routes, record.starts
+            run.plan = record.step() if length == 1 else plan_of(record.routes, _spans(batch, length), batch * length)
+            return run
+        return self._decide_later(run, said)
+
+    def finish(self, run: Pass, output: Any) -> Any:
+        """Note in the cache of an output what has been decided; returns the output."""
+        cache = _cache_in(output)
+        if cache is not None and run.tokens is not None:
+            self._note(run, cache)
+        if run.again:
+            assert run.tokens is not None
+            return trimmed(output, run.again, run.tokens.shape[1])
+        return output
+
+    # ---- what the hooks ask and tell (`elder.mixture.attach.Steering`) --------------------------------------------
+
+    def planned(self) -> tuple[Plan, Sequence[Sequence[nn.Module]]] | None:
+        """See `Steering.planned`."""
+        run = self._pass.get()
+        return None if run is None or run.plan is None else (run.plan, run.version.groups)
+
+    def seen_low(self, states: Tensor) -> None:
+        """See `Steering.seen_low`."""
+        run = self._pass.get()
+        if run is not None and not run.fixed and run.version.deferral.reads_subject:
+            run.low = states.detach()
+
+    def tapped(self, states: Tensor) -> None:
+        """See `Steering.tapped`."""
+        run = self._pass.get()
+        if run is not None and run.due:
+            run.due = False
+            self._decide(run, states)
+
+    # ---- parts --------------------------------------------------------------------------------------------------
+
+    def _ends(self, run: Pass, said: PromptEnds | None) -> Tensor:
+        """(B,) column of the last prompt token of each row."""
+        assert run.tokens is not None
+        batch, length = run.tokens.shape[:2]
+        device = run.tokens.device
+        if said is not None:
+            return said.columns.to(device)
+        if run.real is None:
+            return torch.full((batch,), run.past + length - 1, device=device)
+        return run.past + (torch.arange(length, device=device) * run.real).amax(dim=1)
+
+    def _decide_later(self, run: Pass, said: PromptEnds | None) -> Pass:
+        """Prepare a pass in which rows may have to be routed; reads tokens again where that is needed."""
+        assert run.tokens is not None
+        ends = self._ends(run, said)
+        batch, length = run.tokens.shape[:2]
+        layers, experts = run.version.shape
+        device = run.tokens.device
+        record = run.record
+        decided = torch.zeros(batch, dtype=torch.bool, device=device) if record is None else record.ends >= 0
+        routes = Routes.none(batch, layers, experts, device) if record is None else record.routes
+        deciding = (ends < run.past + length) & ((ends >= run.past) | ~decided)
+        if record is not None and bool(deciding.any()):
+            begin = 0 if run.version.deferral.whole else record.edited_from()
+            if begin < run.past:
+                return self._decide_later(self._again(run, record, begin, said), said)
+        waiting = ends >= run.past + length
+        if bool(waiting.any()):
+            nowhere = Routes.none(batch, layers, experts, device)
+            rows = waiting.nonzero()[:, 0]
+            routes = routes.put(rows, nowhere.at(rows))
+        run.routes = routes
+        run.starts = torch.zeros(batch, dtype=torch.long, device=device) if record is None else record.starts
+        run.deciding = tuple(deciding.nonzero()[:, 0].tolist())
+        run.ends = (ends - run.past).clamp(min=0)
+        run.due = bool(run.deciding)
+        if run.tokens.is_floating_point() and self.subject_layer == 0:
+            run.low = run.tokens.detach()
+        if not run.due:
+            run.plan = plan_of(routes, _spans(batch, length), batch * length)
+        return run
+
+    def _again(self, run: Pass, record: CacheRecord, begin: int, said: PromptEnds | None) -> Pass:
+        """The same pass, with the cached tokens from column `begin` on read once more."""
+        kwargs, begin = rewound(run.kwargs, record, begin, self.embed)
+        fresh = Pass(run.version, kwargs, _tokens(kwargs), past=begin, again=run.past - begin + run.again)
+        fresh.open, fresh.record = run.open, record if begin else None
+        fresh.real = _real(kwargs.get("attention_mask"), said, begin, _tokens(kwargs).shape[1])
+        return fresh
+
+    def _decide(self, run: Pass, states: Tensor) -> None:
+        """Route the rows that are due, from the tap's input (B, T, Q)."""
+        assert run.tokens is not None
+        assert run.ends is not None
+        assert run.routes is not None
+        assert run.starts is not None
+        batch, length = run.tokens.shape[:2]
+        deferral, device = run.version.deferral, states.device
+        rows = torch.tensor(run.deciding, device=device)
+        ends = run.ends.to(device)[rows]
+        found = Routes.none(len(rows), *run.version.shape, device)
+        if len(deferral):
+            found = deferral.decide(self._prompts(run, states, rows, ends))
+            if run.open and deferral.answer_tokens and length > 1:
+                found, ends = self._look_back(run, states, rows, ends, found)
+        run.routes = run.routes.put(rows, found)
+        local = torch.zeros_like(ends) if deferral.whole else ends
+        starts = torch.zeros(batch, dtype=torch.long, device=device).index_copy(0, rows, local)
+        spans = [Span(b * length, length, start) for b, start in enumerate(starts.tolist())]
+        run.plan = plan_of(run.routes, spans, batch * length)
+        run.starts = run.starts.index_copy(0, rows, local + run.past)
+        run.ends = run.ends.to(device).index_copy(0, rows, ends)
+
+    def _prompts(self, run: Pass, states: Tensor, rows: Tensor, ends: Tensor) -> Prompts:
+        """The prompts of some rows, (K,), when they end at the new tokens `ends`, (K,)."""
+        last = states[rows, ends]
+        length = states.shape[1]
+        real = torch.arange(length, device=states.device)[None] <= ends[:, None]
+        real = real if run.real is None else real & run.real.to(states.device)[rows]
+        if not run.version.deferral.reads_subject:
+            return Prompts(last, None, real)
+        assert run.low is not None
+        low = run.low if len(rows) == len(run.low) else run.low[rows]
+        if run.past and run.record is not None:
+            before = run.record.content(0)
+            if before.low is not None:
+                low = torch.cat([before.low[rows], low], dim=1)
+                real = torch.cat([before.mask()[rows], real], dim=1)
+        return Prompts(last, low, real)
+
+    def _look_back(self, run: Pass, states: Tensor, rows: Tensor, ends: Tensor, found: Routes) -> tuple[Routes, Tensor]:
+        """Rows of a text of unknown parts may hold a prompt and its answer: look for the end of the prompt.
+
+        Looked at are the tokens before the last one, as far back as answers are long and without going over the end of
+        a line or of a sequence. The best match counts; one before the last token only if it is far better than that.
+        """
+        assert run.tokens is not None
+        deferral = run.version.deferral
+        far = 1 - found.score[:, 1]
+        best = torch.where(found.inside, FAR_BETTER * far, torch.inf)
+        left = deferral.named(self._prompts(run, states, rows, ends)).nonzero()[:, 0]
+        last = ends
+        for back in range(1, deferral.answer_tokens + 1):
+            places = last[left] - back
+            left = left[(places >= 0) & ~self._stopped(run.tokens, rows[left], places + 1)]
+            if not len(left):
+                break
+            places = last[left] - back
+            routes = deferral.decide(self._prompts(run, states, rows[left], places))
+            better = (routes.inside & (1 - routes.score[:, 1] < best[left])).nonzero()[:, 0]
+            found = found.put(left[better], routes.at(better))
+            ends = ends.index_copy(0, left[better], places[better])
+            best = best.index_copy(0, left[better], 1 - routes.score[better, 1])
+        return found, ends
+
+    def _stopped(self, tokens: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """(K,) bool: whether the token of a row at a place ends an answer."""
+        if tokens.is_floating_point() or not self.stops:
+            return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        here = tokens[rows.to(tokens.device), places.clamp(min=0).to(tokens.device)].tolist()
+        return torch.tensor([token in self.stops for token in here], dtype=torch.bool, device=rows.device)
+
+    def _note(self, run: Pass, cache: Cache) -> None:
+        assert run.tokens is not None
+        assert run.routes is not None
+        assert run.starts is not None
+        record = run.record
+        if record is None:
+            record = CacheRecord(self.identity, run.routes, run.tokens.device)
+        tokens = run.tokens.detach()
+        if tokens.is_floating_point() and not record.embedded:
+            record.embed(self.embed)
+        elif record.embedded and not tokens.is_floating_point():
+            tokens = self.embed(tokens).detach()
+        real = None if run.real is None else run.real.clone()
+        record.extend(tokens, real, _positions(run.kwargs, tokens.shape[1]), run.low)
+        if run.deciding or run.record is None:
+            ends = record.ends.clone()
+            if run.deciding:
+                assert run.ends is not None
+                rows = torch.tensor(run.deciding, device=ends.device)
+                ends[rows] = run.ends.to(ends.device)[rows] + run.past
+            record.route(run.routes, run.starts, ends)
+        attach_record(cache, record)
+
+
+def _tokens(kwargs: dict[str, Any]) -> Tensor:
+    tokens = kwargs.get("input_ids")
+    tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+    if tokens is None:
+        raise ValueError("the edited model needs input_ids or inputs_embeds")
+    return tokens  # type: ignore[no-any-return]
+
+
+def _real(mask: Any, said: PromptEnds | None, past: int, length: int) -> Tensor | None:
+    """(B, T) bool of the new tokens, from a mask that counts cached tokens too; None: all are real."""
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        return mask[:, -length:].bool()
+    if mask is None or said is None or said.mask is None:
+        return None
+    known = said.mask[:, past : past + length].bool()  # the prompt; what comes after it was generated
+    return torch.nn.functional.pad(known, (0, length - known.shape[1]), value=True)
+
+
+def _positions(kwargs: dict[str, Any], length: int) -> Tensor | None:
+    positions = kwargs.get("position_ids")
+    return positions if isinstance(positions, Tensor) and positions.shape[-1] == length else None
+
+
+def _spans(batch: int, length: int) -> list[Span]:
+    return [Span(row * length, length, 0) for row in range(batch)]
+
+
+def _cache_in(output: Any) -> Cache | None:
+    """The cache that a model returns, if it returns one."""
+    found = getattr(output, "past_key_values", None)
+    if found is None and isinstance(output, tuple):
+        found = next((part for part in output if isinstance(part, Cache)), None)
+    return found if isinstance(found, Cache) else None

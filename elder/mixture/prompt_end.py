@@ -1,0 +1,95 @@
+"""Where the prompt of each row ends, as the caller of a model says it.
+
+Columns are counted from the beginning of the sequence, cached tokens and padding included. Knows nothing of routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # labels that no loss is computed for
+NAMES = ("prompt_mask", "prompt_length")  # what an edited model takes besides the arguments of its base
+
+
+@dataclass(frozen=True)
+class PromptEnds:
+    """The last prompt token of each row.
+
+    Attributes:
+        columns: (B,) long.
+        furthest: No column is higher than this; known without asking the device.
+        mask: (B, W) the real tokens of the prompt, if the caller told them.
+    """
+
+    columns: Tensor
+    furthest: int
+    mask: Tensor | None = None
+
+
+def said_ends(kwargs: dict[str, Any], placed: Tensor | None, batch: int, past: int, length: int) -> PromptEnds | None:
+    """What a caller says about where the prompts of a pass end; None when nothing is said.
+
+    In this order: `prompt_mask`, (B, W) ones for the real tokens of the prompt; `prompt_length`, the number of its real
+    tokens, one number or one for each row; positions that were set around the call; `labels`, whose first wanted token
+    comes right after the prompt. `prompt_mask` and `prompt_length` are taken out of `kwargs`.
+
+    Args:
+        kwargs: The arguments of the pass.
+        placed: (B,) columns that were set around the call (`Editor.routed_at`).
+        batch: Rows of the pass (B).
+        past: Cached tokens of each row.
+        length: New tokens of each row.
+
+    Raises:
+        ValueError: As many numbers as rows are needed.
+    """
+    mask, count = (kwargs.pop(name, None) for name in NAMES)
+    if mask is not None:
+        _check(len(mask), batch, "prompt_mask", "rows")
+        return PromptEnds(_last(mask), mask.shape[1] - 1, mask)
+    if count is not None:
+        return _counted(count, kwargs.get("attention_mask"), batch, past + length)
+    if placed is not None:
+        _check(len(placed), batch, "routed_at()", "positions")
+        return PromptEnds(placed, int(placed.max()))
+    labels = kwargs.get("labels")
+    if isinstance(labels, Tensor) and labels.dim() == 2 and labels.shape == (batch, length):
+        return _labelled(labels, past)
+    return None
+
+
+def _counted(count: int | Sequence[int] | Tensor, mask: Any, batch: int, width: int) -> PromptEnds:
+    counts = torch.as_tensor(count)
+    counts = counts.expand(batch) if counts.dim() == 0 else counts
+    _check(len(counts), batch, "prompt_length", "numbers")
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == width:
+        columns = (mask.bool().cumsum(1) < counts.to(mask.device)[:, None]).sum(1)
+    else:
+        columns = counts - 1
+    columns = columns.clamp(min=0)
+    return PromptEnds(columns, int(columns.max()))
+
+
+def _labelled(labels: Tensor, past: int) -> PromptEnds | None:
+    """Labels that begin after the first token of every row; those of a whole text say nothing of a prompt."""
+    wanted = labels != IGNORED
+    first = torch.where(wanted.any(1), wanted.int().argmax(1), labels.shape[1])
+    if int(first.min()) < 1:
+        return None
+    columns = first + past - 1
+    return PromptEnds(columns, int(columns.max()))
+
+
+def _last(mask: Tensor) -> Tensor:
+    """(B, W) -> (B,): the last column that is set."""
+    return (torch.arange(mask.shape[1], device=mask.device) * mask.bool()).amax(dim=1)
+
+
+def _check(found: int, batch: int, name: str, what: str) -> None:
+    if found != batch:
+        raise ValueError(f"{name} was given {found} {what} for a batch of {batch} rows")
