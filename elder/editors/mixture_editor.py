@@ -32,9 +32,10 @@ from elder.editors.options import ElderOptions
 from elder.errors import ModelError
 from elder.mixture.attach import Low, attach_mixtures, attach_tap, listen_low
 from elder.mixture.deferral import Deferral
-from elder.mixture.edits import Groups, MixtureEdits, Version
+from elder.mixture.edits import MixtureEdits
 from elder.mixture.lora import LowRankMixture, initial_bound
 from elder.mixture.partial import PartialForward
+from elder.mixture.pass_info import Groups, Version
 from elder.mixture.route import Plan, Routes
 from elder.mixture.shortcuts import FirstBlock, LastBlock
 from elder.mixture.suffix import SuffixTrainer
