@@ -27,7 +27,7 @@ from elder.mixture.pass_info import Groups, Pass, Version
 from elder.mixture.prompt_end import NAMES, PromptEnds, said_ends
 from elder.mixture.rewind import rewound, trimmed
 from elder.mixture.route import Plan, Routes, Span, plan_of
-from elder.scoped import Scoped
+from elder.scoped import Scoped, eager
 
 FAR_BETTER = 0.5  # share of the distance to a stored key that an earlier end of the prompt may have
 
@@ -158,6 +158,7 @@ class MixtureEdits:
 
     # ---- a pass -------------------------------------------------------------------------------------------------
 
+    @eager
     def begin(self, kwargs: dict[str, Any]) -> Pass:
         """What a pass with these arguments is about, as far as that is known before it runs.
 
@@ -183,6 +184,7 @@ class MixtureEdits:
             return run
         return self._decide_later(run, said)
 
+    @eager
     def finish(self, run: Pass, output: Any) -> Any:
         """Note in the cache of an output what has been decided; returns the output."""
         if run.line is not None:
