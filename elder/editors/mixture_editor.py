@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from elder.edit import Edit
 from elder.edited.model import make_edited
+from elder.editors.asking import Asking
 from elder.editors.base import (
     Base,
     EditOutcome,
@@ -43,7 +44,7 @@ from elder.models import Anatomy, anatomy, clone_sharing_weights, dimensions
 from elder.tokens import pad_id, stop_ids
 
 
-class MixtureEditor:
+class MixtureEditor(Asking):
     """A mixture of low-rank maps in some blocks of a decoder, routed once a sequence.
 
     Args:
@@ -54,6 +55,7 @@ class MixtureEditor:
     method: str
     growing: tuple[str, ...] = ("cursor",)  # entries that grow with the stream, see `check_state`
     texts: tuple[str, ...] = ("cursor",)
+    edits: MixtureEdits
 
     def __init__(self, base: Base, options: ElderOptions) -> None:
         self.base, self.options = base, options

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elder.edited.model import make_edited
+from elder.editors.asking import Asking
 from elder.editors.base import Base, unpack_json, weights_digest
 from elder.editors.deltas import Deltas, Key
 from elder.editors.fit import check_state, refuse
@@ -24,7 +25,7 @@ from elder.errors import SolverError
 GROWING = ("cursor", "delta.", "memory.", "statistics.")  # entries of a state that grow with the stream
 
 
-class WrittenEditor(Generic[Key]):
+class WrittenEditor(Asking, Generic[Key]):
     """A base model with changes at some of its maps.
 
     Attributes:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from elder.device import run_eagerly
 from elder.errors import ModelError
 from elder.mixture.cached import CacheRecord, attach_record, record_of
 from elder.mixture.deferral import Prompts
@@ -127,11 +128,8 @@ class MixtureEdits:
         neither graphs nor compiled steps would run again; requests are recognised by slots, not by tables of blocks.
         """
         config.allow_block_sharing = False
-        config.use_async_batching = False
-        config.use_cuda_graph = False
-        config.default_compile_level = 0
-        config.varlen_compile_config = config.decode_compile_config = None
         config.max_blocks_per_request = 0
+        run_eagerly(config)
         config.cpu_offload_space = 0.0
 
     def merged(self, model: nn.Module) -> Mapping[str, Tensor]:
