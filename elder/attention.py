@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from transformers import DynamicCache, PreTrainedModel
@@ -53,12 +54,15 @@ def whole_attention_of(model: PreTrainedModel) -> Attention:
     """The same for who runs some blocks without the others.
 
     Raises:
-        ModelError: Layers share keys and values.
+        ModelError: Layers share keys and values, or the model (like Mamba) has another kind of cache.
     """
     found = attention_of(model)
-    if found.shares:
+    why = "some of its layers use the keys and values of others" if found.shares else ""
+    if "past_key_values" not in signature(model.forward).parameters:
+        why = "it keeps no cache of keys and values"
+    if why:
         raise ModelError(
-            f"{type(model).__name__}: some of its layers use the keys and values of others, so that its blocks cannot "
-            "be run apart, as this method does; ultraedit, mend and malmen can edit it"
+            f"{type(model).__name__}: {why}, so that its blocks cannot be run apart, as this method does; ultraedit, "
+            "mend and malmen can edit it"
         )
     return found

@@ -18,7 +18,8 @@ from elder.runtime import Runtime, merge_shares, rounds, share
 from elder.targets.requests import Row
 from elder.tokens import pad_left
 
-BENT = 0.05  # part of a response that may go another way than the push, and be rounding (bfloat16)
+BENT = 0.05  # part of a response that may go another way than the push and be rounding (bfloat16)
+FAR = 16.0  # the longer of two pushes, in units of the shorter
 ONE = 0.01  # a share so near 1 is 1
 
 
@@ -85,15 +86,21 @@ class Observer:
         """
         before = self.look([row], layer).hidden
         push = before.flip(1)  # as long as the stream itself, so that rounding hides nothing
-        self._push = layer, push
-        try:
-            moved = self.look([row], layer).hidden - before
-        finally:
-            self._push = None
+        moved = self._moved(row, layer, push, before)
         share = float((moved * push).sum() / push.square().sum())
-        if float((moved - share * push).norm()) > BENT * float(moved.norm()):
+        far = self._moved(row, layer, FAR * push, before)  # a norm lets nothing grow
+        straight = (moved - share * push).norm() <= BENT * moved.norm()
+        if not straight or not (far - FAR * moved).norm() <= BENT * far.norm():
             return None
         return 1.0 if abs(share - 1) < ONE else share
+
+    def _moved(self, row: Row, layer: int, push: Tensor, before: Tensor) -> Tensor:
+        """(1, D) how far the block's output moves when `push` (1, D) is added to its map's."""
+        self._push = layer, push
+        try:
+            return self.look([row], layer).hidden - before
+        finally:
+            self._push = None
 
     def _pass(self, rows: Sequence[Row], last: int) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
         ids, mask, positions = pad_left([row.ids for row in rows], self.pad, self.runtime.device)
