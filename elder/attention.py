@@ -12,7 +12,7 @@ from inspect import signature
 from typing import Any
 
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from elder.errors import ModelError
 
@@ -27,7 +27,7 @@ class Attention:
             masks say. Not so for convolutions, recurrences and indexed keys.
         reach: Tokens of the narrowest window or chunk; in texts no longer than this every token sees all before it.
             None: there is no window.
-        shares: Some layers use keys and values of others, so that blocks cannot be run apart.
+        shares: Some layers use keys and values of others.
     """
 
     remembers: bool
@@ -47,22 +47,19 @@ def attention_of(model: PreTrainedModel) -> Attention:
     layers: list[Any] = DynamicCache(config=model.config).layers  # type: ignore[no-untyped-call]
     windows = [int(layer.sliding_window) for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-    return Attention(plain, min(windows, default=None), any(isinstance(layer, DummyLayer) for layer in layers))
+    modes = getattr(model.config.get_text_config(decoder=True), "kv_sharing_modes", None) or ()
+    return Attention(plain, min(windows, default=None), "reuse" in modes)
 
 
 def whole_attention_of(model: PreTrainedModel) -> Attention:
     """The same for who runs some blocks without the others.
 
     Raises:
-        ModelError: Layers share keys and values, or the model (like Mamba) has another kind of cache.
+        ModelError: The model (like Mamba) has another kind of cache.
     """
-    found = attention_of(model)
-    why = "some of its layers use the keys and values of others" if found.shares else ""
     if "past_key_values" not in signature(model.forward).parameters:
-        why = "it keeps no cache of keys and values"
-    if why:
         raise ModelError(
-            f"{type(model).__name__}: {why}, so that its blocks cannot be run apart, as this method does; ultraedit, "
-            "mend and malmen can edit it"
+            f"{type(model).__name__} keeps no cache of keys and values, so that its blocks cannot be run apart, as "
+            "this method does; ultraedit, mend and malmen can edit it"
         )
-    return found
+    return attention_of(model)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from elder.attention import attention_of
 from elder.device import pick_device, pick_dtype
 from elder.editors.base import Base
 from elder.errors import ModelError
@@ -83,8 +84,8 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     """Find the blocks and MLP maps of a decoder.
 
     Raises:
-        ModelError: The model has no list of equal blocks, its MLPs are mixtures of experts, or its blocks have no MLP
-            of the expected shape.
+        ModelError: The model has no list of equal blocks, its blocks share keys and values, its MLPs are mixtures of
+            experts or not of the expected shape.
     """
     config = model.config.get_text_config()
     depth, width = config.num_hidden_layers, config.hidden_size
@@ -96,6 +97,12 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     ]
     if not lists:
         raise ModelError(f"{type(model).__name__} has no list of {depth} equal blocks; it cannot be edited by layers")
+    if attention_of(model).shares:
+        raise ModelError(
+            f"{type(model).__name__}: some of its blocks use the keys and values of others and see other tokens than "
+            "those, so that no block can be edited for itself. Such models cannot be edited; take one without "
+            "(num_kv_shared_layers: 0)"
+        )
     blocks = lists[0]  # modules() walks from the outside in: the first is the outermost
     maps_in, maps_out = [], []
     for i, block in enumerate(blocks):

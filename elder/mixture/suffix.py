@@ -2,7 +2,8 @@
 
 What runs before the first edited map does not change while a batch is learnt, so it is cached; every step runs the
 upper blocks only, the last MLP and the vocabulary projection at answer positions only, and rows are packed, not
-padded, unless one of them is longer than a window of the model. Rows are dealt to the ranks of the runtime; gradients are summed over them. Knows nothing of routing rules.
+padded, unless one of them is longer than a window of the model. Rows are dealt to the ranks of the runtime; gradients
+are summed over them. Knows nothing of routing rules.
 """
 
 from __future__ import annotations
