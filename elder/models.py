@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from elder.attention import attention_of
 from elder.device import pick_device, pick_dtype
 from elder.editors.base import Base
 from elder.errors import ModelError
 from elder.runtime import LocalRuntime, Runtime
 
-INNER_SIZES = ("intermediate_size", "n_inner", "ffn_dim")  # how configs call the inner width of their MLPs
+INNER_SIZES = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # how configs call the MLPs' inner width
+EXPERTS = ("num_experts", "num_routed_experts")  # how a module says that it sends tokens to some of its MLPs
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 
@@ -82,7 +84,8 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     """Find the blocks and MLP maps of a decoder.
 
     Raises:
-        ModelError: The model has no list of equal blocks, or its blocks have no MLP of the expected shape.
+        ModelError: The model has no list of equal blocks, its blocks share keys and values, its MLPs are mixtures of
+            experts or not of the expected shape.
     """
     config = model.config.get_text_config()
     depth, width = config.num_hidden_layers, config.hidden_size
@@ -94,21 +97,57 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     ]
     if not lists:
         raise ModelError(f"{type(model).__name__} has no list of {depth} equal blocks; it cannot be edited by layers")
+    if attention_of(model).shares:
+        raise ModelError(
+            f"{type(model).__name__}: some of its blocks use the keys and values of others and see other tokens than "
+            "those, so that no block can be edited for itself. Such models cannot be edited; take one without "
+            "(num_kv_shared_layers: 0)"
+        )
     blocks = lists[0]  # modules() walks from the outside in: the first is the outermost
     maps_in, maps_out = [], []
     for i, block in enumerate(blocks):
         linear = [(m, dimensions(m)) for m in block.modules() if dimensions(m)]
         out = [m for m, size in linear if size == (inner, width)]
-        if len(out) != 1:
+        experts = _has_experts(block)
+        if experts or len(out) != 1:
             raise ModelError(
-                f"{type(model).__name__}, block {i}: expected one linear map {inner} -> {width}, found {len(out)}; "
-                "mixture-of-experts MLPs are not supported"
+                f"{type(model).__name__}, block {i}: expected one linear map {inner} -> {width} that every token "
+                f"passes, found {_found(experts, len(out))}"
             )
         siblings = {id(m) for parent in block.modules() if out[0] in parent.children() for m in parent.children()}
         maps_in.append(tuple(m for m, size in linear if size == (width, inner) and id(m) in siblings))
         maps_out.append(out[0])
     names = {id(module): name for name, module in model.named_modules()}
     return Anatomy(list(blocks), width, inner, tuple(maps_in), tuple(maps_out), names)
+
+
+def _has_experts(block: nn.Module) -> bool:
+    counts = (getattr(module, name, None) for module in block.modules() for name in EXPERTS)
+    return any(isinstance(count, int) and count > 1 for count in counts)
+
+
+def _found(experts: bool, maps: int) -> str:
+    if experts:
+        return (
+            "a mixture-of-experts MLP: tokens take different ways through it, so that no one map holds a fact, and a "
+            "shared expert's share differs from token to token. Such models cannot be edited; take a dense one"
+        )
+    if maps:
+        return f"{maps}: attention is as wide as the MLP, so that the MLP cannot be told. Such models cannot be edited"
+    return "0: its MLP has another shape. Such models cannot be edited"
+
+
+def check_rows(x: Tensor) -> None:
+    """Refuse to work on a map that does not see which token belongs to which row.
+
+    Raises:
+        ModelError: Its input has not the shape (rows, tokens, width).
+    """
+    if x.dim() != 3:
+        raise ModelError(
+            f"editor.target: this model (like OPT) hands its MLP tokens of shape {tuple(x.shape)} instead of "
+            "(rows, tokens, width), so that rows cannot be told apart; such models cannot be edited"
+        )
 
 
 def clone_sharing_weights(model: PreTrainedModel) -> PreTrainedModel:

@@ -28,7 +28,7 @@ from elder.editors.base import (
 from elder.editors.deltas import Deltas
 from elder.editors.weight_options import LocateOptions
 from elder.editors.written import WrittenEditor
-from elder.errors import AdapterError, SolverError
+from elder.errors import AdapterError, ModelError, SolverError
 from elder.mixture.partial import PartialForward
 from elder.models import anatomy, clone_sharing_weights, dimensions
 from elder.runtime import told_by_first
@@ -37,13 +37,13 @@ from elder.solvers.prior import Prior
 from elder.targets.contexts import SEEDS, Contexts, sample_contexts
 from elder.targets.moment_cache import MomentCache
 from elder.targets.observe import Observer, Seen
-from elder.targets.requests import check_subjects, essence_row, prompt_row, rewriting_row
+from elder.targets.requests import Row, check_subjects, essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import Windows, moment_id
 from elder.targets.supply import Progress as Reading
 from elder.targets.supply import read_windows, supply_moments
 from elder.targets.upper import UpperBlocks
 from elder.targets.values import ValueOptions, Values, find_values
-from elder.tokens import pad_id
+from elder.tokens import encode_prompt, pad_id
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class LocateEditor(WrittenEditor[int]):
         self.maps, self.width = maps, sizes[self.layers[-1]][0]
         self.deltas = Deltas(maps, sizes, device)
         self._observer = Observer(self._clone, partial, maps, base.runtime, pad)
-        self._upper = UpperBlocks(self._clone, partial, self.layers[-1], pad, device)
+        self._upper = UpperBlocks(self._clone, partial, self.layers[-1], pad, device, maps[self.layers[-1]])
         self.moments: MomentCache | None = None
         self.windows: Windows | None = None
         self.statistics: dict[int, SecondMoment] = {}
@@ -96,6 +96,7 @@ class LocateEditor(WrittenEditor[int]):
         self._priors: dict[int, Prior] = {}
         self._norms = {}
         self._contexts: Contexts | None = None  # as the state has them
+        self._shares: dict[int, float] | None = None  # block -> see `Observer.share_of`
         self._sampled: Contexts | None = None  # as they would be sampled: base and options say all about them
         self._seen = {
             "edits": 0,
@@ -146,6 +147,7 @@ class LocateEditor(WrittenEditor[int]):
         Raises:
             ConfigError: There are no edits, or no text for the statistics.
             AdapterError: The edits before were written with statistics of another text.
+            ModelError: The blocks of this model cannot be written together; nothing was written.
             DataError: An edit without a subject in its prompt, or with an empty target; nothing was written.
             SolverError: A batch has no sound solution, or would change a block too much; it was not written.
         """
@@ -176,9 +178,11 @@ class LocateEditor(WrittenEditor[int]):
 
         Raises:
             ConfigError: There is no text to take them from, or too little.
+            ModelError: The blocks of this model cannot be written together.
             AdapterError: The edits so far were written with statistics of another text.
             SolverError: Statistics that were given belong to another model.
         """
+        self._find_shares()
         if self._ids is not None or not self.options.needs_statistics:
             return ()
         self._check_given()
@@ -258,6 +262,35 @@ class LocateEditor(WrittenEditor[int]):
             self._clone, base.tokenizer, base.runtime, o.seed, starts, o.context_tokens, self._grouped()
         )
 
+    def _find_shares(self) -> None:
+        """See what blocks do to the outputs of their maps; where they bend them, values are found inside the block.
+
+        Raises:
+            ModelError: They bend them, and there are several blocks to share a residual out to.
+        """
+        if self._shares is not None:
+            return
+        ids = tuple(encode_prompt(self.base.tokenizer, "The sky"))
+        row = Row(0, ids, len(ids) - 1, (len(ids) - 1,))
+        with self.disabled():
+            found = {layer: self._observer.share_of(row, layer) for layer in self.layers}
+        if None in found.values() and len(self.layers) > 1:
+            raise ModelError(
+                f"editor.layers: {type(self.model).__name__} puts a norm between its MLPs and the residual stream, so "
+                f"that {self.method} cannot share a change out to several blocks; give it one: layers: "
+                f"[{self.layers[-1]}]"
+            )
+        self._upper.inside = None in found.values()
+        self._shares = {layer: 1.0 if share is None else share for layer, share in found.items()}
+
+    def _reached(self, seen: Seen) -> Tensor:
+        """(B, d) what values are added to: outputs of the last block, or of its map where it bends them."""
+        return seen.outputs[self.layers[-1]] if self._upper.inside else seen.hidden
+
+    def _share(self, layer: int) -> float:
+        assert self._shares is not None
+        return self._shares[layer]
+
     def _read_text(self) -> Windows:
         o, base = self.options, self.base
         positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
@@ -300,22 +333,22 @@ class LocateEditor(WrittenEditor[int]):
         how = ValueOptions(o.steps, o.lr, o.kl_factor, o.decay, o.clamp, o.stop)
         values = find_values(self._upper, rows, self._starts(now)[bare], how, self.base.runtime, o.value_batch)
         _check_found(batch, values)
-        wanted = now.hidden[bare] + values.change
+        wanted = self._reached(now)[bare] + values.change
         weights = torch.tensor(contexts.weights, device=wanted.device)
         written = []
         for number, layer in enumerate(self.layers):
             now = self._observer.look(prompts, last) if number else now
-            gap = (wanted - now.hidden[bare]) / (len(self.layers) - number)
+            gap = (wanted - self._reached(now)[bare]) / (len(self.layers) - number) / self._share(layer)
             keys = _mean_keys(now.keys[layer], count, weights)
             written.append(self._write_block(layer, keys, now.keys[layer][bare], gap))
         after = self._observer.look(prompts, last)
         self._remember({layer: _mean_keys(after.keys[layer], count, weights).T for layer in self.layers})
-        left = (wanted - after.hidden[bare]).norm(dim=1)
+        left = (wanted - self._reached(after)[bare]).norm(dim=1)
         return _outcomes(batch, values, written, left), values.curve
 
     def _starts(self, seen: Seen) -> Tensor:
         """The vectors whose length scales decay and clamp: hidden states behind the last block (MEMIT)."""
-        return seen.hidden
+        return self._reached(seen)
 
     def _write_block(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> Written:
         left, right = self._factors(layer, keys.T, bare.T, residuals.T)
