@@ -5,7 +5,9 @@ Every check is collective: each rank looks at the values that it holds, and all 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -51,7 +53,12 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if not isinstance(rows, int):
         return
-    outside = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    outside = sorted(
+        (number, token)
+        for token, number in tokenizer.get_vocab().items()
+        if number >= rows and (number in used or not _added_by_class(tokenizer, token))
+    )
     if outside:
         number, token = outside[-1]
         raise ModelError(
@@ -59,6 +66,12 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             f"its ids go up to {number} ('{token}'), the embedding has {rows} rows (0 to {rows - 1}). Give the "
             "tokenizer that belongs to the model, or enlarge it first (model.resize_token_embeddings)"
         )
+
+
+def _added_by_class(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    """Whether a token is in no file: some classes (Qwen2's) add one to every tokenizer."""
+    file = Path(tokenizer.name_or_path) / "tokenizer.json"
+    return file.is_file() and json.dumps(token, ensure_ascii=False) not in file.read_text(encoding="utf-8")
 
 
 def _check_parts(model: PreTrainedModel, expected: Expected, source: str) -> None:
