@@ -52,11 +52,6 @@ class Checkpoint:
     files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
 
-    @property
-    def safe(self) -> bool:
-        """Whether the files can be mapped into memory (safetensors)."""
-        return all(file.suffix == ".safetensors" for file in self.files)
-
 
 def read_checkpoint(place: str, source: str, revision: str | None = None, named: str | None = None) -> Checkpoint:
     """Find the weight files and read their headers.

@@ -18,7 +18,6 @@ from elder.rehearsal import Expected, named
 from elder.runtime import Runtime, together
 
 CHUNK = 2**22  # elements that are looked at in one go: tens of megabytes
-AS_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_loaded(
@@ -107,14 +106,18 @@ def _check_values(
     """Look at the values that this rank holds.
 
     Returns:
-        Parameter -> the sum of its values' bits, read as integers.
+        Parameter -> its checksum; 0 where no other rank holds the same.
 
     Raises:
         ModelError: Some are NaN or infinite.
     """
-    sums, bad = {}, {}
+    sums: dict[str, int] = {}
+    bad: dict[str, int] = {}
+    replicated = runtime.world_size > 1 and not runtime.sharded
     for name, parameter in model.named_parameters():
-        sums[name], broken = _look(runtime.local(parameter))
+        values = runtime.local(parameter)
+        sums[name] = _checksum(values) if replicated else 0
+        broken = _not_numbers(values)
         if broken:
             bad[name] = broken
     kept = {name for name in model.state_dict() if name not in sums}
@@ -126,16 +129,26 @@ def _check_values(
     return sums
 
 
-def _look(values: Tensor) -> tuple[int, int]:
-    """The sum of the bits, and how many values are no finite numbers."""
-    total = broken = 0
+def _not_numbers(values: Tensor) -> int:
+    """How many values are NaN or infinite."""
+    broken = 0
+    for chunk in _chunks(values) if values.is_floating_point() else ():
+        total = chunk.sum(dtype=torch.promote_types(chunk.dtype, torch.float32))  # one of them spoils the sum
+        if not bool(torch.isfinite(total)):
+            broken += int((~torch.isfinite(chunk)).sum())  # 0 if the sum itself was too large
+    return broken
+
+
+def _checksum(values: Tensor) -> int:
+    """The sum of the bits, read as integers, modulo 2**64: equal weights have equal sums."""
+    total = 0
     for chunk in _chunks(values):
-        total += int(chunk.view(AS_INTEGERS[chunk.element_size()]).sum(dtype=torch.int64))
-        if chunk.is_floating_point():
-            finite = torch.isfinite(chunk)
-            if not bool(finite.all()):
-                broken += int((~finite).sum())
-    return total, broken
+        size = chunk.element_size()
+        if chunk.storage_offset() * size % 8:  # as it may lie in a mapped file
+            chunk = chunk.clone()
+        whole = chunk.numel() * size % 8 == 0
+        total += int(chunk.view(torch.int64 if whole else torch.uint8).sum(dtype=torch.int64))
+    return total % 2**64
 
 
 def _chunks(values: Tensor) -> Iterator[Tensor]:

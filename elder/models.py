@@ -24,7 +24,9 @@ from elder.checkpoint import Checkpoint, read_checkpoint
 from elder.device import pick_device, pick_dtype
 from elder.editors.base import Base
 from elder.errors import ModelError
+from elder.host_memory import give_back_memory
 from elder.loaded import check_loaded, check_tokenizer
+from elder.one_copy import one_copy
 from elder.peft_adapters import CONFIG as ADAPTER_CONFIG
 from elder.peft_adapters import REMEDY, Adapter, attach, find_adapter, is_adapted, merged
 from elder.rehearsal import Expected, refuse_incomplete, rehearse
@@ -169,6 +171,7 @@ def load_base(
     base = wrap_base(model, tokenizer, source, runtime, revision)
     if runtime.world_size > 1:
         _ = base.digest  # computed by one rank for all, here where all are: later, rank 0 may save alone
+    give_back_memory()
     return base
 
 
@@ -194,21 +197,21 @@ def _load_model(place: str, source: str, revision: str | None, dtype: torch.dtyp
         ModelError: Something is missing, damaged, or not what the config says; named, on every rank.
     """
 
-    def look() -> tuple[Checkpoint, Expected | None]:
+    def look() -> tuple[Any, Checkpoint, Expected | None]:
         config = _from_pretrained(AutoConfig, place, source, revision=revision)
         named = getattr(config, "transformers_weights", None)
         checkpoint = read_checkpoint(place, source, revision, named)
         _check_generation_config(place, source)
         try:
-            return checkpoint, rehearse(config, checkpoint, dtype, source)
+            return config, checkpoint, rehearse(config, checkpoint, dtype, source)
         except (*UNLOADABLE, TypeError, AttributeError) as error:
             raise _cannot_load(source, "AutoModelForCausalLM", error) from error
 
-    checkpoint, expected = together(look, runtime)
-    with runtime.loading(dtype):
-        model, info = _from_pretrained(
-            AutoModelForCausalLM, place, source, revision=revision, dtype=dtype, output_loading_info=True
-        )
+    config, checkpoint, expected = together(look, runtime)
+    options = {"revision": revision, "dtype": dtype, "output_loading_info": True}
+    with one_copy(place, checkpoint, expected, dtype, runtime) as directory, runtime.loading(dtype):
+        model, info = _from_pretrained(AutoModelForCausalLM, directory, source, **options)
+    model.config.name_or_path, model.config._commit_hash = place, getattr(config, "_commit_hash", None)
     together(lambda: refuse_incomplete(model, info, checkpoint.tensors, source), runtime)
     check_loaded(model, expected, runtime, source, dtype)
     return model  # type: ignore[no-any-return]

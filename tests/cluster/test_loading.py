@@ -117,8 +117,21 @@ def _on_rank(directory: Path, places: dict[str, str], sharding: str) -> dict[str
     }
     found |= {name: _refusal(places[name], runtime) for name in BAD}
     found["untied"] = _as_transformers_loads(places["apart-tied"], runtime)
+    found["mapped"] = [_mapped(places["whole"], dtype, runtime) for dtype in ("float32", "bfloat16")]
     found["trials"] = _trials(directory, places["whole"], runtime)
     return found
+
+
+def _mapped(source: str, dtype: str, runtime: Any) -> set[str]:
+    """The files whose pages the weights of a rank are, by where these lie in its memory."""
+    base = load_base(source, dtype=dtype, runtime=runtime)
+    spans = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, inode, *path = line.split(maxsplit=5)
+        begin, end = (int(part, 16) for part in span.split("-"))
+        spans.append((begin, end, path[0] if inode != "0" else ""))
+    places = [p.data_ptr() for p in base.model.parameters()]
+    return {path for place in places for begin, end, path in spans if begin <= place < end}
 
 
 def _trials(directory: Path, source: str, runtime: Any) -> list[tuple[str, str]]:
@@ -178,6 +191,21 @@ def test_what_is_refused_is_refused_by_all_ranks_in_the_same_words(
     alone = _refusal(places[name], LocalRuntime())
     assert message in alone
     assert [rank[name] for rank in ranks] == [alone, alone]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux where a process's memory comes from")
+def test_ranks_of_one_machine_share_the_pages_of_the_weights(
+    ranks: list[dict[str, Any]], request: pytest.FixtureRequest, places: dict[str, str]
+) -> None:
+    """As they lie in the files, or converted by one rank for all, in files that are gone behind the load."""
+    if request.node.callspec.params["ranks"] == "zero3":
+        assert [rank["mapped"] for rank in ranks] == [[set(), set()]] * 2  # each holds its own half
+        return
+    plain, converted = ranks[0]["mapped"]
+    assert ranks[1]["mapped"] == [plain, converted]
+    assert {str(Path(path).parent) for path in plain} == {places["whole"]}
+    assert len(converted) == len(plain)
+    assert all("elder-weights-" in path and path.endswith("(deleted)") for path in converted)
 
 
 def test_trials_of_other_number_formats_get_bases_of_their_own(
