@@ -30,8 +30,11 @@ class Runtime(Protocol):
     device: torch.device
     sharded: bool  # True when base weights are partitioned, so that every forward is collective
 
-    def loading(self) -> AbstractContextManager[Any]:
-        """Context in which `from_pretrained` may shard the base model while it is read."""
+    def loading(self, dtype: torch.dtype | None = None) -> AbstractContextManager[Any]:
+        """Context in which `from_pretrained` may shard the base model while it is read, in this number format."""
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """The values of a base parameter that this rank holds: all of them, or its shard, flat and without padding."""
 
     def prepare(self, model: nn.Module) -> None:
         """Make a model that was built or loaded under `loading()` ready to run, in place."""
@@ -62,9 +65,13 @@ class LocalRuntime:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
-    def loading(self) -> AbstractContextManager[Any]:
+    def loading(self, dtype: torch.dtype | None = None) -> AbstractContextManager[Any]:
         """Nothing to arrange."""
         return nullcontext()
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """All of it."""
+        return parameter.detach()
 
     def prepare(self, model: nn.Module) -> None:
         """Nothing to arrange: the model is whole and on its device."""
@@ -129,6 +136,28 @@ def told_by_first(call: Callable[[], T], runtime: Runtime) -> T:
             failed = error
     if runtime.world_size > 1:
         found, failed = runtime.gather_objects((found, failed))[0]
+    if failed is not None:
+        raise failed
+    return found  # type: ignore[return-value]
+
+
+def together(call: Callable[[], T], runtime: Runtime) -> T:
+    """What `call` gives on this rank, if it succeeds on all of them. Collective; `call` itself must not be.
+
+    For what every rank does by itself, such as looking into its own files: nobody goes on, and waits in the next
+    collective, while another one has found a reason to stop.
+
+    Raises:
+        ElderError: Of the first rank that met one, on every rank.
+    """
+    found: T | None = None
+    failed: ElderError | None = None
+    try:
+        found = call()
+    except ElderError as error:
+        failed = error
+    if runtime.world_size > 1:
+        failed = next((error for error in runtime.gather_objects(failed) if error is not None), None)
     if failed is not None:
         raise failed
     return found  # type: ignore[return-value]

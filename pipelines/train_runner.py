@@ -29,7 +29,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
-from elder.device import backend_for, pick_device, pick_dtype
+from elder.device import backend_for, pick_device
 from elder.errors import ConfigError, ElderError, UnreachableError
 from pipelines.config import ClusterConfig
 from pipelines.job import Job, Report, WorkersFailed
@@ -368,7 +368,7 @@ def make_runtime(job: Job, rank: int, size: int) -> Any:
     if job.sharding == "zero3":
         from pipelines.engine import DeepSpeedRuntime
 
-        return DeepSpeedRuntime(device, pick_dtype(model.dtype), WHOLE_BELOW)
+        return DeepSpeedRuntime(device, persistence_threshold=WHOLE_BELOW)
     if size == 1:
         return LocalRuntime(device)
     from pipelines.engine import DataParallelRuntime
