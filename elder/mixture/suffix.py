@@ -22,7 +22,7 @@ from elder.mixture.partial import PartialForward
 from elder.mixture.route import Route, RoutingClock
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
 from elder.mixture.shortcuts import FirstBlock, LastBlock, Memo
-from elder.runtime import Runtime, rounds, share
+from elder.runtime import Runtime, keep_alike, rounds, share
 
 CHECK_EVERY = 10  # steps between two questions whether a batch is learnt
 
@@ -203,6 +203,7 @@ def descend(
             break
     for parameter in parameters:
         parameter.grad = None
+    keep_alike(parameters, runtime)  # Adam's steps are each rank's own, rounded as its processor does
     return torch.cat(losses).tolist() if losses else []
 
 
