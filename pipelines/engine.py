@@ -174,8 +174,30 @@ class DeepSpeedRuntime(DataParallelRuntime):
             yield
 
     def generate(self, model: nn.Module, **kwargs: Any) -> Tensor:
-        """`model.generate`; a rank that has finished goes on with dummy steps until all have."""
-        return model.generate(**kwargs, synced_gpus=self.world_size > 1)  # type: ignore[operator,no-any-return]
+        """`model.generate`; a rank that has finished runs single tokens until all have.
+
+        transformers' own way (`synced_gpus`) goes on counting a finished row's positions, past the end of the context
+        where the prompt nearly fills it: an index error on models whose positions are a table.
+        """
+
+        def step(*_: Any) -> None:
+            self._any_runs(True)
+
+        handle = model.register_forward_pre_hook(step, prepend=True)  # before DeepSpeed's, which gather
+        try:
+            found: Tensor = model.generate(**kwargs, synced_gpus=False)  # type: ignore[operator]
+        finally:
+            handle.remove()
+        with torch.no_grad():
+            while self._any_runs(False):
+                model(input_ids=kwargs["input_ids"][:1, :1], use_cache=False)
+        return found
+
+    def _any_runs(self, mine: bool) -> bool:
+        """Whether any rank has a forward to run. Collective."""
+        running = torch.tensor([float(mine)], device=self.device)
+        dist.all_reduce(running)
+        return bool(running)
 
 
 def zero3_config(dtype: torch.dtype, persistence_threshold: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from elder.editors.written import WrittenEditor
 from elder.errors import AdapterError, ModelError, SolverError
 from elder.mixture.partial import PartialForward
 from elder.models import anatomy, clone_sharing_weights, dimensions
-from elder.runtime import told_by_first
+from elder.runtime import tensors_by_first, told_by_first
 from elder.solvers.moments import SecondMoment
 from elder.solvers.prior import Prior
 from elder.targets.contexts import SEEDS, Contexts, sample_contexts
@@ -118,8 +118,14 @@ class LocateEditor(WrittenEditor[int]):
         return tuple(range(first, max(last, first) + 1))
 
     def _update(self, layer: int, keys: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors (d, n) and (n, m) of the update of a block, from keys (m, n) and residuals (d, n)."""
+        """Factors (d, n) and (n, m) of the update of a block, from keys (m, n) and residuals (d, n).
+
+        Asked on rank 0 only, so what it needs of earlier batches must come from `_solved` and `_remember`.
+        """
         raise NotImplementedError
+
+    def _solved(self, layer: int, keys: Tensor) -> None:
+        """Take note, on every rank, of the keys (m, n) that a block's update was solved for."""
 
     def _remember(self, keys: Mapping[int, Tensor]) -> None:
         """Take note of a batch's keys, block -> (m, n), as they are after it was written."""
@@ -336,13 +342,17 @@ class LocateEditor(WrittenEditor[int]):
         wanted = self._reached(now)[bare] + values.change
         weights = torch.tensor(contexts.weights, device=wanted.device)
         written = []
+        self._weigh()
         for number, layer in enumerate(self.layers):
             now = self._observer.look(prompts, last) if number else now
             gap = (wanted - self._reached(now)[bare]) / (len(self.layers) - number) / self._share(layer)
-            keys = _mean_keys(now.keys[layer], count, weights)
-            written.append(self._write_block(layer, keys, now.keys[layer][bare], gap))
+            written.append(self._write_block(layer, now.keys[layer].view(count, len(texts), -1), weights, gap))
         after = self._observer.look(prompts, last)
-        self._remember({layer: _mean_keys(after.keys[layer], count, weights).T for layer in self.layers})
+        kept = tensors_by_first(
+            lambda: [_mean_keys(after.keys[layer].view(count, len(texts), -1), weights) for layer in self.layers],
+            self.base.runtime,
+        )
+        self._remember({layer: keys.T for layer, keys in zip(self.layers, kept, strict=True)})
         left = (wanted - self._reached(after)[bare]).norm(dim=1)
         return _outcomes(batch, values, written, left), values.curve
 
@@ -350,14 +360,38 @@ class LocateEditor(WrittenEditor[int]):
         """The vectors whose length scales decay and clamp: hidden states behind the last block (MEMIT)."""
         return self._reached(seen)
 
-    def _write_block(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> Written:
-        left, right = self._factors(layer, keys.T, bare.T, residuals.T)
+    def _write_block(self, layer: int, keys: Tensor, weights: Tensor, residuals: Tensor) -> Written:
+        """Write residuals (n, d) at keys (n, T, m) of T texts. Rank 0 solves for all; see `tensors_by_first`."""
+        runtime = self.base.runtime
+        mean, left, right, asked, missed, size, *leverage = tensors_by_first(
+            lambda: self._solve(layer, keys, weights, residuals), runtime
+        )
+        self._solved(layer, mean.T)
+        self.deltas.of[layer].add(left, right)
+        return Written(asked.cpu(), missed.cpu(), float(size), leverage[0].cpu() if leverage else None)
+
+    def _solve(self, layer: int, keys: Tensor, weights: Tensor, residuals: Tensor) -> list[Tensor]:
+        """Mean keys (n, m), the factors of the update, and the fields of `Written` in order. Not collective.
+
+        Raises:
+            SolverError: There is no sound update, or it is too large.
+        """
+        mean, bare = _mean_keys(keys, weights), keys[:, 0]  # the bare prompt is the first text
+        left, right = self._factors(layer, mean.T, bare.T, residuals.T)
         size = self._relative_size(layer, left, right)
         advice = "Look at the edits with the largest leverage, or raise the ridge"
         self._check_size(f"block {layer}", size, advice)
         missed = residuals.T.double() - left.double() @ (right.double() @ bare.T.double())
-        self.deltas.of[layer].add(left, right)
-        return Written(residuals.norm(dim=1).cpu(), missed.norm(dim=0).cpu(), size, self._leverage(layer, keys))
+        leverage, dense = self._leverage(layer, mean), self.deltas.of[layer].dense  # factors travel as they are kept
+        found = [
+            mean,
+            left.to(dense),
+            right.to(dense),
+            residuals.norm(dim=1),
+            missed.norm(dim=0),
+            torch.tensor(size, dtype=torch.float64),
+        ]
+        return found if leverage is None else [*found, leverage]
 
     def _factors(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
         return self._update(layer, keys, residuals)
@@ -395,9 +429,9 @@ def _check_found(batch: Sequence[Edit], values: Values) -> None:
         )
 
 
-def _mean_keys(keys: Tensor, count: int, weights: Tensor) -> Tensor:
-    """The keys of edits, (n, m), from those of their texts, (n T, m)."""
-    return (keys.view(count, len(weights), -1) * weights[None, :, None]).sum(1)
+def _mean_keys(keys: Tensor, weights: Tensor) -> Tensor:
+    """The keys of edits, (n, m), from those of their texts, (n, T, m)."""
+    return (keys * weights[None, :, None]).sum(1)
 
 
 def _outcomes(batch: Sequence[Edit], values: Values, written: Sequence[Written], left: Tensor) -> list[EditOutcome]:

@@ -121,12 +121,16 @@ class WrittenEditor(Asking, Generic[Key]):
 
     # ---- sizes --------------------------------------------------------------------------------------------------
 
+    def _weigh(self) -> None:
+        """Have ||W|| of every map at hand. Collective; what follows can be one rank's business."""
+        for key, module in self.maps.items():
+            if key not in self._norms:
+                weight: Any = module.weight
+                with self.base.runtime.gathered([weight]):
+                    self._norms[key] = float(weight.detach().float().norm())
+
     def _relative_size(self, key: Key, left: Tensor, right: Tensor) -> float:
-        """||left right|| / ||W||."""
-        if key not in self._norms:
-            weight: Any = self.maps[key].weight
-            with self.base.runtime.gathered([weight]):
-                self._norms[key] = float(weight.detach().float().norm())
+        """||left right|| / ||W||, after `_weigh`."""
         overlap = (left.double().T @ left.double()) * (right.double() @ right.double().T)
         return float(overlap.sum().clamp(min=0).sqrt()) / self._norms[key]
 

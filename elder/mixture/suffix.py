@@ -25,7 +25,7 @@ from elder.mixture.route import Plan
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
 from elder.mixture.shortcuts import FirstBlock, LastBlock, Memo
 from elder.mixture.training import Bench
-from elder.runtime import Runtime, rounds, share
+from elder.runtime import Runtime, keep_alike, rounds, share
 
 CHECK_EVERY = 10  # steps between two questions whether a batch is learnt
 
@@ -207,6 +207,7 @@ def descend(
             break
     for parameter in parameters:
         parameter.grad = None
+    keep_alike(parameters, runtime)  # Adam's steps are each rank's own, rounded as its processor does
     return torch.cat(losses).tolist() if losses else []
 
 
