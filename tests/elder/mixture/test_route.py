@@ -1,173 +1,136 @@
-"""When a pass is routed anew, and at which token."""
+"""Routes of rows, and what they mean for the tokens of a pass: against a walk over all tokens."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
-from elder.mixture.route import Route, RoutingClock
+from elder.mixture.route import Routes, Span, parts_of, plan_of
 
-IDS = torch.zeros(2, 5, dtype=torch.long)
-LEFT = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-RIGHT = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-ROUTE = Route(torch.ones(1, 2, 3))
-
-
-class Cache:
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def get_seq_length(self) -> int:
-        return self.length
+LAYERS, EXPERTS = 2, 3
 
 
-def test_the_key_is_the_last_real_token_whichever_side_is_padded() -> None:
-    clock = RoutingClock()
-    clock.start({"input_ids": IDS, "attention_mask": LEFT}, ())
-    assert clock.moment.positions.tolist() == [4, 4]
-    assert torch.equal(clock.moment.prompt, LEFT.bool())
-    clock.start({"input_ids": IDS, "attention_mask": RIGHT}, ())
-    assert clock.moment.positions.tolist() == [2, 4]
-    assert torch.equal(clock.moment.prompt, RIGHT.bool())
-    clock.start({}, (IDS,))
-    assert clock.moment.positions.tolist() == [4, 4]
-    assert clock.moment.prompt.all()
+def random_routes(rows: int, seed: int = 0, groups: int = 3) -> Routes:
+    generator = torch.Generator().manual_seed(seed)
+    return Routes(
+        torch.rand(rows, generator=generator) < 0.5,
+        torch.rand(rows, LAYERS, EXPERTS, generator=generator),
+        torch.randint(groups, (rows,), generator=generator),
+        torch.arange(rows) + 100,
+        torch.rand(rows, 2, generator=generator),
+    )
 
 
-def test_explicit_positions_cut_the_prompt_off_behind_them() -> None:
-    clock = RoutingClock()
-    with clock.at(torch.tensor([3, 1])):
-        clock.start({"input_ids": IDS, "attention_mask": LEFT}, ())
-        assert clock.moment.positions.tolist() == [3, 1]
-        assert clock.moment.prompt.tolist() == [[False, False, True, True, False], [True, True, False, False, False]]
-    clock.start({"input_ids": IDS}, ())
-    assert clock.moment.positions.tolist() == [4, 4]
+def equal(one: Routes, other: Routes) -> bool:
+    return all(torch.equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(Routes))
 
 
-def test_positions_that_do_not_fit_the_batch_are_refused() -> None:
-    clock = RoutingClock()
-    with clock.at(torch.tensor([3])), pytest.raises(ValueError, match="1 positions for a batch of 2 rows"):
-        clock.start({"input_ids": IDS}, ())
+# ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_pass_without_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="input_ids or inputs_embeds"):
-        RoutingClock().start({}, ())
+def test_no_row_is_in_scope_without_a_decision() -> None:
+    routes = Routes.none(3, LAYERS, EXPERTS, torch.device("cpu"))
+    assert len(routes) == 3
+    assert not routes.inside.any()
+    assert routes.gates.shape == (3, LAYERS, EXPERTS)
+    assert routes.owner.tolist() == [-1, -1, -1]
+    assert routes.group.tolist() == [0, 0, 0]
+    assert routes.score.shape == (3, 2)
+    assert routes.score.isnan().all()
 
 
-def test_embedded_tokens_are_located_too() -> None:
-    clock = RoutingClock()
-    clock.start({"inputs_embeds": torch.zeros(2, 5, 8), "attention_mask": RIGHT}, ())
-    assert clock.moment.positions.tolist() == [2, 4]
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3, 0], [1, 1, 1], [2]])
+def test_rows_are_taken_in_the_order_that_is_asked_for(rows: list[int]) -> None:
+    routes = random_routes(4)
+    taken = routes.at(torch.tensor(rows))
+    assert len(taken) == len(rows)
+    for k, row in enumerate(rows):
+        for f in fields(Routes):
+            assert torch.equal(getattr(taken, f.name)[k], getattr(routes, f.name)[row]), f.name
 
 
-def test_passes_that_continue_a_cache_keep_the_route() -> None:
-    clock = RoutingClock()
-    clock.start({"input_ids": IDS, "past_key_values": Cache(0)}, ())
-    assert clock.moment is not None
-    assert not clock.cached
-    clock.decide(ROUTE)
-    clock.start({"input_ids": IDS[:, :1], "past_key_values": Cache(5)}, ())
-    assert clock.moment is None
-    assert clock.route is ROUTE
-    assert clock.cached
-    clock.start({"input_ids": IDS}, ())
-    assert clock.moment is not None
-    assert clock.route is None
+def test_rows_are_put_in_place_and_nothing_else_is_touched() -> None:
+    routes, other = random_routes(4), random_routes(2, seed=1)
+    kept = random_routes(4)
+    result = routes.put(torch.tensor([3, 1]), other)
+    assert equal(result.at(torch.tensor([3, 1])), other)
+    assert equal(result.at(torch.tensor([0, 2])), kept.at(torch.tensor([0, 2])))
+    assert equal(routes, kept)
 
 
-def test_a_cache_that_was_not_filled_under_a_route_is_routed_by_the_visible_tokens() -> None:
-    clock = RoutingClock()
-    mask = torch.tensor([[0, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1]])  # five cached tokens, two new ones
-    foreign = {"input_ids": IDS[:, :2], "attention_mask": mask, "past_key_values": Cache(5)}
-    clock.start(foreign, ())
-    assert clock.moment.positions.tolist() == [0, 1]
-    assert clock.moment.prompt.tolist() == [[True, False], [True, True]]
-    assert not clock.cached  # the route's own start counts
-    clock.decide(ROUTE)
-    clock.start({**foreign, "input_ids": IDS[:, :1]}, ())
-    assert clock.moment is None
-    assert clock.route is ROUTE
-    assert clock.cached
+def test_what_is_put_takes_on_the_number_format_that_is_there() -> None:
+    routes, other = random_routes(2), random_routes(1, seed=1)
+    half = Routes(other.inside, other.gates.half(), other.group, other.owner, other.score.double())
+    result = routes.put(torch.tensor([1]), half)
+    assert result.gates.dtype == result.score.dtype == torch.float32
 
 
-@pytest.mark.parametrize("what", ["other batch", "disabled", "imposed"])
-def test_a_route_is_kept_for_its_own_batch_only(what: str) -> None:
-    clock = RoutingClock()
-    clock.start({"input_ids": IDS}, ())
-    clock.decide(ROUTE)
-    rows = 3 if what == "other batch" else 2
-    if what == "disabled":
-        with clock.disabled():
-            clock.start({"input_ids": IDS}, ())
-    elif what == "imposed":
-        with clock.imposing(ROUTE):
-            clock.start({"input_ids": IDS}, ())
-    clock.start({"input_ids": torch.zeros(rows, 1, dtype=torch.long), "past_key_values": Cache(5)}, ())
-    assert clock.moment is not None
-    assert clock.route is None
-    assert clock.moment.positions.tolist() == [0] * rows
+def test_joined_parts_come_in_order() -> None:
+    parts = [random_routes(2, seed=1), random_routes(1, seed=2), random_routes(3, seed=3)]
+    whole = Routes.joined(parts)
+    assert len(whole) == 6
+    for begin, part in zip((0, 2, 3), parts, strict=True):
+        assert equal(whole.at(torch.arange(begin, begin + len(part))), part)
 
 
-def test_explicit_positions_count_cached_tokens() -> None:
-    clock = RoutingClock()
-    with clock.at(torch.tensor([6, 3])):
-        clock.start({"input_ids": IDS[:, :3], "past_key_values": Cache(5)}, ())
-    assert clock.moment.positions.tolist() == [1, 0]
+# ---- the plan of a pass ----------------------------------------------------------------------------------------------
 
 
-def test_e10_one_generation_is_routed_once_with_or_without_cache() -> None:
-    clock = RoutingClock()
-    with clock.generating():
-        clock.start({"input_ids": IDS}, ())
-        clock.decide(ROUTE)
-        for length in (6, 7):  # no cache: the whole text again, longer each time
-            clock.start({"input_ids": torch.zeros(2, length, dtype=torch.long)}, ())
-            assert clock.moment is None
-            assert clock.route is ROUTE
-            assert not clock.cached
-    with clock.generating():
-        clock.start({"input_ids": IDS}, ())
-        assert clock.moment is not None
-        assert clock.route is None
+@st.composite
+def passes(draw: st.DrawFn) -> tuple[Routes, list[Span], int]:
+    """Rows that lie one behind the other with tokens of nobody between them, as batches and packed passes have them."""
+    rows = draw(st.integers(1, 5))
+    spans, at = [], draw(st.integers(0, 2))
+    for _ in range(rows):
+        length = draw(st.integers(0, 4))
+        spans.append(Span(at, length, draw(st.integers(0, length + 1))))
+        at += length + draw(st.integers(0, 2))
+    flags = draw(st.lists(st.booleans(), min_size=rows, max_size=rows))
+    routes = random_routes(rows, draw(st.integers(0, 99)))
+    return Routes(torch.tensor(flags), routes.gates, routes.group, routes.owner, routes.score), spans, at
 
 
-def test_e10_a_generation_out_of_scope_stays_out_of_scope() -> None:
-    clock = RoutingClock()
-    with clock.generating():
-        clock.start({"input_ids": IDS}, ())
-        clock.decide(None)
-        clock.start({"input_ids": torch.zeros(2, 6, dtype=torch.long)}, ())
-        assert clock.moment is None
-        assert clock.route is None
+def walked(routes: Routes, spans: list[Span]) -> dict[int, int]:
+    """The row of every corrected token."""
+    return {
+        span.begin + t: row
+        for row, span in enumerate(spans)
+        for t in range(span.length)
+        if routes.inside[row] and t >= span.start
+    }
 
 
-def test_disabled_passes_have_no_route_and_leave_none_behind() -> None:
-    clock = RoutingClock()
-    clock.start({"input_ids": IDS}, ())
-    clock.decide(ROUTE)
-    with clock.disabled():
-        clock.start({"input_ids": IDS}, ())
-        assert clock.moment is None
-        assert clock.route is None
-        with clock.disabled():
-            pass
-        clock.start({"input_ids": IDS}, ())
-        assert clock.moment is None
-    clock.start({"input_ids": IDS}, ())
-    assert clock.moment is not None
+@given(passes())
+def test_a_plan_names_each_corrected_token_with_its_gates_and_its_group(made: tuple[Routes, list[Span], int]) -> None:
+    routes, spans, size = made
+    wanted, plan = walked(routes, spans), plan_of(routes, spans, size)
+    assert (plan is None) == (not wanted)
+    if plan is None:
+        return
+    places = list(range(size)) if plan.tokens is None else plan.tokens.tolist()
+    assert sorted(places) == sorted(wanted)
+    assert len(plan.gates) == LAYERS
+    for layer in range(LAYERS):
+        assert torch.equal(plan.gates[layer], torch.stack([routes.gates[wanted[p], layer] for p in places]))
+    assert _group_of(plan.parts, len(places)) == [int(routes.group[wanted[p]]) for p in places]
 
 
-def test_an_imposed_route_stands_whatever_the_pass_is_about_and_ends_with_its_block() -> None:
-    clock = RoutingClock()
-    with clock.imposing(ROUTE):
-        clock.start({"input_ids": IDS, "past_key_values": Cache(5)}, ())
-        assert clock.route is ROUTE
-        assert clock.moment is None
-        assert not clock.cached  # training counts tokens from the route's own start
-    assert clock.route is None
-    with pytest.raises(RuntimeError), clock.imposing(ROUTE):
-        raise RuntimeError
-    assert clock.route is None
-    clock.start({"input_ids": IDS}, ())
-    assert clock.moment is not None
+def _group_of(parts: tuple[tuple[int, Tensor | None], ...], size: int) -> list[int]:
+    found = [-1] * size
+    for group, tokens in parts:
+        for token in range(size) if tokens is None else tokens.tolist():
+            assert found[token] == -1
+            found[token] = group
+    return found
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8))
+def test_parts_divide_the_tokens_among_the_groups(groups: list[int]) -> None:
+    parts = parts_of(torch.tensor(groups))
+    assert _group_of(parts, len(groups)) == groups
+    assert [group for group, _ in parts] == sorted(set(groups))
