@@ -67,10 +67,10 @@ class EditedModel:
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """See `transformers.GenerationMixin.generate`; routed once, where the given prompt ends."""
-        if inputs is not None and not args:
+        if inputs is not None:
             kwargs["inputs"] = inputs
-            inputs = None
-        return super().generate(inputs, *args, **self.edits.request(self._described(kwargs)))  # type: ignore[misc]
+        kwargs = self.edits.request(self._described(kwargs))
+        return super().generate(kwargs.pop("inputs", None), *args, **kwargs)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, prompt_mask: Tensor | None = None, **kwargs: Any
