@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from elder.export import export_merged as export_merged
     from elder.metrics.evaluate import evaluate as evaluate
     from elder.models import load_base as load_base
+    from elder.wrapping import wrap as wrap
 
 __version__ = "0.1.0"
 
@@ -35,9 +36,20 @@ _HOMES = {
     "load_edited": "elder.adapter",
     "load_edits": "elder.datasets.load",
     "make_editor": "elder.editors.make",
+    "wrap": "elder.wrapping",
 }
 
-__all__ = ["Edit", "Probe", "evaluate", "export_merged", "load_base", "load_edited", "load_edits", "make_editor"]
+__all__ = [
+    "Edit",
+    "Probe",
+    "evaluate",
+    "export_merged",
+    "load_base",
+    "load_edited",
+    "load_edits",
+    "make_editor",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:

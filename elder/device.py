@@ -5,6 +5,8 @@ The only file that names accelerators and backends.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from elder.errors import ConfigError
@@ -72,3 +74,11 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def run_eagerly(config: Any) -> None:
+    """Set, in a config of continuous batching, that every pass runs Python code: no graphs, no compiled steps."""
+    config.use_async_batching = False
+    config.use_cuda_graph = False
+    config.default_compile_level = 0
+    config.varlen_compile_config = config.decode_compile_config = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
@@ -79,13 +80,7 @@ def export_merged(
             weights[name] = whole
         if progress is not None:
             progress(name)
-    gone = [note for note in merged if note.lost > VANISHING]
-    if gone and not force:
-        worst = max(gone, key=lambda note: note.lost)
-        raise ModelError(
-            f"{len(gone)} of {len(merged)} updates would vanish in {editor.base.model.dtype}: of {worst.name} "
-            f"{worst.lost:.0%} is lost to rounding. Edit and export in float32, or force it"
-        )
+    merged = told_by_first(lambda: merged if force else _kept(merged, editor.base.model.dtype), runtime)
     failure = ""
     if first:
         try:
@@ -95,6 +90,22 @@ def export_merged(
     failure = runtime.gather_objects(failure)[0]
     if failure:
         raise ConfigError(failure)
+    return merged
+
+
+def _kept(merged: list[Merged], dtype: torch.dtype) -> list[Merged]:
+    """The same, unless most of an update is lost.
+
+    Raises:
+        ModelError: It is.
+    """
+    gone = [note for note in merged if note.lost > VANISHING]
+    if gone:
+        worst = max(gone, key=lambda note: note.lost)
+        raise ModelError(
+            f"{len(gone)} of {len(merged)} updates would vanish in {dtype}: of {worst.name} "
+            f"{worst.lost:.0%} is lost to rounding. Edit and export in float32, or force it"
+        )
     return merged
 
 

@@ -7,23 +7,37 @@ its name, so that new architectures work without a table. Knows nothing of editi
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from elder.attention import attention_of
+from elder.checkpoint import Checkpoint, read_checkpoint
 from elder.device import pick_device, pick_dtype
 from elder.editors.base import Base
 from elder.errors import ModelError
-from elder.runtime import LocalRuntime, Runtime
+from elder.host_memory import give_back_memory
+from elder.loaded import check_loaded, check_tokenizer
+from elder.one_copy import one_copy
+from elder.peft_adapters import CONFIG as ADAPTER_CONFIG
+from elder.peft_adapters import REMEDY, Adapter, attach, find_adapter, is_adapted, merged
+from elder.rehearsal import Expected, refuse_incomplete, rehearse
+from elder.runtime import LocalRuntime, Runtime, together
 
-INNER_SIZES = ("intermediate_size", "n_inner", "ffn_dim")  # how configs call the inner width of their MLPs
+INNER_SIZES = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # how configs call the MLPs' inner width
+EXPERTS = ("num_experts", "num_routed_experts")  # how a module says that it sends tokens to some of its MLPs
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+GENERATION_CONFIG = "generation_config.json"
+UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 
@@ -82,7 +96,8 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     """Find the blocks and MLP maps of a decoder.
 
     Raises:
-        ModelError: The model has no list of equal blocks, or its blocks have no MLP of the expected shape.
+        ModelError: The model has no list of equal blocks, its blocks share keys and values, its MLPs are mixtures of
+            experts or not of the expected shape.
     """
     config = model.config.get_text_config()
     depth, width = config.num_hidden_layers, config.hidden_size
@@ -94,21 +109,57 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     ]
     if not lists:
         raise ModelError(f"{type(model).__name__} has no list of {depth} equal blocks; it cannot be edited by layers")
+    if attention_of(model).shares:
+        raise ModelError(
+            f"{type(model).__name__}: some of its blocks use the keys and values of others and see other tokens than "
+            "those, so that no block can be edited for itself. Such models cannot be edited; take one without "
+            "(num_kv_shared_layers: 0)"
+        )
     blocks = lists[0]  # modules() walks from the outside in: the first is the outermost
     maps_in, maps_out = [], []
     for i, block in enumerate(blocks):
         linear = [(m, dimensions(m)) for m in block.modules() if dimensions(m)]
         out = [m for m, size in linear if size == (inner, width)]
-        if len(out) != 1:
+        experts = _has_experts(block)
+        if experts or len(out) != 1:
             raise ModelError(
-                f"{type(model).__name__}, block {i}: expected one linear map {inner} -> {width}, found {len(out)}; "
-                "mixture-of-experts MLPs are not supported"
+                f"{type(model).__name__}, block {i}: expected one linear map {inner} -> {width} that every token "
+                f"passes, found {_found(experts, len(out))}"
             )
         siblings = {id(m) for parent in block.modules() if out[0] in parent.children() for m in parent.children()}
         maps_in.append(tuple(m for m, size in linear if size == (width, inner) and id(m) in siblings))
         maps_out.append(out[0])
     names = {id(module): name for name, module in model.named_modules()}
     return Anatomy(list(blocks), width, inner, tuple(maps_in), tuple(maps_out), names)
+
+
+def _has_experts(block: nn.Module) -> bool:
+    counts = (getattr(module, name, None) for module in block.modules() for name in EXPERTS)
+    return any(isinstance(count, int) and count > 1 for count in counts)
+
+
+def _found(experts: bool, maps: int) -> str:
+    if experts:
+        return (
+            "a mixture-of-experts MLP: tokens take different ways through it, so that no one map holds a fact, and a "
+            "shared expert's share differs from token to token. Such models cannot be edited; take a dense one"
+        )
+    if maps:
+        return f"{maps}: attention is as wide as the MLP, so that the MLP cannot be told. Such models cannot be edited"
+    return "0: its MLP has another shape. Such models cannot be edited"
+
+
+def check_rows(x: Tensor) -> None:
+    """Refuse to work on a map that does not see which token belongs to which row.
+
+    Raises:
+        ModelError: Its input has not the shape (rows, tokens, width).
+    """
+    if x.dim() != 3:
+        raise ModelError(
+            f"editor.target: this model (like OPT) hands its MLP tokens of shape {tuple(x.shape)} instead of "
+            "(rows, tokens, width), so that rows cannot be told apart; such models cannot be edited"
+        )
 
 
 def clone_sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -145,12 +196,64 @@ def load_base(
     if runtime is None:
         runtime = LocalRuntime(pick_device(device))
     place = resolve_source(source, cache_dir)
-    with runtime.loading():
-        model = _from_pretrained(AutoModelForCausalLM, place, source, revision=revision, dtype=torch_dtype)
-    tokenizer = _from_pretrained(AutoTokenizer, place, source, revision=revision)
+    adapter = together(lambda: _editable_adapter(place, source, revision, runtime), runtime)
+    if adapter is None:
+        model = _load_model(place, source, revision, torch_dtype, runtime)
+    else:
+        below = resolve_source(adapter.base, cache_dir)
+        model = _load_model(below, adapter.base, adapter.revision, torch_dtype, runtime)
+        model = together(lambda: merged(attach(model, adapter, source), source), runtime)
+        check_loaded(model, None, runtime, source, torch_dtype)
+    tokenizer = together(lambda: load_tokenizer(source, revision, cache_dir), runtime)
     if not runtime.sharded:
-        model = model.to(runtime.device)
-    return wrap_base(model, tokenizer, source, runtime, revision)
+        model = model.to(runtime.device)  # type: ignore[arg-type]
+    base = wrap_base(model, tokenizer, source, runtime, revision)
+    if runtime.world_size > 1:
+        _ = base.digest  # computed by one rank for all, here where all are: later, rank 0 may save alone
+    give_back_memory()
+    return base
+
+
+def _editable_adapter(place: str, source: str, revision: str | None, runtime: Runtime) -> Adapter | None:
+    """The PEFT adapter that is asked for, if it is one.
+
+    Raises:
+        ModelError: It cannot be merged where its base model is sharded.
+    """
+    adapter = find_adapter(place, source, revision)
+    if adapter is not None and runtime.sharded:
+        raise ModelError(
+            f"model.source: '{source}' is a PEFT adapter, which cannot be merged into a model that is sharded "
+            f"(cluster.sharding=zero3); {REMEDY}"
+        )
+    return adapter
+
+
+def _load_model(place: str, source: str, revision: str | None, dtype: torch.dtype, runtime: Runtime) -> PreTrainedModel:
+    """A whole model, as its files say it, or none. Collective.
+
+    Raises:
+        ModelError: Something is missing, damaged, or not what the config says; named, on every rank.
+    """
+
+    def look() -> tuple[Any, Checkpoint, Expected | None]:
+        config = _from_pretrained(AutoConfig, place, source, revision=revision)
+        named = getattr(config, "transformers_weights", None)
+        checkpoint = read_checkpoint(place, source, revision, named)
+        _check_generation_config(place, source)
+        try:
+            return config, checkpoint, rehearse(config, checkpoint, dtype, source)
+        except (*UNLOADABLE, TypeError, AttributeError) as error:
+            raise _cannot_load(source, "AutoModelForCausalLM", error) from error
+
+    config, checkpoint, expected = together(look, runtime)
+    options = {"revision": revision, "dtype": dtype, "output_loading_info": True}
+    with one_copy(place, checkpoint, expected, dtype, runtime) as directory, runtime.loading(dtype):
+        model, info = _from_pretrained(AutoModelForCausalLM, directory, source, **options)
+    model.config.name_or_path, model.config._commit_hash = place, getattr(config, "_commit_hash", None)
+    together(lambda: refuse_incomplete(model, info, checkpoint.tensors, source), runtime)
+    check_loaded(model, expected, runtime, source, dtype)
+    return model  # type: ignore[no-any-return]
 
 
 def wrap_base(
@@ -160,10 +263,26 @@ def wrap_base(
     runtime: Runtime | None = None,
     revision: str | None = None,
 ) -> Base:
-    """Freeze a model that is in memory already and make a `Base` of it."""
+    """Freeze a model that is in memory already and make a `Base` of it.
+
+    A model that PEFT adapted (a PeftModel, or what is inside) is merged into a copy first and stays as it is. So does
+    the tokenizer: where it has no padding token, the base gets a copy that pads with the end token.
+
+    Raises:
+        ModelError: The tokenizer has ids that the model has no embedding for, or nothing to pad with; or adapters
+            cannot be merged.
+    """
+    if is_adapted(model):
+        if runtime is not None and runtime.sharded:
+            raise ModelError(f"'{source}': a PEFT model cannot be merged while it is sharded; {REMEDY}")
+        model = merged(model, source)
+    check_tokenizer(model, tokenizer, source)
     model.requires_grad_(False)
     model.eval()  # type: ignore[no-untyped-call]
     if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"'{source}': its tokenizer has neither a padding nor an end token; set one of them")
+        tokenizer = copy.deepcopy(tokenizer)  # the user's own stays as it is
         tokenizer.pad_token = tokenizer.eos_token
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     commit = getattr(model.config, "_commit_hash", None) or revision
@@ -186,13 +305,15 @@ def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
         return source
     if not path.is_dir():
         raise ModelError(f"model.source: there is no directory '{source}'")
+    if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
+        return str(path)  # a PEFT adapter: its base model has the rest
     if not (path / "config.json").is_file():
         raise ModelError(f"model.source: '{source}' has no config.json; expected a model directory in the hub's layout")
     if not any(next(path.glob(pattern), None) for pattern in WEIGHT_FILES):
         raise ModelError(
             f"model.source: '{source}' has no weights (expected model.safetensors, or model-*.safetensors and an index)"
         )
-    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not any((path / name).exists() for name in TOKENIZER_FILES):
         raise ModelError(
             f"model.source: '{source}' has no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)"
         )
@@ -200,17 +321,57 @@ def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
 
 
 def load_config(source: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Any:
-    """The architecture config alone, without weights.
+    """The architecture config alone, without weights; of a PEFT adapter, that of its base model.
 
     Raises:
         ModelError: It cannot be found.
     """
-    return _from_pretrained(AutoConfig, resolve_source(source, cache_dir), source, revision=revision)
+    place = resolve_source(source, cache_dir)
+    adapter = find_adapter(place, source, revision)
+    if adapter is not None:
+        return load_config(adapter.base, adapter.revision, cache_dir)
+    return _from_pretrained(AutoConfig, place, source, revision=revision)
+
+
+def load_tokenizer(
+    source: str, revision: str | None = None, cache_dir: str | Path | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer alone; of a PEFT adapter that has none, that of its base model.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
+    place = resolve_source(source, cache_dir)
+    adapter = find_adapter(place, source, revision)
+    if adapter is not None and not any((adapter.place / name).exists() for name in TOKENIZER_FILES):
+        return load_tokenizer(adapter.base, adapter.revision, cache_dir)
+    return _from_pretrained(AutoTokenizer, place, source, revision=revision)  # type: ignore[no-any-return]
+
+
+def _check_generation_config(place: str, source: str) -> None:
+    """transformers passes over a generation config that it cannot read, and the model's end tokens with it.
+
+    Raises:
+        ModelError: It is there and is no JSON object.
+    """
+    path = Path(place) / GENERATION_CONFIG
+    if not path.is_file():
+        return
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: '{source}': {GENERATION_CONFIG} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"model.source: '{source}': {GENERATION_CONFIG} is no JSON object")
 
 
 def _from_pretrained(factory: Any, place: str, source: str, **options: Any) -> Any:
     try:
         return factory.from_pretrained(place, **{k: v for k, v in options.items() if v is not None})
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model.source: '{source}' cannot be loaded ({factory.__name__}): {reason}") from error
+    except UNLOADABLE as error:
+        raise _cannot_load(source, factory.__name__, error) from error
+
+
+def _cannot_load(source: str, factory: str, error: BaseException) -> ModelError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(f"model.source: '{source}' cannot be loaded ({factory}): {reason}")

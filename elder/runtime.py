@@ -7,7 +7,7 @@ run on. Knows nothing of Ray or DeepSpeed; their implementation lives in `pipeli
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -30,8 +30,11 @@ class Runtime(Protocol):
     device: torch.device
     sharded: bool  # True when base weights are partitioned, so that every forward is collective
 
-    def loading(self) -> AbstractContextManager[Any]:
-        """Context in which `from_pretrained` may shard the base model while it is read."""
+    def loading(self, dtype: torch.dtype | None = None) -> AbstractContextManager[Any]:
+        """Context in which `from_pretrained` may shard the base model while it is read, in this number format."""
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """The values of a base parameter that this rank holds: all of them, or its shard, flat and without padding."""
 
     def prepare(self, model: nn.Module) -> None:
         """Make a model that was built or loaded under `loading()` ready to run, in place."""
@@ -62,9 +65,13 @@ class LocalRuntime:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
-    def loading(self) -> AbstractContextManager[Any]:
+    def loading(self, dtype: torch.dtype | None = None) -> AbstractContextManager[Any]:
         """Nothing to arrange."""
         return nullcontext()
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """All of it."""
+        return parameter.detach()
 
     def prepare(self, model: nn.Module) -> None:
         """Nothing to arrange: the model is whole and on its device."""
@@ -132,3 +139,101 @@ def told_by_first(call: Callable[[], T], runtime: Runtime) -> T:
     if failed is not None:
         raise failed
     return found  # type: ignore[return-value]
+
+
+def together(call: Callable[[], T], runtime: Runtime) -> T:
+    """What `call` gives on this rank, if it succeeds on all of them. Collective; `call` itself must not be.
+
+    For what every rank does by itself, such as looking into its own files: nobody goes on, and waits in the next
+    collective, while another one has found a reason to stop.
+
+    Raises:
+        ElderError: Of the first rank that met one, on every rank.
+    """
+    found: T | None = None
+    failed: ElderError | None = None
+    try:
+        found = call()
+    except ElderError as error:
+        failed = error
+    if runtime.world_size > 1:
+        failed = next((error for error in runtime.gather_objects(failed) if error is not None), None)
+    if failed is not None:
+        raise failed
+    return found  # type: ignore[return-value]
+
+
+def tensors_by_first(call: Callable[[], Sequence[Tensor]], runtime: Runtime, together: bool = False) -> list[Tensor]:
+    """The tensors that `call` gives on rank 0, on every rank to the bit. Collective.
+
+    For what every rank could work out alone: on processors of two kinds the last bits would not be the same, and a
+    limit that one rank just meets another may just miss. Shapes travel as objects, numbers by one sum each, to which
+    the others add nothing; that is less than a gathering of objects moves.
+
+    Args:
+        call: Gives tensors; the others need not know how many or of which shapes.
+        runtime: The group.
+        together: `call` is collective itself: all ranks run it, and rank 0's outcome counts.
+
+    Raises:
+        ElderError: Of rank 0, on every rank.
+    """
+    made: list[Tensor] = []
+
+    def shapes() -> list[tuple[tuple[int, ...], torch.dtype]]:
+        made.extend(tensor.detach() for tensor in call())
+        return [(tuple(tensor.shape), tensor.dtype) for tensor in made]
+
+    if together and runtime.rank:
+        with suppress(ElderError):
+            call()
+    told = told_by_first(shapes, runtime)
+    if runtime.world_size == 1:
+        return made
+    return [
+        _sent(made[number] if runtime.rank == 0 else None, shape, dtype, runtime)
+        for number, (shape, dtype) in enumerate(told)
+    ]
+
+
+def _sent(own: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, runtime: Runtime) -> Tensor:
+    """A tensor of rank 0 on every rank, on its device; truth values travel as bytes, which can be added up."""
+    travels = torch.uint8 if dtype == torch.bool else dtype
+    tensor = torch.zeros(shape, dtype=travels, device=runtime.device)
+    if own is not None:
+        tensor.copy_(own)
+    return (runtime.sum(tensor) if tensor.numel() else tensor).to(dtype)
+
+
+def keep_alike(tensors: Sequence[Tensor], runtime: Runtime) -> bool:
+    """Replicas that processors of two kinds have let drift apart by rounding take rank 0's bits, in place. Collective.
+
+    While they are alike, as on a group of one kind, only one number a rank travels.
+
+    Returns:
+        Whether they had drifted.
+    """
+    if runtime.world_size == 1:
+        return False
+    marks = runtime.gather_objects(int(sum(fingerprint(t) * (2 * i + 1) for i, t in enumerate(tensors))))
+    if len(set(marks)) == 1:
+        return False
+    with torch.no_grad():
+        for tensor, first in zip(tensors, tensors_by_first(lambda: tensors, runtime), strict=True):
+            tensor.copy_(first)
+    return True
+
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size, to look at bits as numbers
+PIECE = 1 << 20
+
+
+def fingerprint(tensor: Tensor) -> int:
+    """A number that tells tensors apart by their bits and their places; made where the tensor is, a piece at a time."""
+    flat = tensor.detach().reshape(-1)
+    bits = flat.view(INTEGERS[flat.element_size()])
+    places = torch.arange(1, min(PIECE, max(1, len(bits))) + 1, device=bits.device) * 0x9E3779B1
+    total = torch.zeros((), dtype=torch.long, device=bits.device)
+    for piece in torch.split(bits, PIECE):
+        total = total * 31 + (piece.long() * places[: len(piece)]).sum()  # wraps around, everywhere alike
+    return int(total)

@@ -1,16 +1,27 @@
 """A value that belongs to the calling thread or task, so that calls which run side by side do not meet.
 
+`eager` marks the code that looks at such values: a compiled model runs it anew in every pass.
+
 Knows nothing of models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, Generic, TypeVar
 
+import torch
+
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def eager(function: F) -> F:
+    """Keep a function out of what `torch.compile` makes of the code around it."""
+    kept: F = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return kept
 
 
 class Scoped(Generic[T]):

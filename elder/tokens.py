@@ -6,11 +6,11 @@ nothing of models, edits or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SPACE_PIECE = "▁"  # how sentencepiece vocabularies write a space
 NEWLINE_MARKS = ("\n", "Ċ", "<0x0A>")  # a newline in plain, byte-level and byte-fallback vocabularies
@@ -102,10 +102,16 @@ def newline_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(int(i) for i in marked if "\n" in decode(tokenizer, [i]))
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The natural stops of a free answer: EOS and every id that holds a newline."""
+def end_ids(model: PreTrainedModel) -> frozenset[int]:
+    """The ids at which `model.generate` stops: one, several (Gemma-it, Llama 3, Qwen) or none."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return frozenset(int(end) for end in ([] if ends is None else [ends] if isinstance(ends, int) else ends))
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, ends: Collection[int] = ()) -> frozenset[int]:
+    """The natural stops of a free answer: EOS, the model's own `ends`, and every id that holds a newline."""
     eos = tokenizer.eos_token_id
-    return newline_ids(tokenizer) | (frozenset() if eos is None else frozenset({int(eos)}))
+    return newline_ids(tokenizer) | frozenset(ends) | (frozenset() if eos is None else frozenset({int(eos)}))
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -126,12 +126,12 @@ class ElderModel:
             One answer for each prompt: the text up to the end of the sequence or the line.
         """
         from elder.metrics.generation import Decoder, generate
-        from elder.tokens import encode_prompt
+        from elder.tokens import encode_prompt, end_ids
 
         base, model = self._editor.base, self._editor.model
         limit = int((params or {}).get("max_new_tokens", MAX_NEW_TOKENS))
         context = getattr(model.config, "max_position_embeddings", None)
-        decoder = Decoder.to_stop(base.tokenizer, limit, BATCH, context)
+        decoder = Decoder.to_stop(base.tokenizer, limit, BATCH, context, end_ids(base.model))
         ids = [tuple(encode_prompt(base.tokenizer, prompt)) for prompt in _prompts(model_input)]
         return [said.text for said in generate(model, ids, decoder, base.runtime)]
 

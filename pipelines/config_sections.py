@@ -101,7 +101,9 @@ class ClusterConfig:
     workers: int = setting(1, "Ray workers; 0 runs in this process without Ray.", low=0)
     gpus_per_worker: float = setting(0.0, "GPUs of each worker.", low=0)
     cpus_per_worker: float = setting(1.0, "CPU cores that Ray reserves for each worker.", above=0)
-    threads_per_worker: int | None = setting(None, "Threads of torch in each worker; `null`: cores / workers.", low=1)
+    threads_per_worker: int | None = setting(
+        None, "Threads of torch in each worker; `null`: the cores of its node, shared by the workers there.", low=1
+    )
     sharding: str = setting(
         "auto",
         "How the base model lies on the workers: whole (`none`), `zero2`, sharded (`zero3`), or `auto` by memory.",

@@ -157,20 +157,13 @@ def read_tokenizer(config: StagedConfig, cache_dir: Path | None, needs: bool = T
         ModelError: There is none, or it cannot be read.
         ConfigError: A block that is to be edited does not exist.
     """
-    from transformers import AutoTokenizer
-
-    from elder.errors import ModelError
-    from elder.models import load_config, resolve_source
+    from elder.models import load_config, load_tokenizer
 
     model = config.model
-    place = resolve_source(model.source, cache_dir)
     shape = load_config(model.source, model.revision, cache_dir).get_text_config()
     if needs:
         check_blocks(config, shape.num_hidden_layers)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=model.revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.source: the tokenizer of '{model.source}' cannot be loaded: {error}") from error
+    tokenizer = load_tokenizer(model.source, model.revision, cache_dir)
     return tokenizer, getattr(shape, "max_position_embeddings", None)
 
 

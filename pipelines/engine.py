@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from elder.host_memory import give_back_memory
+
 SHARDINGS = ("none", "zero2", "zero3")
 
 
@@ -36,9 +38,13 @@ class DataParallelRuntime:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
 
-    def loading(self) -> AbstractContextManager[Any]:
-        """Nothing to arrange: every rank reads the whole model."""
+    def loading(self, dtype: torch.dtype | None = None) -> AbstractContextManager[Any]:
+        """Nothing to arrange: every rank maps the whole model into its memory."""
         return nullcontext()
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """All of it."""
+        return parameter.detach()
 
     def prepare(self, model: nn.Module) -> None:
         """Nothing to arrange: the model is whole and on its device."""
@@ -82,7 +88,7 @@ class DeepSpeedRuntime(DataParallelRuntime):
 
     Args:
         device: The device of this rank.
-        dtype: The dtype that `from_pretrained` will be asked for; weights are partitioned in it.
+        dtype: The number format of models that are loaded without being asked for another one.
         persistence_threshold: Weights of at most so many elements stay whole on every rank (norms, biases);
             0 shards everything.
     """
@@ -93,25 +99,38 @@ class DeepSpeedRuntime(DataParallelRuntime):
         self, device: torch.device | str, dtype: torch.dtype = torch.float32, persistence_threshold: int = 0
     ) -> None:
         super().__init__(device)
-        self._config = zero3_config(dtype, persistence_threshold)
+        self._dtype, self._threshold = dtype, persistence_threshold
         self._offloads: WeakSet[Any] = WeakSet()  # one for each prepared model that is still alive
         _take_over_process_group()
 
     @contextmanager
-    def loading(self) -> Iterator[None]:
+    def loading(self, dtype: torch.dtype | None = None) -> Iterator[None]:
         """`from_pretrained` inside this block shards the model while it reads it; rank 0 reads the values.
 
         transformers looks the setting up through a global weak reference; it is taken back at the end of
         the block, so that other models built in this process stay whole.
+
+        Args:
+            dtype: The number format that `from_pretrained` is asked for: DeepSpeed looks into its own setting instead.
         """
         from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-        alive = HfDeepSpeedConfig(self._config)  # type: ignore[no-untyped-call]
+        alive = HfDeepSpeedConfig(zero3_config(dtype or self._dtype, self._threshold))  # type: ignore[no-untyped-call]
         try:
-            yield
+            with _ties_by_value():
+                yield
         finally:
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
             del alive
+            give_back_memory()
+
+    def local(self, parameter: nn.Parameter) -> Tensor:
+        """The shard of this rank: the last ones are filled up to equal length, with whatever was in memory."""
+        shard: Tensor | None = getattr(parameter, "ds_tensor", None)
+        if shard is None:
+            return parameter.detach()
+        whole, begin = int(parameter.ds_numel), self.rank * shard.numel()  # type: ignore[attr-defined]
+        return shard.detach().reshape(-1)[: max(0, min(shard.numel(), whole - begin))]
 
     def prepare(self, model: nn.Module) -> None:
         """Install the hooks that gather and release; parameters that are whole yet are partitioned first.
@@ -125,12 +144,12 @@ class DeepSpeedRuntime(DataParallelRuntime):
         offload = parameter_offload.DeepSpeedZeRoOffload(
             model,
             timers=None,
-            ds_config=self._config,
+            ds_config=zero3_config(next(model.parameters()).dtype, self._threshold),
             overlap_comm=False,
             prefetch_bucket_size=0,
             max_reuse_distance=0,
             max_live_parameters=0,
-            param_persistence_threshold=self._config["zero_optimization"]["stage3_param_persistence_threshold"],
+            param_persistence_threshold=self._threshold,
         )
         parameter_offload.FWD_MODULE_STACK.pop()  # DeepSpeed would keep the model for ever
         # DeepSpeed records the order of modules to prefetch the next ones. Editors skip a frozen prefix, switch
@@ -155,8 +174,30 @@ class DeepSpeedRuntime(DataParallelRuntime):
             yield
 
     def generate(self, model: nn.Module, **kwargs: Any) -> Tensor:
-        """`model.generate`; a rank that has finished goes on with dummy steps until all have."""
-        return model.generate(**kwargs, synced_gpus=self.world_size > 1)  # type: ignore[operator,no-any-return]
+        """`model.generate`; a rank that has finished runs single tokens until all have.
+
+        transformers' own way (`synced_gpus`) goes on counting a finished row's positions, past the end of the context
+        where the prompt nearly fills it: an index error on models whose positions are a table.
+        """
+
+        def step(*_: Any) -> None:
+            self._any_runs(True)
+
+        handle = model.register_forward_pre_hook(step, prepend=True)  # before DeepSpeed's, which gather
+        try:
+            found: Tensor = model.generate(**kwargs, synced_gpus=False)  # type: ignore[operator]
+        finally:
+            handle.remove()
+        with torch.no_grad():
+            while self._any_runs(False):
+                model(input_ids=kwargs["input_ids"][:1, :1], use_cache=False)
+        return found
+
+    def _any_runs(self, mine: bool) -> bool:
+        """Whether any rank has a forward to run. Collective."""
+        running = torch.tensor([float(mine)], device=self.device)
+        dist.all_reduce(running)
+        return bool(running)
 
 
 def zero3_config(dtype: torch.dtype, persistence_threshold: int) -> dict[str, Any]:
@@ -171,6 +212,32 @@ def zero3_config(dtype: torch.dtype, persistence_threshold: int) -> dict[str, An
             "stage3_prefetch_bucket_size": 0,
         },
     }
+
+
+@contextmanager
+def _ties_by_value() -> Iterator[None]:
+    """Two parameters that a config ties are one only if their values are the same, also when they are partitioned.
+
+    transformers ties what the files hold twice if it is equal. It compares what the parameters hold in this process:
+    under ZeRO-3 two empty tensors, which are always equal, so an `lm_head` of its own was lost.
+    """
+    home: Any = import_module("transformers.modeling_utils")
+    compare = getattr(home, "_tied_params_are_equal", None)
+    if compare is None:  # another release, which has mended it or does it elsewhere; tests/cluster/test_loading.py
+        yield
+        return
+
+    def compare_whole(first: Any, second: Any) -> bool:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([p for p in (first, second) if hasattr(p, "ds_id")]):
+            return bool(compare(first, second))
+
+    home._tied_params_are_equal = compare_whole
+    try:
+        yield
+    finally:
+        home._tied_params_are_equal = compare
 
 
 def _take_over_process_group() -> None:

@@ -7,7 +7,7 @@ on one loaded model. Knows nothing of Ray, nor of how trials are chosen.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,24 @@ from typing import Any
 from elder.editors.base import Base, Editor
 from elder.runtime import Runtime
 from pipelines.job import Job, Kit, Meter
+
+
+class ResidentRuntime:
+    """The runtime of this process, made anew for a run on another device, or with another sharding.
+
+    The number format is no part of it: each base is loaded in that of its own run.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._runtime: Any = None
+
+    def get(self, job: Job, make: Callable[[Job], Any]) -> Any:
+        """The runtime for a job. All ranks come here with the same jobs in the same order."""
+        key = (job.sharding, job.config.model.device)
+        if key != self._key:
+            self._runtime, self._key = make(job), key
+        return self._runtime
 
 
 class ResidentBases:
@@ -28,7 +46,8 @@ class ResidentBases:
     def get(self, job: Job, runtime: Runtime) -> Base:
         """The base of a job, loaded if it is not here. Collective."""
         model = job.config.model
-        key = (model.source, model.revision, model.dtype, job.sharding, str(runtime.device), runtime.world_size)
+        where = (job.sharding, str(runtime.device), runtime.world_size, runtime.sharded)
+        key = (model.source, model.revision, model.dtype, job.cache_dir, *where)
         if self._base is None or key != self._key:
             self._base = None
             gc.collect()  # the old weights go before the new ones come

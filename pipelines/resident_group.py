@@ -27,7 +27,7 @@ from elder.device import backend_for
 from elder.errors import ElderError
 from pipelines.config import ClusterConfig
 from pipelines.job import Job
-from pipelines.resident import ResidentBases
+from pipelines.resident import ResidentBases, ResidentRuntime
 from pipelines.train_runner import (
     AGREEMENT_S,
     NodeTorchConfig,
@@ -244,7 +244,7 @@ def serve(box: Any) -> None:
     """One rank: run after run from the box, on one base model."""
     context = ray.train.get_context()
     rank, size, local = context.get_world_rank(), context.get_world_size(), context.get_local_rank()
-    bases, runtime, after = ResidentBases(), None, ray.get(box.done.remote(rank))
+    bases, runtimes, after = ResidentBases(), ResidentRuntime(), ray.get(box.done.remote(rank))
     while True:
         taken = ray.get(box.take.remote(after))
         if taken is None:
@@ -254,7 +254,7 @@ def serve(box: Any) -> None:
             return
         job: Job = ray.get(reference[0])
         try:
-            runtime = runtime or make_runtime(job, rank, size)
+            runtime = runtimes.get(job, lambda job: make_runtime(job, rank, size))
             own = replace(job, local_rank=local, kit=bases.kit(job.kit))
             run_stages(own, runtime, lambda event: None, _asking(box))
         except Exception as error:

@@ -29,9 +29,10 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
-from elder.device import backend_for, pick_device, pick_dtype
+from elder.device import backend_for, pick_device
 from elder.errors import ConfigError, ElderError, UnreachableError
 from pipelines.config import ClusterConfig
+from pipelines.cores import threads_each, usable_cores
 from pipelines.job import Job, Report, WorkersFailed
 from pipelines.node_address import speak_on
 from pipelines.placement import WAITING, PlacementWatch
@@ -91,7 +92,9 @@ def run_on_ray(job: Job, report: Report) -> None:
 
 def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
     """Environment variables of every worker process."""
-    threads = str(threads_of(cluster))
+    # What a process begins with. Nobody knows here on which node it will be, so a worker that is not told how many
+    # takes its share of its own node's cores when it knows who else is there (`make_runtime`).
+    threads = str(cluster.threads_per_worker or 1)
     found = {
         **_code_path(),
         "OMP_NUM_THREADS": threads,
@@ -117,9 +120,14 @@ def _code_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH", ""))))}
 
 
-def threads_of(cluster: ClusterConfig) -> int:
-    """Threads of torch in each worker."""
-    return cluster.threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, cluster.workers))
+def threads_of(cluster: ClusterConfig, neighbours: int) -> int:
+    """Threads of torch in this worker.
+
+    Args:
+        cluster: May say how many.
+        neighbours: Workers on the node of this process, itself among them; they share its cores.
+    """
+    return cluster.threads_per_worker or threads_each(usable_cores(), neighbours)
 
 
 @contextmanager
@@ -188,7 +196,7 @@ def _start_cluster(cluster: ClusterConfig, environment: dict[str, str]) -> None:
     """A cluster in processes of this one, which die with it. Workers share cores if there are too few."""
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(cluster.workers * cluster.cpus_per_worker)),
+        num_cpus=max(usable_cores(), math.ceil(cluster.workers * cluster.cpus_per_worker)),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -363,12 +371,12 @@ def make_runtime(job: Job, rank: int, size: int) -> Any:
     from elder.runtime import LocalRuntime
 
     cluster, model = job.config.cluster, job.config.model
-    torch.set_num_threads(threads_of(cluster))
+    torch.set_num_threads(threads_of(cluster, ray.train.get_context().get_local_world_size()))
     device = get_device() if cluster.gpus_per_worker else pick_device("cpu" if model.device == "auto" else model.device)
     if job.sharding == "zero3":
         from pipelines.engine import DeepSpeedRuntime
 
-        return DeepSpeedRuntime(device, pick_dtype(model.dtype), WHOLE_BELOW)
+        return DeepSpeedRuntime(device, persistence_threshold=WHOLE_BELOW)
     if size == 1:
         return LocalRuntime(device)
     from pipelines.engine import DataParallelRuntime

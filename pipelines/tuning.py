@@ -250,7 +250,7 @@ def _make_host(cluster: ClusterConfig, sharding: str) -> Host:
         return GroupHost(cluster, worker_environment(cluster))
     import torch
 
-    torch.set_num_threads(threads_of(cluster))
+    torch.set_num_threads(threads_of(cluster, neighbours=1))
     return LocalHost(LocalRuntime(pick_device("auto" if cluster.gpus_per_worker else "cpu")))
 
 

@@ -158,7 +158,9 @@ class StageLoop:
     def _stage(self, stage: StagePlan, load_s: float) -> None:
         done = self._do(stage)
         receipt, metrics, rows = done.receipt, done.metrics, done.rows
-        refused = refusals(self.job.config.gates, metrics, self.job.config.evaluation.protocols)
+        # Judged by rank 0 for all: a figure may differ in its last bit between ranks, and just meet a gate on one.
+        found = refusals(self.job.config.gates, metrics, self.job.config.evaluation.protocols)
+        refused = self.runtime.gather_objects(found)[0]
         if refused:
             self._refuse(stage, refused, metrics, rows)
         self.report({"kind": "phase", "name": "commit", "stage": stage.stage})

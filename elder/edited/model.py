@@ -106,17 +106,20 @@ class EditedModel:
             "(elder.load_base), or take over edits with editor.load_state_dict or elder.load_edited"
         )
 
-    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+    def init_continuous_batching(
+        self,
+        generation_config: Any = None,
+        continuous_batching_config: Any = None,
+        workload_hints: Any = None,
+    ) -> Any:
         """See transformers; settings that the edits need are made in a copy of the given config."""
-        name = "continuous_batching_config"
-        config = kwargs.get(name)
-        if config is None:
-            from transformers import ContinuousBatchingConfig
+        from transformers import ContinuousBatchingConfig
 
-            config = ContinuousBatchingConfig()
-        kwargs[name] = copy.deepcopy(config)
-        self.edits.batching(kwargs[name])
-        return super().init_continuous_batching(*args, **kwargs)  # type: ignore[misc]
+        config = copy.deepcopy(continuous_batching_config) or ContinuousBatchingConfig()
+        self.edits.batching(config)
+        return super().init_continuous_batching(  # type: ignore[misc]
+            generation_config, continuous_batching_config=config, workload_hints=workload_hints
+        )
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
         """A draft model that is not edited is not told where the prompt ends."""

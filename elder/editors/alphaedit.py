@@ -70,7 +70,8 @@ class AlphaEditEditor(LocateEditor):
         for layer, own in keys.items():
             self._keys.hold(layer, own)
         for layer, held in self._keys.commit().items():
-            self._solvers[layer].absorb(self.space(layer).reduce(held))
+            if layer in self._solvers:  # where updates are solved, on rank 0
+                self._solvers[layer].absorb(self.space(layer).reduce(held))
 
     def _memory(self) -> dict[str, Tensor]:
         return self._keys.state_dict()

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from elder.edit import Edit
 from elder.errors import ConfigError, DataError
-from elder.runtime import Runtime
+from elder.runtime import Runtime, told_by_first
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Base:
 
     @property
     def digest(self) -> str:
-        """sha256 of the weights at the time of the first call (collective under sharding)."""
+        """sha256 of the weights at the time of the first call. Collective: with many ranks, all must ask."""
         if self._digest is None:
             self._digest = weights_digest(self.model, self.runtime)
         return self._digest
@@ -132,7 +132,7 @@ class Editor(Protocol):
         """Write the adapter directory (see `elder.adapter`)."""
 
     def base_digest(self) -> str:
-        """sha256 of the base weights as they are now (collective under sharding)."""
+        """sha256 of the base weights as they are now. Collective."""
 
 
 @runtime_checkable
@@ -173,12 +173,17 @@ def check_edits(edits: Sequence[Edit]) -> None:
 
 
 def weights_digest(model: nn.Module, runtime: Runtime) -> str:
-    """sha256 over names, dtypes, shapes and bytes of all parameters; the same for every sharding."""
+    """sha256 over names, dtypes, shapes and bytes of all parameters; the same for every sharding. Collective.
+
+    Rank 0 computes it and tells the others: they hold the same weights, or gather their shards for it.
+    """
     hasher = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        with runtime.gathered([parameter]):
-            _hash_tensor(hasher, name, parameter.detach())
-    return hasher.hexdigest()
+    if runtime.rank == 0 or runtime.sharded:
+        for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+            with runtime.gathered([parameter]):
+                if runtime.rank == 0:
+                    _hash_tensor(hasher, name, parameter.detach())
+    return told_by_first(hasher.hexdigest, runtime)
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -192,7 +197,8 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 def _hash_tensor(hasher: Any, name: str, tensor: Tensor) -> None:
     flat = tensor.detach().cpu().contiguous()
     hasher.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
-    hasher.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    if flat.numel():
+        hasher.update(flat.reshape(-1).view(torch.uint8).numpy())  # its bytes as they lie, without a copy
 
 
 def pack_json(value: Any) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elder.errors import AdapterError
-from elder.scoped import Scoped
+from elder.scoped import Scoped, eager
 
 Key = TypeVar("Key", int, str)
 
@@ -157,6 +157,7 @@ class Deltas(Generic[Key]):
             fresh[layer] = again
         self._of = fresh
 
+    @eager  # changes are looked up anew in every pass
     def _hook(self, layer: Key, _: nn.Module, args: tuple[Tensor, ...], out: Any) -> Any:
         return self._apply(layer, args[0], out)
 

@@ -25,6 +25,7 @@ from elder.hyper.maps import edited_maps, map_sizes
 from elder.metrics.scoring import Pair, score
 from elder.mixture.samples import Row, encode_rows
 from elder.models import anatomy, clone_sharing_weights
+from elder.runtime import tensors_by_first
 from elder.tokens import pad_id
 
 Changes = dict[str, tuple[Tensor, Tensor]]
@@ -66,7 +67,10 @@ class FactorEditor(WrittenEditor[str]):
         raise NotImplementedError
 
     def _changes(self, factors: Mapping[str, Factors]) -> Changes:
-        """What a batch does to every map. Must not change the editor: the batch may still be refused."""
+        """What a batch does to every map. Must not change the editor: the batch may still be refused.
+
+        Collective: all ranks run it, and what it gives on rank 0 counts.
+        """
         raise NotImplementedError
 
     def _accept(self) -> None:
@@ -155,12 +159,9 @@ class FactorEditor(WrittenEditor[str]):
         factors, before = read_factors(
             self._clone, self._recorder, rows, self.base.runtime, self._pad, o.tokens, o.loss, o.micro_batch
         )
-        with torch.no_grad():
-            changes = {name: slim(left, right) for name, (left, right) in self._changes(factors).items()}
-            sizes = {name: self._relative_size(name, *change) for name, change in changes.items()}
-            for name, size in sizes.items():
-                self._check_size(f"map {name}", size, "Lower editor.lr, or take fewer edits together")
-        after = self._add(changes, rows)
+        self._weigh()
+        *found, sizes = tensors_by_first(lambda: self._solve(factors), self.base.runtime, together=True)
+        after = self._add(dict(zip(factors, zip(found[::2], found[1::2], strict=True), strict=True)), rows)
         self._accept()
         self._seen["edits"] += len(batch)
         self._seen["batches"] += 1
@@ -168,7 +169,21 @@ class FactorEditor(WrittenEditor[str]):
         self._note_sizes()
         self.edits.count = self.edits_applied
         curve = (float(before.mean()), float(after.mean()))
-        return self._outcomes(batch, rows, before, after), curve, max(sizes.values())
+        return self._outcomes(batch, rows, before, after), curve, float(sizes.max())
+
+    @torch.no_grad()
+    def _solve(self, factors: Mapping[str, Factors]) -> list[Tensor]:
+        """Left and right of the change of every map, as they are kept, and behind them all relative sizes.
+
+        Raises:
+            SolverError: There is no sound change, or it is too large.
+        """
+        changes = {name: slim(left, right) for name, (left, right) in self._changes(factors).items()}
+        sizes = {name: self._relative_size(name, *change) for name, change in changes.items()}
+        for name, size in sizes.items():
+            self._check_size(f"map {name}", size, "Lower editor.lr, or take fewer edits together")
+        kept = [side.to(self.deltas.of[name].dense) for name in factors for side in changes[name]]
+        return [*kept, torch.tensor(list(sizes.values()), dtype=torch.float64)]
 
     def _add(self, changes: Changes, rows: Sequence[Row]) -> Tensor:
         """Write into all maps; returns (R,) the losses of the rows then. Takes all back if they are not finite."""

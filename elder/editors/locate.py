@@ -28,22 +28,22 @@ from elder.editors.base import (
 from elder.editors.deltas import Deltas
 from elder.editors.weight_options import LocateOptions
 from elder.editors.written import WrittenEditor
-from elder.errors import AdapterError, SolverError
+from elder.errors import AdapterError, ModelError, SolverError
 from elder.mixture.partial import PartialForward
 from elder.models import anatomy, clone_sharing_weights, dimensions
-from elder.runtime import told_by_first
+from elder.runtime import tensors_by_first, told_by_first
 from elder.solvers.moments import SecondMoment
 from elder.solvers.prior import Prior
 from elder.targets.contexts import SEEDS, Contexts, sample_contexts
 from elder.targets.moment_cache import MomentCache
 from elder.targets.observe import Observer, Seen
-from elder.targets.requests import check_subjects, essence_row, prompt_row, rewriting_row
+from elder.targets.requests import Row, check_subjects, essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import Windows, moment_id
 from elder.targets.supply import Progress as Reading
 from elder.targets.supply import read_windows, supply_moments
 from elder.targets.upper import UpperBlocks
 from elder.targets.values import ValueOptions, Values, find_values
-from elder.tokens import pad_id
+from elder.tokens import encode_prompt, pad_id
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class LocateEditor(WrittenEditor[int]):
         self.maps, self.width = maps, sizes[self.layers[-1]][0]
         self.deltas = Deltas(maps, sizes, device)
         self._observer = Observer(self._clone, partial, maps, base.runtime, pad)
-        self._upper = UpperBlocks(self._clone, partial, self.layers[-1], pad, device)
+        self._upper = UpperBlocks(self._clone, partial, self.layers[-1], pad, device, maps[self.layers[-1]])
         self.moments: MomentCache | None = None
         self.windows: Windows | None = None
         self.statistics: dict[int, SecondMoment] = {}
@@ -96,6 +96,7 @@ class LocateEditor(WrittenEditor[int]):
         self._priors: dict[int, Prior] = {}
         self._norms = {}
         self._contexts: Contexts | None = None  # as the state has them
+        self._shares: dict[int, float] | None = None  # block -> see `Observer.share_of`
         self._sampled: Contexts | None = None  # as they would be sampled: base and options say all about them
         self._seen = {
             "edits": 0,
@@ -117,8 +118,14 @@ class LocateEditor(WrittenEditor[int]):
         return tuple(range(first, max(last, first) + 1))
 
     def _update(self, layer: int, keys: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors (d, n) and (n, m) of the update of a block, from keys (m, n) and residuals (d, n)."""
+        """Factors (d, n) and (n, m) of the update of a block, from keys (m, n) and residuals (d, n).
+
+        Asked on rank 0 only, so what it needs of earlier batches must come from `_solved` and `_remember`.
+        """
         raise NotImplementedError
+
+    def _solved(self, layer: int, keys: Tensor) -> None:
+        """Take note, on every rank, of the keys (m, n) that a block's update was solved for."""
 
     def _remember(self, keys: Mapping[int, Tensor]) -> None:
         """Take note of a batch's keys, block -> (m, n), as they are after it was written."""
@@ -146,6 +153,7 @@ class LocateEditor(WrittenEditor[int]):
         Raises:
             ConfigError: There are no edits, or no text for the statistics.
             AdapterError: The edits before were written with statistics of another text.
+            ModelError: The blocks of this model cannot be written together; nothing was written.
             DataError: An edit without a subject in its prompt, or with an empty target; nothing was written.
             SolverError: A batch has no sound solution, or would change a block too much; it was not written.
         """
@@ -176,9 +184,11 @@ class LocateEditor(WrittenEditor[int]):
 
         Raises:
             ConfigError: There is no text to take them from, or too little.
+            ModelError: The blocks of this model cannot be written together.
             AdapterError: The edits so far were written with statistics of another text.
             SolverError: Statistics that were given belong to another model.
         """
+        self._find_shares()
         if self._ids is not None or not self.options.needs_statistics:
             return ()
         self._check_given()
@@ -258,6 +268,35 @@ class LocateEditor(WrittenEditor[int]):
             self._clone, base.tokenizer, base.runtime, o.seed, starts, o.context_tokens, self._grouped()
         )
 
+    def _find_shares(self) -> None:
+        """See what blocks do to the outputs of their maps; where they bend them, values are found inside the block.
+
+        Raises:
+            ModelError: They bend them, and there are several blocks to share a residual out to.
+        """
+        if self._shares is not None:
+            return
+        ids = tuple(encode_prompt(self.base.tokenizer, "The sky"))
+        row = Row(0, ids, len(ids) - 1, (len(ids) - 1,))
+        with self.disabled():
+            found = {layer: self._observer.share_of(row, layer) for layer in self.layers}
+        if None in found.values() and len(self.layers) > 1:
+            raise ModelError(
+                f"editor.layers: {type(self.model).__name__} puts a norm between its MLPs and the residual stream, so "
+                f"that {self.method} cannot share a change out to several blocks; give it one: layers: "
+                f"[{self.layers[-1]}]"
+            )
+        self._upper.inside = None in found.values()
+        self._shares = {layer: 1.0 if share is None else share for layer, share in found.items()}
+
+    def _reached(self, seen: Seen) -> Tensor:
+        """(B, d) what values are added to: outputs of the last block, or of its map where it bends them."""
+        return seen.outputs[self.layers[-1]] if self._upper.inside else seen.hidden
+
+    def _share(self, layer: int) -> float:
+        assert self._shares is not None
+        return self._shares[layer]
+
     def _read_text(self) -> Windows:
         o, base = self.options, self.base
         positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
@@ -300,31 +339,59 @@ class LocateEditor(WrittenEditor[int]):
         how = ValueOptions(o.steps, o.lr, o.kl_factor, o.decay, o.clamp, o.stop)
         values = find_values(self._upper, rows, self._starts(now)[bare], how, self.base.runtime, o.value_batch)
         _check_found(batch, values)
-        wanted = now.hidden[bare] + values.change
+        wanted = self._reached(now)[bare] + values.change
         weights = torch.tensor(contexts.weights, device=wanted.device)
         written = []
+        self._weigh()
         for number, layer in enumerate(self.layers):
             now = self._observer.look(prompts, last) if number else now
-            gap = (wanted - now.hidden[bare]) / (len(self.layers) - number)
-            keys = _mean_keys(now.keys[layer], count, weights)
-            written.append(self._write_block(layer, keys, now.keys[layer][bare], gap))
+            gap = (wanted - self._reached(now)[bare]) / (len(self.layers) - number) / self._share(layer)
+            written.append(self._write_block(layer, now.keys[layer].view(count, len(texts), -1), weights, gap))
         after = self._observer.look(prompts, last)
-        self._remember({layer: _mean_keys(after.keys[layer], count, weights).T for layer in self.layers})
-        left = (wanted - after.hidden[bare]).norm(dim=1)
+        kept = tensors_by_first(
+            lambda: [_mean_keys(after.keys[layer].view(count, len(texts), -1), weights) for layer in self.layers],
+            self.base.runtime,
+        )
+        self._remember({layer: keys.T for layer, keys in zip(self.layers, kept, strict=True)})
+        left = (wanted - self._reached(after)[bare]).norm(dim=1)
         return _outcomes(batch, values, written, left), values.curve
 
     def _starts(self, seen: Seen) -> Tensor:
         """The vectors whose length scales decay and clamp: hidden states behind the last block (MEMIT)."""
-        return seen.hidden
+        return self._reached(seen)
 
-    def _write_block(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> Written:
-        left, right = self._factors(layer, keys.T, bare.T, residuals.T)
+    def _write_block(self, layer: int, keys: Tensor, weights: Tensor, residuals: Tensor) -> Written:
+        """Write residuals (n, d) at keys (n, T, m) of T texts. Rank 0 solves for all; see `tensors_by_first`."""
+        runtime = self.base.runtime
+        mean, left, right, asked, missed, size, *leverage = tensors_by_first(
+            lambda: self._solve(layer, keys, weights, residuals), runtime
+        )
+        self._solved(layer, mean.T)
+        self.deltas.of[layer].add(left, right)
+        return Written(asked.cpu(), missed.cpu(), float(size), leverage[0].cpu() if leverage else None)
+
+    def _solve(self, layer: int, keys: Tensor, weights: Tensor, residuals: Tensor) -> list[Tensor]:
+        """Mean keys (n, m), the factors of the update, and the fields of `Written` in order. Not collective.
+
+        Raises:
+            SolverError: There is no sound update, or it is too large.
+        """
+        mean, bare = _mean_keys(keys, weights), keys[:, 0]  # the bare prompt is the first text
+        left, right = self._factors(layer, mean.T, bare.T, residuals.T)
         size = self._relative_size(layer, left, right)
         advice = "Look at the edits with the largest leverage, or raise the ridge"
         self._check_size(f"block {layer}", size, advice)
         missed = residuals.T.double() - left.double() @ (right.double() @ bare.T.double())
-        self.deltas.of[layer].add(left, right)
-        return Written(residuals.norm(dim=1).cpu(), missed.norm(dim=0).cpu(), size, self._leverage(layer, keys))
+        leverage, dense = self._leverage(layer, mean), self.deltas.of[layer].dense  # factors travel as they are kept
+        found = [
+            mean,
+            left.to(dense),
+            right.to(dense),
+            residuals.norm(dim=1),
+            missed.norm(dim=0),
+            torch.tensor(size, dtype=torch.float64),
+        ]
+        return found if leverage is None else [*found, leverage]
 
     def _factors(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
         return self._update(layer, keys, residuals)
@@ -362,9 +429,9 @@ def _check_found(batch: Sequence[Edit], values: Values) -> None:
         )
 
 
-def _mean_keys(keys: Tensor, count: int, weights: Tensor) -> Tensor:
-    """The keys of edits, (n, m), from those of their texts, (n T, m)."""
-    return (keys.view(count, len(weights), -1) * weights[None, :, None]).sum(1)
+def _mean_keys(keys: Tensor, weights: Tensor) -> Tensor:
+    """The keys of edits, (n, m), from those of their texts, (n, T, m)."""
+    return (keys * weights[None, :, None]).sum(1)
 
 
 def _outcomes(batch: Sequence[Edit], values: Values, written: Sequence[Written], left: Tensor) -> list[EditOutcome]:

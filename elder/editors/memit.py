@@ -36,15 +36,18 @@ class MemitEditor(LocateEditor):
         if layer not in self._solvers:
             self._solvers[layer] = RecursiveRidge(self.prior(layer), self.options.ridge)
             self._keys.replay(layer, self._solvers[layer].absorb)
-        gain = self._solvers[layer].gain(keys)
-        self._keys.hold(layer, keys)
-        return residuals, gain
+        return residuals, self._solvers[layer].gain(keys)
+
+    def _solved(self, layer: int, keys: Tensor) -> None:
+        if self.options.cache:
+            self._keys.hold(layer, keys)
 
     def _remember(self, keys: Mapping[int, Tensor]) -> None:
         """The keys that were solved for, not those after writing: the recursion is then the joint solution."""
         if self.options.cache:
             for layer, held in self._keys.commit().items():
-                self._solvers[layer].absorb(held)
+                if layer in self._solvers:  # where updates are solved, on rank 0
+                    self._solvers[layer].absorb(held)
 
     def _memory(self) -> dict[str, Tensor]:
         return self._keys.state_dict() if self.options.cache else {}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from elder.edit import Edit
 from elder.edited.model import make_edited
+from elder.editors.asking import Asking
 from elder.editors.base import (
     Base,
     EditOutcome,
@@ -33,9 +34,10 @@ from elder.editors.options import ElderOptions
 from elder.errors import ModelError
 from elder.mixture.attach import Low, attach_mixtures, attach_tap, listen_low
 from elder.mixture.deferral import Deferral
-from elder.mixture.edits import Groups, MixtureEdits, Version
+from elder.mixture.edits import MixtureEdits
 from elder.mixture.lora import LowRankMixture, initial_bound
 from elder.mixture.partial import PartialForward
+from elder.mixture.pass_info import Groups, Version
 from elder.mixture.route import Plan, Routes
 from elder.mixture.shortcuts import FirstBlock, LastBlock
 from elder.mixture.suffix import SuffixTrainer
@@ -43,7 +45,7 @@ from elder.models import Anatomy, anatomy, clone_sharing_weights, dimensions
 from elder.tokens import pad_id, stop_ids
 
 
-class MixtureEditor:
+class MixtureEditor(Asking):
     """A mixture of low-rank maps in some blocks of a decoder, routed once a sequence.
 
     Args:
@@ -54,6 +56,7 @@ class MixtureEditor:
     method: str
     growing: tuple[str, ...] = ("cursor",)  # entries that grow with the stream, see `check_state`
     texts: tuple[str, ...] = ("cursor",)
+    edits: MixtureEdits
 
     def __init__(self, base: Base, options: ElderOptions) -> None:
         self.base, self.options = base, options

@@ -52,8 +52,8 @@ class RomeEditor(LocateEditor):
         return [[edit] for edit in edits]
 
     def _starts(self, seen: Seen) -> Tensor:
-        """The MLP's outputs."""
-        return seen.outputs[self.layers[-1]]
+        """The MLP's outputs, as they are added to the residual stream."""
+        return seen.outputs[self.layers[-1]] * self._share(self.layers[-1])
 
     def _factors(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
         prior = self.prior(layer) if self.options.statistics else Prior(None, self.width)

@@ -5,7 +5,7 @@ Part of elder-plus. Collective under sharding: every rank surveys its share of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from elder.mixture.prefixes import SENTENCES
 from elder.mixture.samples import Row
 from elder.mixture.subject import pick_subject
 from elder.mixture.tail import Tail
-from elder.runtime import merge_shares
+from elder.runtime import merge_shares, tensors_by_first, told_by_first
 from elder.tokens import encode_prompt, pad_id
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Survey:
 def survey(
     editor: ElderPlusEditor, edits: Sequence[Edit], prompts: Sequence[str], owners: Sequence[int], parts: Sequence[Tail]
 ) -> Survey:
-    """Read the keys of a batch of edits off their prepared rows.
+    """Read the keys of a batch of edits off their prepared rows. Rank 0 makes them for all: they are kept.
 
     Args:
         editor: Whose key memory says how keys are made; its centres are set by the first batch.
@@ -58,12 +58,30 @@ def survey(
         owners: The edit of every row, 0 to E-1.
         parts: This rank's prepared rows.
     """
-    states = _gather_states(editor, parts, len(prompts))
-    keys, device = editor.keys, editor.base.runtime.device
+    states, keys, runtime = _gather_states(editor, parts, len(prompts)), editor.keys, editor.base.runtime
     if not len(keys):
         typical = states + _plain_states(editor) if len(edits) < FEW else states
-        keys.subject_center = torch.cat([low for low, _ in typical]).float().mean(0).to(device)
-        keys.answer_center = torch.stack([last for _, last in typical]).float().mean(0).to(device)
+        keys.subject_center, keys.answer_center = tensors_by_first(lambda: _centers(typical, runtime.device), runtime)
+    bare = _bare_subjects(editor, edits)
+    return Survey(*tensors_by_first(lambda: _keys(editor, edits, prompts, owners, states, bare), runtime))
+
+
+def _centers(typical: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> list[Tensor]:
+    """Where the states of tokens and of last prompt tokens lie, (D,) each."""
+    lows, lasts = torch.cat([low for low, _ in typical]), torch.stack([last for _, last in typical])
+    return [lows.float().mean(0).to(device), lasts.float().mean(0).to(device)]
+
+
+def _keys(
+    editor: ElderPlusEditor,
+    edits: Sequence[Edit],
+    prompts: Sequence[str],
+    owners: Sequence[int],
+    states: Sequence[tuple[Tensor, Tensor]],
+    bare: Mapping[int, tuple[Tensor, int]],
+) -> list[Tensor]:
+    """The fields of `Survey`, in order, from the states of all rows and of the bare subjects."""
+    keys, device = editor.keys, editor.base.runtime.device
     units = [keys.unit(low.to(device), keys.subject_center) for low, _ in states]
     lasts = [keys.unit(last.to(device), keys.answer_center) for _, last in states]
     longest = max(len(u) for u in units)
@@ -85,12 +103,12 @@ def survey(
         subject[owner, j, : len(places)], real[owner, j, : len(places)] = unit[places], True
         answer[owner, j], tokens[owner, j, : len(unit)], prompt[owner, j, : len(unit)] = last, unit, True
         worded[owner, j] = text in edit.training_prompts
-    for owner, unit in _bare_subjects(editor, edits).items():
-        own = unit[-keys.subject_tokens :]
+    for owner, (low, begin) in bare.items():
+        own = keys.unit(low.to(device), keys.subject_center)[begin:][-keys.subject_tokens :]
         subject[owner, -1, : len(own)], real[owner, -1, : len(own)] = own, True
     for owner, count in enumerate(filled):  # sources that an edit lacks repeat its first one
         answer[owner, count:] = answer[owner, 0]
-    return Survey(subject, real, answer, tokens, prompt, worded)
+    return [subject, real, answer, tokens, prompt, worded]
 
 
 def calibrate(editor: ElderPlusEditor, edits: Sequence[Edit], seen: Survey, first: int) -> None:
@@ -98,8 +116,20 @@ def calibrate(editor: ElderPlusEditor, edits: Sequence[Edit], seen: Survey, firs
 
     A rephrase of an edit (or its prompt behind a sentence, where it has no rephrase for training) is compared with
     the edit's other sources (wanted), and with other edits (unwanted): those of the batch and a sample of the stored
-    ones. For subjects the nearest other edit with another subject counts, for answers a spread of others.
+    ones. For subjects the nearest other edit with another subject counts, for answers a spread of others. Rank 0
+    compares for all: thresholds are kept. Collective.
     """
+
+    def samples() -> dict[str, tuple[list[float], list[float]]]:
+        _compare(editor, edits, seen, first)
+        return {name: (gate.wanted, gate.unwanted) for name, gate in editor.gates.items()}
+
+    for name, (wanted, unwanted) in told_by_first(samples, editor.base.runtime).items():
+        editor.gates[name].wanted, editor.gates[name].unwanted = wanted, unwanted
+
+
+def _compare(editor: ElderPlusEditor, edits: Sequence[Edit], seen: Survey, first: int) -> None:
+    """See `calibrate`."""
     others = _sample(editor, len(edits), first)
     names = [editor.known[i]["subject"] for i in others.tolist()]
     stored_subject, stored_real, stored_answer = (
@@ -150,11 +180,11 @@ def _plain_states(editor: ElderPlusEditor) -> list[tuple[Tensor, Tensor]]:
     return _gather_states(editor, editor.tails.prepare(rows), len(rows))
 
 
-def _bare_subjects(editor: ElderPlusEditor, edits: Sequence[Edit]) -> dict[int, Tensor]:
-    """Unit keys of the subjects as they stand at the beginning of a text, where their first token often differs.
+def _bare_subjects(editor: ElderPlusEditor, edits: Sequence[Edit]) -> dict[int, tuple[Tensor, int]]:
+    """States of the subjects as they stand at the beginning of a text, where their first token often differs.
 
     Returns:
-        For each edit with a subject, by number: (S, Q), without a begin-of-text token.
+        For each edit with a subject, by number: (S, D), and where it begins behind a begin-of-text token.
     """
     tokenizer = editor.base.tokenizer
     named = [i for i, edit in enumerate(edits) if edit.subject]
@@ -162,10 +192,8 @@ def _bare_subjects(editor: ElderPlusEditor, edits: Sequence[Edit]) -> dict[int, 
         return {}
     rows = [Row(tuple(encode_prompt(tokenizer, str(edits[i].subject))), (pad_id(tokenizer),), 0, "") for i in named]
     states = _gather_states(editor, editor.tails.prepare(rows), len(rows))
-    device, keys = editor.base.runtime.device, editor.keys
-    units = {i: keys.unit(low.to(device), keys.subject_center) for i, (low, _) in zip(named, states, strict=True)}
     skip = [int(len(row.prompt) > 1 and row.prompt[0] == tokenizer.bos_token_id) for row in rows]
-    return {i: unit[begin:] for (i, unit), begin in zip(units.items(), skip, strict=True)}
+    return {i: (low, begin) for i, (low, _), begin in zip(named, states, skip, strict=True)}
 
 
 def _background(units: Sequence[Tensor], owners: Sequence[int], owner: int) -> Tensor:

@@ -15,6 +15,7 @@ from elder.editors.written import rising
 from elder.hyper.aggregate import ridge_factors, ultra_shifts
 from elder.hyper.factors import Factors
 from elder.hyper.maps import late_layers, shape_name
+from elder.runtime import tensors_by_first
 from elder.solvers.moments import RUNNING_STATE, RunningMoments
 
 
@@ -48,6 +49,11 @@ class UltraEditEditor(FactorEditor):
         self._next = {s: RunningMoments(m.mean, m.squares, m.count) for s, m in self.statistics.items()}
         for name, own in factors.items():
             self._next[shape_name(self.sizes[name])].add(own.joined)
+        told = tensors_by_first(
+            lambda: [t for m in self._next.values() for t in (m.mean, m.squares)], self.base.runtime
+        )
+        for moments, mean, squares in zip(self._next.values(), told[::2], told[1::2], strict=True):
+            moments.mean, moments.squares = mean, squares
         return {name: self._change(name, own) for name, own in factors.items()}
 
     def _change(self, name: str, factors: Factors) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elder.edited.model import make_edited
+from elder.editors.asking import Asking
 from elder.editors.base import Base, unpack_json, weights_digest
 from elder.editors.deltas import Deltas, Key
 from elder.editors.fit import check_state, refuse
@@ -24,7 +25,7 @@ from elder.errors import SolverError
 GROWING = ("cursor", "delta.", "memory.", "statistics.")  # entries of a state that grow with the stream
 
 
-class WrittenEditor(Generic[Key]):
+class WrittenEditor(Asking, Generic[Key]):
     """A base model with changes at some of its maps.
 
     Attributes:
@@ -120,12 +121,16 @@ class WrittenEditor(Generic[Key]):
 
     # ---- sizes --------------------------------------------------------------------------------------------------
 
+    def _weigh(self) -> None:
+        """Have ||W|| of every map at hand. Collective; what follows can be one rank's business."""
+        for key, module in self.maps.items():
+            if key not in self._norms:
+                weight: Any = module.weight
+                with self.base.runtime.gathered([weight]):
+                    self._norms[key] = float(weight.detach().float().norm())
+
     def _relative_size(self, key: Key, left: Tensor, right: Tensor) -> float:
-        """||left right|| / ||W||."""
-        if key not in self._norms:
-            weight: Any = self.maps[key].weight
-            with self.base.runtime.gathered([weight]):
-                self._norms[key] = float(weight.detach().float().norm())
+        """||left right|| / ||W||, after `_weigh`."""
         overlap = (left.double().T @ left.double()) * (right.double() @ right.double().T)
         return float(overlap.sum().clamp(min=0).sqrt()) / self._norms[key]
 

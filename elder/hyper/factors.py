@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from elder.hyper.passes import Pass, deal
 from elder.mixture.samples import IGNORED, Row
+from elder.models import check_rows
 from elder.runtime import Runtime
 
 Tokens = Literal["answer", "all"]
@@ -70,10 +71,11 @@ class Recorder:
     def _take(self, name: str, x: Tensor, out: Any) -> Any:
         if self._seen is None:
             return None
+        check_rows(x)
         if not out.requires_grad:
             out = out.detach().requires_grad_()
         self._seen[name] = (x.detach(), out)
-        return out
+        return out.clone()  # Falcon adds attention to it in place
 
     def gradients(self, loss: Tensor, seen: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """dLoss/dy of every map, (B, T, d_v)."""

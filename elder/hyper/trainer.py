@@ -31,6 +31,7 @@ from elder.hyper.trained import save_trained
 from elder.metrics.scoring import Pair, score
 from elder.mixture.samples import Row
 from elder.models import anatomy, clone_sharing_weights
+from elder.runtime import keep_alike
 from elder.tokens import pad_id
 
 LAYERS = {"mend": 3, "malmen": 6}  # how many of the last blocks are written
@@ -73,6 +74,7 @@ class MetaTrainer:
         style: Any = method
         self.network = HyperNetwork(sizes, style, options.rank, options.blocks, options.lr, options.seed)
         self.network.place(base.runtime.device)
+        keep_alike(list(self.network.parameters()), base.runtime)  # normal numbers are drawn as the processor rounds
         self._draws = torch.Generator().manual_seed(options.seed)
         self._optimiser = self._new_optimiser()
         self.steps_done = 0
@@ -103,6 +105,7 @@ class MetaTrainer:
             norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), o.clip))
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=True)
+        keep_alike(self._replicated(), self.base.runtime)
         return figures | {"gradient_norm": norm, "seconds": time.perf_counter() - begin}
 
     @torch.no_grad()
@@ -169,6 +172,14 @@ class MetaTrainer:
             zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             adam.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         return adam
+
+    def _replicated(self) -> list[Tensor]:
+        """What every rank works out alone, from the same gradients and factors."""
+        moments = [t for m in self.network.normalisers.values() for t in (m.mean, m.squares)]
+        if self.steps_done % self.options.accumulate:
+            return moments
+        adam = [self._optimiser.state[p][entry] for p in self.network.parameters() for entry in MOMENTS]
+        return [*moments, *self.network.parameters(), *adam]
 
     def _factors(self, rows: Sequence[Row]) -> dict[str, Factors]:
         o = self.options

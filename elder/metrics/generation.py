@@ -5,7 +5,7 @@ Knows nothing of edits or targets, and of editors only that their model generate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +45,15 @@ class Decoder:
 
     @classmethod
     def to_stop(
-        cls, tokenizer: PreTrainedTokenizerBase, limit: int, batch_size: int, context: int | None = None
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        limit: int,
+        batch_size: int,
+        context: int | None = None,
+        ends: Collection[int] = (),
     ) -> Decoder:
-        """Generate until EOS or a newline."""
-        return cls(tokenizer, stop_ids(tokenizer), limit, batch_size, context)
+        """Generate until EOS, one of the model's own `ends` (`elder.tokens.end_ids`) or a newline."""
+        return cls(tokenizer, stop_ids(tokenizer, ends), limit, batch_size, context)
 
     def config(self, limit: int) -> GenerationConfig:
         """Plain greedy search; every field that a hub model's own generation config could bend is set."""

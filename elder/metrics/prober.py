@@ -15,7 +15,7 @@ from elder.editors.base import Editor
 from elder.metrics.batching import Meter, run_batched
 from elder.metrics.generation import Continuation, Decoder, generate
 from elder.metrics.scoring import Pair, TokenScores, score
-from elder.tokens import encode_prompt, encode_target, pad_id, pad_left
+from elder.tokens import encode_prompt, encode_target, end_ids, pad_id, pad_left
 
 Ask = tuple[str, int]
 """A prompt and the most tokens its answer may have."""
@@ -44,7 +44,8 @@ class Prober:
         self.context: int | None = None if context is None else int(context)
         self._prompts: dict[str, tuple[int, ...]] = {}
         self._targets: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._stop = Decoder.to_stop(self.tokenizer, max_new_tokens, batch_size, self.context)
+        ends = end_ids(editor.base.model)
+        self._stop = Decoder.to_stop(self.tokenizer, max_new_tokens, batch_size, self.context, ends)
         self._base_continuations: dict[str, Continuation] = {}
         self._base_scores: dict[Pair, TokenScores] = {}
 

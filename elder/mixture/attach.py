@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from elder.errors import ModelError
 from elder.mixture.route import Plan
+from elder.scoped import eager
 
 
 class Steering(Protocol):
@@ -65,6 +66,7 @@ class Low:
     def __init__(self, steering: Steering) -> None:
         self.steering = steering
 
+    @eager  # what a pass is doing is asked anew in every pass
     def __call__(self, _: nn.Module, __: Any, states: Tensor) -> None:
         """Called by the hook of `listen_low`."""
         self.steering.seen_low(states)
@@ -121,6 +123,7 @@ class _Correction:
     def __init__(self, layer: int, steering: Steering) -> None:
         self.layer, self.steering = layer, steering
 
+    @eager
     def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         check_rows(args[0])
         found = self.steering.planned()
@@ -134,6 +137,7 @@ class _Tap:
     def __init__(self, steering: Steering) -> None:
         self.steering = steering
 
+    @eager
     def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         check_rows(args[0])
         self.steering.tapped(args[0])
@@ -145,5 +149,6 @@ class _FirstInput:
     def __init__(self, note: Callable[[nn.Module, Any, Any], None]) -> None:
         self.note = note
 
+    @eager
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.note(module, args, args[0])

@@ -10,84 +10,27 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from elder.device import run_eagerly
 from elder.errors import ModelError
 from elder.mixture.cached import CacheRecord, attach_record, record_of
-from elder.mixture.deferral import Deferral, Prompts
+from elder.mixture.deferral import Prompts
+from elder.mixture.line_passes import begin_line, decide_line, note_line
 from elder.mixture.moved import moved
+from elder.mixture.paged import line_of
+from elder.mixture.pass_info import Groups, Pass, Version
 from elder.mixture.prompt_end import NAMES, PromptEnds, said_ends
 from elder.mixture.rewind import rewound, trimmed
 from elder.mixture.route import Plan, Routes, Span, plan_of
-from elder.scoped import Scoped
+from elder.scoped import Scoped, eager
 
 FAR_BETTER = 0.5  # share of the distance to a stored key that an earlier end of the prompt may have
-Groups = tuple[tuple[nn.Module, ...], ...]
-"""The low-rank maps of each group, one for each edited layer."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """Everything that has been learnt up to some batch.
-
-    Attributes:
-        deferral: Which prompts are in scope, and with which weights.
-        groups: The low-rank maps.
-        ids: The id of every edit, by number; empty for methods that know no edit by number.
-        count: How many edits have been applied.
-        shape: Edited layers (L) and maps in each (N).
-    """
-
-    deferral: Deferral
-    groups: Groups
-    ids: tuple[str, ...]
-    count: int
-    shape: tuple[int, int]
-
-
-@dataclass
-class Pass:
-    """One pass of the model in one thread.
-
-    Attributes:
-        version: What it answers with.
-        kwargs: The arguments of the model.
-        tokens: (B, T) ids or (B, T, D) embeddings.
-        plan: Which tokens are corrected; None: none, or not decided yet.
-        fixed: The plan was given from outside; nothing is decided or noted.
-        record: Of the cache that the pass continues.
-        due: Rows still have to be routed, at the tap.
-        ends: (B,) column among the new tokens of each row's last prompt token; used for rows in `deciding`.
-        deciding: The rows that are routed in this pass.
-        open: Nobody said where prompts end.
-        past: Cached tokens of each row.
-        again: So many of the new tokens were cached before and are read again.
-        real: (B, T) bool, or None when all tokens are real.
-        low: (B, T, D) states where subject keys are taken.
-        routes, starts: Of all rows, when they are known.
-    """
-
-    version: Version
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    tokens: Tensor | None = None
-    plan: Plan | None = None
-    fixed: bool = False
-    record: CacheRecord | None = None
-    due: bool = False
-    ends: Tensor | None = None
-    deciding: tuple[int, ...] = ()
-    open: bool = False
-    past: int = 0
-    again: int = 0
-    real: Tensor | None = None
-    low: Tensor | None = None
-    routes: Routes | None = None
-    starts: Tensor | None = None
 
 
 class MixtureEdits:
@@ -185,8 +128,15 @@ class MixtureEdits:
         return kwargs
 
     def batching(self, config: Any) -> None:
-        """See `Edits.batching`: blocks are not shared, since what was corrected belongs to one request."""
+        """See `Edits.batching`.
+
+        Blocks are not shared, since what was corrected belongs to one request; passes are routed by Python code, which
+        neither graphs nor compiled steps would run again; requests are recognised by slots, not by tables of blocks.
+        """
         config.allow_block_sharing = False
+        config.max_blocks_per_request = 0
+        run_eagerly(config)
+        config.cpu_offload_space = 0.0
 
     def merged(self, model: nn.Module) -> Mapping[str, Tensor]:
         """See `Edits.merged`.
@@ -212,6 +162,7 @@ class MixtureEdits:
 
     # ---- a pass -------------------------------------------------------------------------------------------------
 
+    @eager
     def begin(self, kwargs: dict[str, Any]) -> Pass:
         """What a pass with these arguments is about, as far as that is known before it runs.
 
@@ -219,6 +170,9 @@ class MixtureEdits:
             ValueError: There are no tokens, or ends of prompts for another number of rows.
         """
         tokens, version = _tokens(kwargs), self.version
+        line = line_of(kwargs, self.identity)
+        if line is not None:
+            return begin_line(Pass(version, kwargs, tokens, line=line), line)
         batch, length = tokens.shape[:2]
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
@@ -234,8 +188,12 @@ class MixtureEdits:
             return run
         return self._decide_later(run, said)
 
+    @eager
     def finish(self, run: Pass, output: Any) -> Any:
         """Note in the cache of an output what has been decided; returns the output."""
+        if run.line is not None:
+            note_line(run, run.line, self.identity)
+            return output
         cache = _cache_in(output)
         if cache is not None and run.tokens is not None:
             self._note(run, cache)
@@ -262,7 +220,10 @@ class MixtureEdits:
         run = self._pass.get()
         if run is not None and run.due:
             run.due = False
-            self._decide(run, states)
+            if run.line is None:
+                self._decide(run, states)
+            else:
+                decide_line(run, run.line, states)
 
     # ---- parts --------------------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ def pack(
         device: Where the tensors are wanted.
         dtype: Of the mask.
         alone: Give each row a line of its own and make an ordinary padding mask, for models that cannot be told by
-            position ids where a row begins.
+            position ids where a row begins, or that need other masks in some layers.
     """
     lengths = [len(row.prompt) + len(row.answer) for row in rows]
     lines = [[i] for i in range(len(rows))] if alone else lines_of(lengths, width)

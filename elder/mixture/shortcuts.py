@@ -8,6 +8,7 @@ nothing of architectures beyond "a block has children, one of which holds the ML
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from elder.models import dimensions
 
-Memo = dict[str, Any]
-"""What the children of one block returned for one micro-batch, by name."""
+Memo = dict[Any, Any]
+"""What the children of one block returned for one micro-batch, by name and number of the call."""
 
 
 class FirstBlock:
@@ -34,6 +35,7 @@ class FirstBlock:
         self.target = target
         self._memo: Memo | None = None
         self._recording = False
+        self._calls: Counter[str] = Counter()  # of each child, in the present pass
         for name, child in block.named_children():
             if any(module is target for module in child.modules()):
                 if child is not target:
@@ -44,17 +46,20 @@ class FirstBlock:
 
     @contextmanager
     def recording(self, memo: Memo) -> Iterator[None]:
-        """Fill a memo from the pass in this block of code, which must be uncorrected and without gradients."""
+        """Fill a memo from the one pass in this block of code, which must be uncorrected and without gradients."""
         self._memo, self._recording = memo, True
+        self._calls.clear()
         try:
             yield
         finally:
+            memo.pop("made", None)
             self._memo, self._recording = None, False
 
     @contextmanager
     def replaying(self, memo: Memo) -> Iterator[None]:
-        """Passes in this block of code, on the same inputs, take what the memo holds."""
+        """The one pass in this block of code, on the same inputs, takes what the memo holds."""
         self._memo = memo
+        self._calls.clear()
         try:
             yield
         finally:
@@ -69,14 +74,16 @@ class FirstBlock:
         module.forward = wrapped
 
     def _before(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A child beside the edited branch, such as attention or a norm."""
+        """A child beside the edited branch, such as attention or a norm; Phi has a dropout that is called twice."""
         memo = self._memo
         assert memo is not None
+        call = name, self._calls[name]
+        self._calls[name] += 1
         if not self._recording:
-            return memo[name] if name in memo else forward(*args, **kwargs)
+            return memo[call] if call in memo else forward(*args, **kwargs)
         out = forward(*args, **kwargs)
         if "target" not in memo:
-            memo[name] = out
+            memo[call] = out
         return out
 
     def _branch(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -86,7 +93,7 @@ class FirstBlock:
         if not self._recording:
             return self.target(memo["input"]) if memo.get("last") else forward(*args, **kwargs)
         out = forward(*args, **kwargs)
-        memo["last"] = out is memo.get("target")
+        memo["last"] = out is memo.pop("made", None)
         if not memo["last"]:
             memo.pop("input", None)
         return out
@@ -96,7 +103,9 @@ class FirstBlock:
         memo = self._memo
         assert memo is not None
         if self._recording:
-            memo["input"], memo["target"] = args[0], forward(*args, **kwargs)
+            memo["input"], memo["made"] = args[0], forward(*args, **kwargs)
+            memo["target"] = memo["made"].clone()  # Falcon adds attention to what the map returned, in place
+            return memo["made"]
         return memo["target"]
 
 

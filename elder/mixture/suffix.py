@@ -2,7 +2,8 @@
 
 What runs before the first edited map does not change while a batch is learnt, so it is cached; every step runs the
 upper blocks only, the last MLP and the vocabulary projection at answer positions only, and rows are packed, not
-padded. Rows are dealt to the ranks of the runtime; gradients are summed over them. Knows nothing of routing rules.
+padded, unless one of them is longer than a window of the model. Rows are dealt to the ranks of the runtime; gradients
+are summed over them. Knows nothing of routing rules.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from elder.attention import whole_attention_of
 from elder.mixture.packing import Packed, pack
 from elder.mixture.partial import PartialForward
 from elder.mixture.route import Plan
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
 from elder.mixture.shortcuts import FirstBlock, LastBlock, Memo
 from elder.mixture.training import Bench
-from elder.runtime import Runtime, rounds, share
+from elder.runtime import Runtime, keep_alike, rounds, share
 
 CHECK_EVERY = 10  # steps between two questions whether a batch is learnt
 
@@ -84,6 +86,7 @@ class SuffixTrainer:
         self.bench, self.runtime, self.pad, self.micro_batch = bench, runtime, pad, micro_batch
         alibi = getattr(model.config, "alibi", False)  # such a model reads positions off the padding mask
         self._packs = "position_ids" in signature(model.forward).parameters and not alibi
+        self._attention = whole_attention_of(model)
         self._trims = exit.trims and self._packs and layers[0] < depth - 1
         self._trimmed = depth - 1 if self._trims else None
         self._tapped: Tensor | None = None
@@ -100,7 +103,8 @@ class SuffixTrainer:
         for begin in range(0, len(mine), self.micro_batch):
             part = mine[begin : begin + self.micro_batch]
             own = [row for _, row in part]
-            packed = pack(own, self.pad, config.hidden_size, device, self.model.dtype, not self._packs)
+            packs = self._packs and self._attention.packs([len(row.prompt) + len(row.answer) for row in own])
+            packed = pack(own, self.pad, config.hidden_size, device, self.model.dtype, not packs)
             memo: Memo = {}
             hidden, query = self._prefix(packed, memo)
             batch = collate(own, self.pad, device, max(0, real - begin))
@@ -203,6 +207,7 @@ def descend(
             break
     for parameter in parameters:
         parameter.grad = None
+    keep_alike(parameters, runtime)  # Adam's steps are each rank's own, rounded as its processor does
     return torch.cat(losses).tolist() if losses else []
 
 

@@ -2,19 +2,23 @@
 
 When tokens before the last prompt token are never corrected, their keys and values are the base model's in every
 block. They are cached for a batch of edits, and a training step runs only the edited blocks on only the last prompt
-token and the answer: a handful of tokens instead of whole prompts. Knows nothing of routing rules.
+token and the answer: a handful of tokens instead of whole prompts. The cache keeps all of them, whatever a layer's
+window; the model's own masks say which of them count. Where keys and values are not all that layers remember, whole
+rows are run. Knows nothing of routing rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from elder.attention import whole_attention_of
 from elder.mixture.attach import listen_low
 from elder.mixture.partial import PartialForward
 from elder.mixture.route import Plan
@@ -77,6 +81,7 @@ class TailTrainer:
         whole: bool = False,
     ) -> None:
         self.whole = whole
+        self._remembers = whole_attention_of(model).remembers and not whole
         self.model, self.partial, self.first = model, partial, first
         self.bench, self.runtime, self.pad, self.micro_batch = bench, runtime, pad, micro_batch
         self._seen: dict[str, Tensor] = {}
@@ -124,19 +129,22 @@ class TailTrainer:
 
     def _tail(self, batch: RowBatch, index: tuple[int, ...]) -> Tail:
         self._listening = True
+        cache = DynamicCache() if self._remembers else None
         with torch.no_grad(), self.bench.disabled():
-            cache = self.model(
+            self.model(
                 input_ids=batch.input_ids[:, :-1],
                 attention_mask=batch.attention_mask[:, :-1],
                 position_ids=batch.position_ids[:, :-1],
-                use_cache=True,
+                past_key_values=cache,
+                use_cache=cache is not None,
                 logits_to_keep=1,
-            ).past_key_values
+            )
         self._listening = False
         hidden, low = self._seen.pop("hidden"), self._seen.pop("low")
         width = batch.answer_width
-        before = 0 if self.whole else batch.input_ids.shape[1] - 1 - width
-        layers = [(layer.keys[..., :before, :], layer.values[..., :before, :]) for layer in cache.layers]
+        before = 0 if cache is None else batch.input_ids.shape[1] - 1 - width
+        kept: list[Any] = [] if cache is None else cache.layers
+        layers = [(layer.keys[..., :before, :], layer.values[..., :before, :]) for layer in kept]
         past = tuple(layers[self.first] if i < self.first else pair for i, pair in enumerate(layers)) if before else ()
         last = hidden[torch.arange(len(hidden), device=hidden.device), batch.key_positions]
         return Tail(batch, past, hidden[:, before:].clone(), batch.key_positions - before, index, low, last)

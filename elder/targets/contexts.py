@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from elder.runtime import Runtime
+from elder.runtime import Runtime, told_by_first
 from elder.tokens import decode, encode_prompt, pad_id
 
 BARE = "{}"
@@ -46,7 +46,10 @@ def sample_contexts(
     tokens: int = 10,
     grouped: bool = True,
 ) -> Contexts:
-    """Let the unedited model write short texts, from a generator of its own, the same on every rank.
+    """Let the unedited model write short texts, from a generator of its own.
+
+    Rank 0's texts count: where processors differ, the last bits of a logit may draw another token. The others run as
+    many forwards, whatever they draw.
 
     MEMIT (section 4.2 and its code): five texts of ten tokens; the bare prompt counts as much as all of them.
     Collective under sharding.
@@ -73,6 +76,7 @@ def sample_contexts(
             ids.append(int(best.indices[pick]))
         text = decode(tokenizer, [i for i in ids if i != pad_id(tokenizer)])
         texts.append(" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}")
+    texts = told_by_first(lambda: texts, runtime)
     if not grouped:
         return Contexts(((BARE, *texts),))
     return Contexts(((BARE,), tuple(texts)) if texts else ((BARE,),))

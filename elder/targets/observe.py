@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elder.mixture.partial import PartialForward
+from elder.models import check_rows
 from elder.runtime import Runtime, merge_shares, rounds, share
 from elder.targets.requests import Row
 from elder.tokens import pad_left
+
+BENT = 0.05  # part of a response that may go another way than the push and be rounding (bfloat16)
+FAR = 16.0  # the longer of two pushes, in units of the shorter
+ONE = 0.01  # a share so near 1 is 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Observer:
         self.model, self.partial, self.maps, self.runtime, self.pad = model, partial, maps, runtime, pad
         self._keys: dict[int, Tensor] | None = None
         self._outputs: dict[int, Tensor] = {}
+        self._push: tuple[int, Tensor] | None = None  # what is added to the output of a map, and of which block's
         for layer, module in maps.items():
             module.register_forward_hook(lambda _, args, out, layer=layer: self._take(layer, args[0], out))
 
@@ -73,6 +78,30 @@ class Observer:
         outputs = {layer: self._merge([part[1][layer] for part in found], real) for layer in layers}
         return Seen(keys, outputs, self._merge([part[2] for part in found], real))
 
+    def share_of(self, row: Row, layer: int) -> float | None:
+        """What share of its map's output a block adds to the residual stream, found by trying. Collective.
+
+        1 in most decoders, another number where a config scales it (Granite), None where something that is no scaling,
+        such as a norm (Gemma 2 and 3, OLMo 2, GLM-4), comes in between.
+        """
+        before = self.look([row], layer).hidden
+        push = before.flip(1)  # as long as the stream itself, so that rounding hides nothing
+        moved = self._moved(row, layer, push, before)
+        share = float((moved * push).sum() / push.square().sum())
+        far = self._moved(row, layer, FAR * push, before)  # a norm lets nothing grow
+        straight = (moved - share * push).norm() <= BENT * moved.norm()
+        if not straight or not (far - FAR * moved).norm() <= BENT * far.norm():
+            return None
+        return 1.0 if abs(share - 1) < ONE else share
+
+    def _moved(self, row: Row, layer: int, push: Tensor, before: Tensor) -> Tensor:
+        """(1, D) how far the block's output moves when `push` (1, D) is added to its map's."""
+        self._push = layer, push
+        try:
+            return self.look([row], layer).hidden - before
+        finally:
+            self._push = None
+
     def _pass(self, rows: Sequence[Row], last: int) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
         ids, mask, positions = pad_left([row.ids for row in rows], self.pad, self.runtime.device)
         self._keys, self._outputs = {}, {}
@@ -93,6 +122,12 @@ class Observer:
         shares = self.runtime.gather_objects(own.cpu())
         return torch.stack(merge_shares([list(part) for part in shares])).to(self.runtime.device)
 
-    def _take(self, layer: int, x: Tensor, out: Any) -> None:
-        if self._keys is not None:
-            self._keys[layer], self._outputs[layer] = x[:, -1].float(), out[:, -1].float()
+    def _take(self, layer: int, x: Tensor, out: Tensor) -> Tensor | None:
+        if self._keys is None:
+            return None
+        check_rows(x)
+        # Copies, because Falcon adds attention to what its map returned, in place.
+        self._keys[layer], self._outputs[layer] = (t[:, -1].to(torch.float32, copy=True) for t in (x, out))
+        if self._push is None or self._push[0] != layer:
+            return None
+        return out + self._push[1].to(out.dtype)[:, None]

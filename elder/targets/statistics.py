@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from elder.editors.base import Base
 from elder.errors import DataError
 from elder.mixture.partial import PartialForward
-from elder.models import anatomy, clone_sharing_weights, dimensions
+from elder.models import anatomy, check_rows, clone_sharing_weights, dimensions
 from elder.runtime import share
 from elder.solvers.moments import SecondMoment
 from elder.tokens import encode_prompt, pad_id
@@ -119,6 +119,7 @@ def collect_moments(
         moments[layer] = SecondMoment(size[0] if size else parts.inner, runtime.device)
 
         def take(_: Any, args: tuple[Tensor, ...], layer: int = layer) -> None:
+            check_rows(args[0])
             moments[layer].add(args[0][taken["counted"]])
 
         parts.mlp_out[layer].register_forward_pre_hook(take)

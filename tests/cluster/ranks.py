@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+PATIENCE = timedelta(seconds=60)  # of a rank that is alone with a collective
 
 
 def on_ranks(function: Callable[..., Any], directory: Path, *args: Any, size: int = 2) -> list[Any]:
@@ -22,7 +25,8 @@ def on_ranks(function: Callable[..., Any], directory: Path, *args: Any, size: in
 def _rank(rank: int, size: int, directory: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=size)
+    meeting = f"file://{directory}/rendezvous"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size, timeout=PATIENCE)
     found = function(Path(directory), *args)
     (Path(directory) / f"rank-{rank}.pickle").write_bytes(pickle.dumps(found))
     dist.barrier()

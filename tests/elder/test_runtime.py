@@ -7,7 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from elder.runtime import LocalRuntime, merge_shares, rounds, share
+from elder.errors import SolverError
+from elder.runtime import (
+    PIECE,
+    LocalRuntime,
+    fingerprint,
+    keep_alike,
+    merge_shares,
+    rounds,
+    share,
+    tensors_by_first,
+)
 from tests.elder.tiny import ThreadRuntime, on_ranks
 
 
@@ -59,3 +69,63 @@ def test_a_rank_that_fails_fails_the_group() -> None:
 
     with pytest.raises(KeyError, match="mine"):
         on_ranks(program)
+
+
+def test_tensors_are_those_of_rank_0_in_their_formats() -> None:
+    wanted = [
+        torch.tensor([0.1, float("inf"), -3.0]),
+        torch.tensor([[True, False]]),
+        torch.tensor(1 / 3, dtype=torch.float64),
+        torch.zeros(0, 4),
+        torch.tensor([2**62, -1]),
+        torch.tensor([1.5], dtype=torch.bfloat16),
+    ]
+
+    def program(runtime: ThreadRuntime) -> list[torch.Tensor]:
+        return tensors_by_first(lambda: wanted if runtime.rank == 0 else [], runtime)
+
+    for found in on_ranks(program, 3):
+        assert [t.dtype for t in found] == [t.dtype for t in wanted]
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("failing", [0, 1])
+def test_only_what_becomes_of_it_on_rank_0_counts(failing: int, together: bool) -> None:
+    def program(runtime: ThreadRuntime) -> object:
+        def call() -> list[torch.Tensor]:
+            if together:
+                runtime.barrier()
+            if runtime.rank == failing:
+                raise SolverError("too large")
+            return [torch.full((2,), float(runtime.rank))]
+
+        try:
+            return [t.tolist() for t in tensors_by_first(call, runtime, together)]
+        except SolverError as error:
+            return str(error)
+
+    assert on_ranks(program) == ([[[0.0, 0.0]]] * 2 if failing else ["too large"] * 2)
+
+
+def test_replicas_that_drifted_are_put_right_and_others_are_left_alone() -> None:
+    def program(runtime: ThreadRuntime) -> tuple[bool, bool, list[float]]:
+        first, second = torch.nn.Parameter(torch.ones(3)), torch.arange(4.0)
+        alike = keep_alike([first, second], runtime)
+        with torch.no_grad():
+            first[1] += 1e-6 * runtime.rank
+        return alike, keep_alike([first, second], runtime), first.tolist()
+
+    assert on_ranks(program) == [(False, True, [1.0, 1.0, 1.0])] * 2
+
+
+def test_fingerprints_see_every_bit_and_place() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(PIECE + 3)
+    last, swapped, nudged = values.clone(), values.clone(), values.clone()
+    last[-1] = torch.nextafter(last[-1], torch.tensor(9.0))
+    swapped[[0, 1]] = swapped[[1, 0]]
+    nudged[5], nudged[6] = (torch.nextafter(nudged[i], torch.tensor(9.0 * s)) for i, s in ((5, 1), (6, -1)))
+    prints = {fingerprint(t) for t in (values, last, swapped, nudged, values.double(), values.half(), values[:0])}
+    assert len(prints) == 7
+    assert fingerprint(values.clone()) == fingerprint(values.reshape(1, -1))

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import os
 import pickle
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from elder.errors import ConfigError, GateError
-from pipelines.train_runner import _explain, _portable, driver_environment, threads_of, worker_environment
+from pipelines import train_runner
+from pipelines.train_runner import _explain, _portable, driver_environment, worker_environment
 from tests.pipelines.fakes import make_config
 
 
-def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert threads_of(make_config(cluster={"workers": 4}).cluster) == 2
-    assert threads_of(make_config(cluster={"workers": 16}).cluster) == 1
-    assert threads_of(make_config(cluster={"workers": 4, "threads_per_worker": 3}).cluster) == 3
+@pytest.mark.parametrize(
+    ("workers", "beside", "told", "wanted"),
+    [(8, 1, None, 16), (8, 4, None, 4), (3, 3, None, 5), (64, 32, None, 1), (8, 1, 3, 3)],
+    ids=["a-node-each", "two-nodes", "a-rest", "more-than-cores", "as-told"],
+)
+def test_workers_share_the_cores_of_their_own_node(
+    monkeypatch: pytest.MonkeyPatch, workers: int, beside: int, told: int | None, wanted: int
+) -> None:
+    """On nodes of 16 cores; the driver's own machine, which has others, plays no part."""
+    set_to: list[int] = []
+    monkeypatch.setattr(train_runner, "usable_cores", lambda: 16)
+    monkeypatch.setattr("torch.set_num_threads", set_to.append)
+    monkeypatch.setattr(
+        train_runner.ray.train, "get_context", lambda: SimpleNamespace(get_local_world_size=lambda: beside)
+    )
+    cluster = {"workers": workers, **({"threads_per_worker": told} if told else {})}
+    job: Any = SimpleNamespace(config=make_config(cluster=cluster), sharding="none")
+    train_runner.make_runtime(job, 0, 1)
+    assert set_to == [wanted]
+
+
+def test_processes_begin_with_one_thread_or_as_many_as_they_are_told() -> None:
+    """Until a worker knows its node: Ray would give it as many as it reserves."""
+    for told, wanted in ((None, "1"), (3, "3")):
+        found = worker_environment(make_config(cluster={"workers": 2, "threads_per_worker": told}).cluster)
+        assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == wanted
 
 
 def test_cpu_workers_tell_deepspeed_so() -> None:
