@@ -11,8 +11,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from elder.editors.base import Base
-from tests.elder.tiny import padded
+from tests.elder.tiny import EDITS, OTHERS, padded
 
+INSIDE = [edit.prompt for edit in EDITS[:4]] + [EDITS[0].rephrases[0], EDITS[2].rephrases[0]]
+OUTSIDE = [OTHERS[0], OTHERS[3], EDITS[4].rephrases[0], EDITS[5].rephrases[0], EDITS[0].rephrases[1]]
+PROMPTS = [*INSIDE, *OUTSIDE]
+MIXED = [INSIDE[0], OUTSIDE[0], INSIDE[4], OUTSIDE[3]]
 GREEDY = {"do_sample": False}
 
 

@@ -10,12 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.elder.edited.talk import Alone, Session, inputs_of, said
-from tests.elder.tiny import EDITS, FAMILIES, METHODS, OTHERS
+from tests.elder.edited.talk import INSIDE, OUTSIDE, PROMPTS, Alone, Session, inputs_of, said
+from tests.elder.tiny import FAMILIES, METHODS
 
-INSIDE = [edit.prompt for edit in EDITS[:4]] + [EDITS[0].rephrases[0], EDITS[2].rephrases[0]]
-OUTSIDE = [OTHERS[0], OTHERS[3], EDITS[4].rephrases[0], EDITS[5].rephrases[0], EDITS[0].rephrases[1]]
-PROMPTS = [*INSIDE, *OUTSIDE]
 EXAMPLES = 12
 MORE = 4
 # The same examples in every run; `--hypothesis-seed` has no say. Looked at beyond them by hand, with more examples.
