@@ -67,10 +67,11 @@ class EditedModel:
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """See `transformers.GenerationMixin.generate`; routed once, where the given prompt ends."""
-        if inputs is not None and not args:
+        plain: Any = super().generate  # type: ignore[misc]
+        if inputs is not None:
             kwargs["inputs"] = inputs
-            inputs = None
-        return super().generate(inputs, *args, **self.edits.request(self._described(kwargs)))  # type: ignore[misc]
+        kwargs.update(zip(list(inspect.signature(plain).parameters)[1:], args, strict=False))
+        return plain(**self.edits.request(self._described(kwargs)))
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, prompt_mask: Tensor | None = None, **kwargs: Any
