@@ -67,10 +67,11 @@ class EditedModel:
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """See `transformers.GenerationMixin.generate`; routed once, where the given prompt ends."""
+        plain: Any = super().generate  # type: ignore[misc]
         if inputs is not None:
             kwargs["inputs"] = inputs
-        kwargs = self.edits.request(self._described(kwargs))
-        return super().generate(kwargs.pop("inputs", None), *args, **kwargs)  # type: ignore[misc]
+        kwargs.update(zip(list(inspect.signature(plain).parameters)[1:], args, strict=False))
+        return plain(**self.edits.request(self._described(kwargs)))
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, prompt_mask: Tensor | None = None, **kwargs: Any

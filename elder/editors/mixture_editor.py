@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -220,6 +221,8 @@ class MixtureEditor(Asking):
     def routes(self, input_ids: Tensor, attention_mask: Tensor) -> Routes:
         """How prompts are routed; runs the blocks below the first edited one only. Collective under sharding.
 
+        Inside `disabled()` no row is in scope.
+
         Args:
             input_ids: (B, T).
             attention_mask: (B, T).
@@ -232,11 +235,12 @@ class MixtureEditor(Asking):
             "use_cache": False,
             "logits_to_keep": 1,
         }
+        off = self.edits.off
         with torch.no_grad(), self.edits.probing(inputs) as run, self._partial.only_below(self.layers[0]):
             self._clone(**run.kwargs)
             self._partial.reached()
         assert run.routes is not None
-        return run.routes
+        return replace(run.routes, inside=run.routes.inside & (not off))
 
     def base_digest(self) -> str:
         """See `Editor.base_digest`."""

@@ -97,6 +97,12 @@ class MixtureEdits:
             yield run
 
     @property
+    def off(self) -> bool:
+        """Whether passes of this thread or task are the base model's (`disabled`)."""
+        held = self._pass.get()
+        return held is not None and held.fixed and held.plan is None
+
+    @property
     def count(self) -> int:
         """See `Edits.count`."""
         return self.version.count

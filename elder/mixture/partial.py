@@ -63,7 +63,9 @@ class PartialForward:
     def _forward(self, index: int, original: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         now = self._range.get()
         if now is self._whole:
-            return original(hidden_states, *args, **kwargs)
+            out = original(hidden_states, *args, **kwargs)
+            self._tuples = isinstance(out, tuple)
+            return out
         if index == now.first and now.injected is not None:
             hidden_states = now.injected
         if index == now.capture_at:

@@ -10,6 +10,7 @@ import torch
 
 from elder.editors.base import Base, Editor
 from elder.editors.make import make_editor
+from tests.elder.edited.talk import Alone
 from tests.elder.tiny import EDITS, FAMILIES, METHODS, OPTIONS, make_base
 
 
@@ -56,3 +57,43 @@ def edited_once(base_of: Callable[..., Base]) -> Callable[..., Editor]:
 @pytest.fixture
 def edited(edited_once: Callable[..., Editor], method: str, family: str) -> Editor:
     return edited_once(method, family)
+
+
+LOUD = {"elder": 12.0, "elder-plus": 3.0}  # so much larger are the maps of `loud_of`
+
+
+@pytest.fixture(scope="session")
+def loud_of(edited_once: Callable[..., Editor]) -> Callable[..., Editor]:
+    """The editor of `edited_once` with larger maps, so that a correction that is lost shows. Tests must not change it.
+
+    Routing does not read the maps, so the scope is the same.
+    """
+
+    @cache
+    def make(method: str, family: str, dtype: torch.dtype = torch.float32) -> Editor:
+        quiet = edited_once(method, family, dtype)
+        editor = make_editor(method, quiet.base, **OPTIONS[method])
+        state = quiet.state_dict()
+        for name in state:
+            if name.startswith("mixtures.") and name.endswith(".b"):
+                state[name] = state[name] * LOUD[method]
+        editor.load_state_dict(state)
+        return editor
+
+    return make
+
+
+@pytest.fixture
+def loud(loud_of: Callable[..., Editor], method: str, family: str) -> Editor:
+    return loud_of(method, family)
+
+
+@pytest.fixture(scope="session")
+def alone_of(loud_of: Callable[..., Editor]) -> Callable[..., Alone]:
+    """What the model of `loud_of` answers to a prompt alone."""
+    return cache(lambda method, family: Alone(loud_of(method, family).base, loud_of(method, family).model))
+
+
+@pytest.fixture
+def alone(alone_of: Callable[..., Alone], method: str, family: str) -> Alone:
+    return alone_of(method, family)

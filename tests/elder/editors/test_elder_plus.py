@@ -29,14 +29,8 @@ def scope(editor: Any, prompts: list[str]) -> list[bool]:
 
 def owners(editor: Any, prompts: list[str]) -> list[int]:
     """Which stored edit each prompt matches best."""
-    inputs, seen = padded(editor.base, prompts), []
-    match = editor.keys.match
-    editor.keys.match = lambda *args: seen.append(match(*args)) or seen[-1]
-    try:
-        logits_of(editor.model, inputs)
-    finally:
-        del editor.keys.match
-    return seen[0].owner.tolist()
+    inputs = padded(editor.base, prompts)
+    return editor.routes(inputs["input_ids"], inputs["attention_mask"]).owner.tolist()
 
 
 def answer(editor: Any, prompt: str, length: int) -> str:
@@ -143,11 +137,11 @@ def test_matched_edits_use_their_own_allocation(base: Base) -> None:
     assert editor.allocation.shape == (4, 2, 6)
     assert (editor.allocation.sum(-1) == 2).all()
     assert len({tuple(row.flatten().tolist()) for row in editor.allocation}) == 4  # batches draw anew, not again
-    logits_of(editor.model, padded(base, [LEARNT[2], OTHERS[0], LEARNT[0]]))
-    route = editor.clock.route
-    assert route.rows.tolist() == [0, 2]
+    inputs = padded(base, [LEARNT[2], OTHERS[0], LEARNT[0]])
+    routes = editor.routes(inputs["input_ids"], inputs["attention_mask"])
+    assert routes.inside.tolist() == [True, False, True]
     for row, owner in ((0, 2), (2, 0)):
-        assert torch.equal(route.gates[:, row], editor.allocation[owner].float() / 2)
+        assert torch.equal(routes.gates[row], editor.allocation[owner].float() / 2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

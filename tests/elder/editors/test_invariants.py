@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from elder.editors.base import Base, Editor, restoring
+from elder.editors.base import Base, Editor
 from elder.editors.make import make_editor
-from elder.mixture.route import Route
+from elder.mixture.cached import record_of
+from elder.mixture.route import Routes, Span, plan_of
 from tests.elder.tiny import EDITS, INNER, OPTIONS, OTHERS, WIDTH, logits_of, padded, padded_right, real_rows
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -26,16 +27,24 @@ def scope_of(editor: Editor, inputs: dict[str, Tensor]) -> Tensor:
     return editor.in_scope(inputs["input_ids"], inputs["attention_mask"])
 
 
-def route_of(editor: Any, inputs: dict[str, Tensor], **options: Any) -> Route | None:
-    """The route of one pass over the inputs."""
-    logits_of(editor.model, inputs, **options)
-    return editor.clock.route
+@torch.no_grad()
+def routes_of(editor: Any, inputs: dict[str, Tensor]) -> Routes:
+    """What one pass over the inputs decided about its rows, as it left it in the cache."""
+    record = record_of(editor.model(**inputs, use_cache=True).past_key_values, editor.edits.identity)
+    assert record is not None
+    return record.routes
 
 
-def gates_by_row(route: Route, rows: int) -> list[Tensor | None]:
+def gates_by_row(routes: Routes) -> list[Tensor | None]:
     """The gates of each row, (L, N), or None where the row is out of scope."""
-    inside = range(rows) if route.rows is None else route.rows.tolist()
-    return [route.gates[:, b] if b in inside else None for b in range(rows)]
+    return [gates if inside else None for inside, gates in zip(routes.inside, routes.gates, strict=True)]
+
+
+def with_options(editor: Any, **options: Any) -> Editor:
+    """Another editor that has learnt the same, with some options changed."""
+    twin = make_editor(editor.method, editor.base, **{**OPTIONS[editor.method], **options})
+    twin.load_state_dict(editor.state_dict())
+    return twin
 
 
 def assert_same_gates(one: list[Tensor | None], other: list[Tensor | None]) -> None:
@@ -79,10 +88,12 @@ def test_e02_fresh_maps_in_full_use_leave_the_base_bit_for_bit(
     base = base_of(family, dtype)
     editor = make_editor(method, base, **OPTIONS[method])
     inputs = padded(base, MIXED)
-    gates = torch.rand(len(editor.layers), len(MIXED), editor.options.experts)
-    start = torch.full((len(MIXED),), 3) if method == "elder-plus" else None
-    route = Route(gates, None if rows is None else torch.tensor(rows), start, 0 if start is None else 3)
-    with editor.clock.imposing(route):
+    count, width = inputs["input_ids"].shape
+    nowhere = Routes.none(count, len(editor.layers), editor.options.experts, torch.device("cpu"))
+    inside = torch.tensor([rows is None or row in rows for row in range(count)])
+    routes = dataclasses.replace(nowhere, inside=inside, gates=torch.rand_like(nowhere.gates))
+    spans = [Span(row * width, width, 3 if method == "elder-plus" else 0) for row in range(count)]
+    with editor.imposing(plan_of(routes, spans, count * width)):
         assert torch.equal(logits_of(editor.model, inputs), logits_of(base.model, inputs))
         torch.nn.init.ones_(editor.mixtures[0].b)
         assert not torch.equal(logits_of(editor.model, inputs), logits_of(base.model, inputs))
@@ -125,42 +136,43 @@ def test_e03_the_frozen_base_is_frozen_in_bfloat16_too(base_of: Callable[..., Ba
 
 
 def test_e06_routes_ignore_padding(edited: Any, base: Base) -> None:
-    plain = gates_by_row(route_of(edited, padded(base, MIXED)), len(MIXED))
+    plain = gates_by_row(routes_of(edited, padded(base, MIXED)))
     assert {g is None for g in plain} == {True, False}
-    assert_same_gates(gates_by_row(route_of(edited, padded(base, MIXED, extra=7)), len(MIXED)), plain)
-    assert_same_gates(gates_by_row(route_of(edited, padded_right(base, MIXED)), len(MIXED)), plain)
+    assert_same_gates(gates_by_row(routes_of(edited, padded(base, MIXED, extra=7))), plain)
+    assert_same_gates(gates_by_row(routes_of(edited, padded_right(base, MIXED))), plain)
 
 
 def test_e06_routes_ignore_the_rest_of_the_batch(edited: Any, base: Base) -> None:
-    together = gates_by_row(route_of(edited, padded(base, MIXED)), len(MIXED))
+    together = gates_by_row(routes_of(edited, padded(base, MIXED)))
     for prompt, gates in zip(MIXED, together, strict=True):
-        alone = route_of(edited, padded(base, [prompt]))
-        assert_same_gates([None] if alone is None else gates_by_row(alone, 1), [gates])
+        assert_same_gates(gates_by_row(routes_of(edited, padded(base, [prompt]))), [gates])
 
 
 def test_e06_routes_ignore_what_stands_behind_the_prompt(edited: Any, base: Base) -> None:
-    plain = gates_by_row(route_of(edited, padded(base, MIXED)), len(MIXED))
+    plain = gates_by_row(routes_of(edited, padded(base, MIXED)))
     longer = padded(base, [f"{p} and so on" for p in MIXED])
     with edited.routed_at(torch.tensor([longer["input_ids"].shape[1] - 1 - len(" and so on")] * len(MIXED))):
-        assert_same_gates(gates_by_row(route_of(edited, longer), len(MIXED)), plain)
+        assert_same_gates(gates_by_row(routes_of(edited, longer)), plain)
 
 
 def test_e06_routes_ignore_the_maps(fresh: Callable[..., Any], base: Base) -> None:
     editor = fresh()
     editor.edit(EDITS[:4])
     inputs = padded(base, MIXED)
-    plain = gates_by_row(route_of(editor, inputs), len(MIXED))
+    plain = gates_by_row(routes_of(editor, inputs))
+    before = logits_of(editor.model, inputs)
     with torch.no_grad():
-        for mixture in editor.mixtures:
+        for mixture in editor.edits.version.groups[0]:
             mixture.a.mul_(-3)
             mixture.b.add_(1)
-    assert_same_gates(gates_by_row(route_of(editor, inputs), len(MIXED)), plain)
+    assert not torch.equal(logits_of(editor.model, inputs), before)
+    assert_same_gates(gates_by_row(routes_of(editor, inputs)), plain)
 
 
 def test_in_scope_says_what_a_pass_does(edited: Any, base: Base) -> None:
     for inputs in (padded(base, MIXED), padded_right(base, MIXED)):
         inside = scope_of(edited, inputs)
-        active = [g is not None for g in gates_by_row(route_of(edited, inputs), len(MIXED))]
+        active = [g is not None for g in gates_by_row(routes_of(edited, inputs))]
         assert inside.tolist() == active
         changed = [
             not torch.equal(a, b)
@@ -184,8 +196,7 @@ def test_e08_the_scope_only_grows_with_epsilon_and_zero_lets_nothing_in(
     editor, inputs = edited_once("elder", family), padded(base, MIXED)
     scopes = []
     for epsilon in range(0, 15, 2):
-        with restoring(editor, "options", dataclasses.replace(editor.options, epsilon=epsilon)):
-            scopes.append(scope_of(editor, inputs))
+        scopes.append(scope_of(with_options(editor, epsilon=epsilon), inputs))
     assert not scopes[0].any()
     assert scopes[-1].all()
     for narrow, wide in pairwise(scopes):
@@ -194,14 +205,10 @@ def test_e08_the_scope_only_grows_with_epsilon_and_zero_lets_nothing_in(
 
 def test_e08_a_code_at_distance_epsilon_is_out(edited_once: Callable[..., Any], base: Base, family: str) -> None:
     editor, inputs = edited_once("elder", family), padded(base, MIXED)
-    seen: list[Tensor] = []
-    nearest = editor.codes.nearest
-    with restoring(editor.codes, "nearest", lambda chosen: seen.append(nearest(chosen)) or seen[-1]):
-        scope_of(editor, inputs)
-    for epsilon in {*seen[0].tolist(), 4}:
-        with restoring(editor, "options", dataclasses.replace(editor.options, epsilon=epsilon)):
-            assert torch.equal(scope_of(editor, inputs), seen[0] < epsilon)
-    assert len(set(seen[0].tolist())) > 1
+    distance = editor.routes(inputs["input_ids"], inputs["attention_mask"]).score[:, 0]
+    for epsilon in {*distance.int().tolist(), 4}:
+        assert torch.equal(scope_of(with_options(editor, epsilon=epsilon), inputs), distance < epsilon)
+    assert len(set(distance.tolist())) > 1
 
 
 def test_e08_the_scope_only_shrinks_with_the_thresholds(
@@ -210,9 +217,8 @@ def test_e08_the_scope_only_shrinks_with_the_thresholds(
     editor, inputs = edited_once("elder-plus", family), padded(base, MIXED)
     scopes = []
     for threshold in (-1.0, 0.0, 0.3, 0.6, 0.95, 1.01):
-        options = dataclasses.replace(editor.options, subject_threshold=threshold, answer_threshold=threshold)
-        with restoring(editor, "options", options):
-            scopes.append(scope_of(editor, inputs))
+        twin = with_options(editor, subject_threshold=threshold, answer_threshold=threshold)
+        scopes.append(scope_of(twin, inputs))
     assert scopes[0].all()
     assert not scopes[-1].any()
     for wide, narrow in pairwise(scopes):
@@ -288,15 +294,19 @@ def test_e10_generation_with_and_without_cache_and_teacher_forcing_agree(edited:
 @pytest.mark.parametrize("cache", [True, False])
 def test_e10_routing_is_fixed_while_an_answer_is_generated(edited: Any, base: Base, cache: bool) -> None:
     inputs, routes = padded(base, MIXED), []
-    handle = edited.model.register_forward_hook(lambda *_: routes.append(edited.clock.route))
+    head = edited.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda *_: routes.append(edited.edits._pass.get().routes))
     try:
         edited.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=cache)
     finally:
         handle.remove()
     assert len(routes) == NEW_TOKENS
-    assert routes[0] is not None
-    assert all(route is routes[0] for route in routes)
-    assert [g is not None for g in gates_by_row(routes[0], len(MIXED))] == scope_of(edited, inputs).tolist()
+    first = gates_by_row(routes[0])
+    assert [g is not None for g in first] == scope_of(edited, inputs).tolist()
+    for route in routes[1:]:
+        assert_same_gates(gates_by_row(route), first)
+        if cache:
+            assert torch.equal(route.gates, routes[0].gates)  # kept, not found again
 
 
 def test_e10_cached_decoding_by_hand_equals_generate(edited: Any, base: Base) -> None:
@@ -325,7 +335,8 @@ def test_e10_a_cache_that_was_filled_outside_is_gone_on_with(edited: Any, base: 
             tail = {"input_ids": ids[:, before:], "attention_mask": mask, "position_ids": positions[:, before:]}
             out = edited.model(**tail, past_key_values=past)
         assert out.logits.shape[:2] == (len(MIXED), ids.shape[1] - before)
-        assert edited.clock.moment is None  # a decision was made
+        record = record_of(out.past_key_values, edited.edits.identity)
+        assert (record.ends >= before).all()  # a decision was made, about the tokens that were seen
         past = base.model(**head, position_ids=positions[:, :before], use_cache=True).past_key_values
         said = edited.model.generate(input_ids=ids, attention_mask=mask, past_key_values=past, max_new_tokens=2)
         assert said.shape == (len(MIXED), ids.shape[1] + 2)
