@@ -78,16 +78,24 @@ class Session:
 
     @torch.no_grad()
     def run(self) -> Iterator[None]:
-        """Decode; between two passes others have their turn."""
+        """Decode; between two passes others have their turn, and rows may come and go."""
         for begin in range(0, self.width, self.chunk):
             end = min(begin + self.chunk, self.width)
             out = self.step(self.editor.model, self.cache, self.ids[:, begin:end], end)
+            if end == self.width:
+                self._take(out.logits[:, -1])
             yield
-        for column in range(self.width, self.width + self.more):
+        while len(self.answer) < self.more:
+            out = self.step(self.editor.model, self.cache, self.answer[-1], self.width + len(self.answer))
             self._take(out.logits[:, -1])
-            if column < self.width + self.more - 1:
-                out = self.step(self.editor.model, self.cache, self.answer[-1], column + 1)
-                yield
+            yield
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in that order; what becomes of the cache is the caller's matter."""
+        picked = torch.tensor(rows)
+        self.prompts = [self.prompts[row] for row in rows]
+        self.ids, self.mask = self.ids[picked], self.mask[picked]
+        self.answer = [token[picked] for token in self.answer]
 
     def _take(self, logits: Tensor) -> None:
         self.logits.append(logits)
@@ -101,17 +109,12 @@ class Session:
         kwargs = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
         around: Any = nullcontext()
         if model is self.editor.model:
-            kwargs |= {"length": {"prompt_length": self._lengths(end)}, "mask": {"prompt_mask": self.mask}}.get(
-                self.how, {}
-            )
+            told = {"length": {"prompt_length": self.mask.sum(1)}, "mask": {"prompt_mask": self.mask}}
+            kwargs |= told.get(self.how, {})
             if self.how == "around":
                 around = self.editor.routed_at(torch.full((len(ids),), self.width - 1))
         with around:
             return model(input_ids=ids, **kwargs)
-
-    def _lengths(self, end: int) -> Tensor:
-        """Real tokens of each prompt, by the mask of the whole; a pass sees the mask of its columns only."""
-        return self.mask.sum(1)
 
     def said(self) -> list[list[int]]:
         """Ids of the answers."""
