@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, here and in what tests start. The models of the tests are so small that a second thread only
 # waits for the first one: on a busy machine it takes ten times the processor time.
@@ -28,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     A shell ignores Ctrl-C for what runs in its background, and a program that begins so leaves it ignored. A trained
     world is most of a minute's work: all tests of all processes share one, which is made by whoever comes first.
     """
+    settings.register_profile("busy", deadline=None)  # how long an example takes is the machine's affair
+    settings.load_profile("busy")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if "ELDER_HOME" not in os.environ:  # processes of pytest-xdist get that of the one that starts them
