@@ -77,6 +77,7 @@ def test_a_base_computes_what_the_adapted_model_computes(kind: str, inner: bool)
 def test_an_adapted_model_is_edited_and_left_as_it_is(kind: str, inner: bool) -> None:
     tokenizer = make_tokenizer()
     tuned, inputs = tune(kind), inputs_of(tokenizer)
+    tuned.get_base_model().model.norm.weight.requires_grad_(True)  # trained beside the adapter
     adapted, before = logits_of(tuned, inputs), state_digest(tuned.state_dict())
     trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
     base = wrap_base(tuned.get_base_model() if inner else tuned, tokenizer, "tuned")
