@@ -204,7 +204,7 @@ def fingerprint(tensor: Tensor) -> int:
     """A number that tells tensors apart by their bits and their places; made where the tensor is."""
     flat = tensor.detach().reshape(-1)
     if flat.device.type == "cpu":
-        return zlib.crc32(flat.view(torch.uint8).numpy()) if len(flat) else 0
+        return zlib.crc32(flat.view(torch.uint8).numpy().data) if len(flat) else 0
     return weighed(flat)
 
 
