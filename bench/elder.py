@@ -23,8 +23,9 @@ import transformers
 
 from bench import figures, model
 from bench.timing import HEAD, Figure, clock
+from bench.together import together
 
-GROUPS = ("edit", "generate", "lookup")
+GROUPS = ("edit", "generate", "together", "lookup")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for group, measure in (
         ("edit", lambda: figures.editing(base, shape, effort, now)),
         ("generate", lambda: figures.generation(base, shape, effort, now)),
+        ("together", lambda: together(base, shape, effort, now)),
         ("lookup", lambda: figures.lookup(effort, now)),
     ):
         for figure in measure() if group in groups else ():

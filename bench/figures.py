@@ -102,7 +102,7 @@ def generation(base: Base, shape: Shape, effort: Effort, now: Clock) -> Iterator
     for method, editor in editors.items():
         editor.edit(edits)
         trained = [prompt for edit in edits for prompt in edit.training_prompts]
-        for inside, prompts, bound in ((False, make_prompts(400, shape), 1.05), (True, trained, 1.25)):
+        for inside, prompts, bound in ((False, make_prompts(400, shape), 1.02), (True, trained, 1.06)):
             for size in effort.batches:
                 inputs = _in_scope(base, editor, prompts, inside, size)
                 yield _generated(base, editor, f"generate: {method}", inputs, inside, bound, effort, now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -51,6 +52,12 @@ class Checkpoint:
 
     files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a hub model, which its cache has in the path of every file; None for a directory."""
+        found = re.search(r"/models--[^/]+/snapshots/([0-9a-f]{40})/", self.files[0].as_posix())
+        return found.group(1) if found else None
 
 
 def read_checkpoint(place: str, source: str, revision: str | None = None, named: str | None = None) -> Checkpoint:

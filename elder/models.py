@@ -198,16 +198,17 @@ def load_base(
     place = resolve_source(source, cache_dir)
     adapter = together(lambda: _editable_adapter(place, source, revision, runtime), runtime)
     if adapter is None:
-        model = _load_model(place, source, revision, torch_dtype, runtime)
+        model, commit = _load_model(place, source, revision, torch_dtype, runtime)
     else:
         below = resolve_source(adapter.base, cache_dir)
-        model = _load_model(below, adapter.base, adapter.revision, torch_dtype, runtime)
+        model, _ = _load_model(below, adapter.base, adapter.revision, torch_dtype, runtime)
+        commit = None
         model = together(lambda: merged(attach(model, adapter, source), source), runtime)
         check_loaded(model, None, runtime, source, torch_dtype)
     tokenizer = together(lambda: load_tokenizer(source, revision, cache_dir), runtime)
     if not runtime.sharded:
         model = model.to(runtime.device)  # type: ignore[arg-type]
-    base = wrap_base(model, tokenizer, source, runtime, revision)
+    base = wrap_base(model, tokenizer, source, runtime, commit or revision)
     if runtime.world_size > 1:
         _ = base.digest  # computed by one rank for all, here where all are: later, rank 0 may save alone
     give_back_memory()
@@ -229,8 +230,10 @@ def _editable_adapter(place: str, source: str, revision: str | None, runtime: Ru
     return adapter
 
 
-def _load_model(place: str, source: str, revision: str | None, dtype: torch.dtype, runtime: Runtime) -> PreTrainedModel:
-    """A whole model, as its files say it, or none. Collective.
+def _load_model(
+    place: str, source: str, revision: str | None, dtype: torch.dtype, runtime: Runtime
+) -> tuple[PreTrainedModel, str | None]:
+    """A whole model, as its files say it, and its commit if it comes from the hub. Collective.
 
     Raises:
         ModelError: Something is missing, damaged, or not what the config says; named, on every rank.
@@ -250,10 +253,10 @@ def _load_model(place: str, source: str, revision: str | None, dtype: torch.dtyp
     options = {"revision": revision, "dtype": dtype, "output_loading_info": True}
     with one_copy(place, checkpoint, expected, dtype, runtime) as directory, runtime.loading(dtype):
         model, info = _from_pretrained(AutoModelForCausalLM, directory, source, **options)
-    model.config.name_or_path, model.config._commit_hash = place, getattr(config, "_commit_hash", None)
+    model.config.name_or_path = config.name_or_path  # not the directory that is gone
     together(lambda: refuse_incomplete(model, info, checkpoint.tensors, source), runtime)
     check_loaded(model, expected, runtime, source, dtype)
-    return model  # type: ignore[no-any-return]
+    return model, checkpoint.commit
 
 
 def wrap_base(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, here and in what tests start. The models of the tests are so small that a second thread only
 # waits for the first one: on a busy machine it takes ten times the processor time.
@@ -20,13 +23,19 @@ pytest_plugins = ["tests.side_by_side"]
 FOREIGN = ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN")
 
 
-def pytest_configure() -> None:
-    """Ctrl-C means something again, here and in what tests start, when the suite runs in the background of a shell.
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C means something again, and worlds have a home of this session's own, here and in what tests start.
 
-    Such a shell ignores it for its children, and a program that begins so leaves it ignored.
+    A shell ignores Ctrl-C for what runs in its background, and a program that begins so leaves it ignored. A trained
+    world is most of a minute's work: all tests of all processes share one, which is made by whoever comes first.
     """
+    settings.register_profile("busy", deadline=None)  # how long an example takes is the machine's affair
+    settings.load_profile("busy")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "ELDER_HOME" not in os.environ:  # processes of pytest-xdist get that of the one that starts them
+        os.environ["ELDER_HOME"] = tempfile.mkdtemp(prefix="elder-home-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop("ELDER_HOME"), ignore_errors=True))
 
 
 def pytest_collection_finish() -> None:

@@ -20,12 +20,13 @@ from elder.registry import METHODS
 
 UNIT = 2.0**-53  # one rounding of float64, relative
 ADAM_EPS = 1e-8  # what Adam adds to the size of a gradient
+ROUNDING = "transformers.models.llama.modeling_llama"  # its norms compute in float32 whatever the model's format
 
 
 class _Double:
-    """torch, where `torch.float` is `torch.float64`. Not for torch itself, which keeps tables of its formats."""
+    """torch, where `float` and `float32` are `float64`. Not for torch itself, which keeps tables of its formats."""
 
-    float = torch.float64
+    float = float32 = torch.float64
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -36,7 +37,7 @@ class _Double:
 
 @contextmanager
 def in_double(*others: str) -> Iterator[None]:
-    """In the block `float` means float64 to the product: as default, `torch.float` and `x.float()`.
+    """In the block `float` means float64 to the product: as default, `torch.float`, `torch.float32` and `x.float()`.
 
     The model must be float64 as well.
 
@@ -46,7 +47,8 @@ def in_double(*others: str) -> Iterator[None]:
     before, single = torch.get_default_dtype(), Tensor.float
     for method in METHODS.values():
         import_module(method.editor.partition(":")[0])  # modules that are loaded later would miss what follows
-    known = [*(m for name, m in sys.modules.items() if name.startswith("elder.")), *map(import_module, others)]
+    known = [m for name, m in sys.modules.items() if name.startswith("elder.")]
+    known += map(import_module, (ROUNDING, *others))
     changed = [module for module in known if vars(module).get("torch") is torch]
     torch.set_default_dtype(torch.float64)
     Tensor.float = Tensor.double  # type: ignore[method-assign]

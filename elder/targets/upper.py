@@ -105,7 +105,9 @@ class UpperBlocks:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         before, behind, mask, positions = (t.to(self.device) for t in (before, behind, mask, positions))
         cache = self._remember(before, mask[:, :head], positions[:, :head]) if head else None
-        if cache is None:  # other ranks' rows may have a head: under sharding all run equally many forwards
+        if (
+            cache is None and self._remembers
+        ):  # other ranks' rows may have a head: under sharding all run equally many forwards
             self._remember(behind[:, :1], mask[:, :1], positions[:, :1])
         inputs = {"input_ids": behind, "attention_mask": mask, "position_ids": positions[:, head:]}
         edit, at = ([row.edit for row in rows], [row.at - cut for row, cut in zip(rows, cuts, strict=True)])

@@ -36,6 +36,7 @@ def test_quick_run_prints_every_figure(tmp_path: Path) -> None:
         "generate: elder, in scope",
         "generate: elder-plus, out of scope",
         "generate: elder-plus, in scope",
+        "8 conversations together / one after another",
         "look-up: codes",
         "look-up: the reference's list",
         "look-up: keys of elder-plus",

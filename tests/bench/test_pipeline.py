@@ -89,7 +89,7 @@ def test_a_timed_tracker_is_the_tracker() -> None:
 @pytest.mark.nodes
 def test_a_quick_run(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "bench" / "pipeline.py"), "--quick", "--json", str(tmp_path / "figures.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ELDER_HOME": str(tmp_path / "home")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "quick: 16 edits of world:tiny in 4 stages" in done.stdout

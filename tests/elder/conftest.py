@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 
 from elder.editors.base import Base, Editor
 from elder.editors.make import make_editor
+from tests.double import in_double
 from tests.elder.edited.talk import Alone
 from tests.elder.tiny import EDITS, FAMILIES, METHODS, OPTIONS, make_base
 
@@ -33,6 +34,13 @@ def method(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def base(base_of: Callable[..., Base], family: str) -> Base:
     return base_of(family)
+
+
+@pytest.fixture
+def double(family: str) -> Iterator[Base]:
+    """A base in float64, in which the whole test computes: what differs there is a fault and not rounding."""
+    with in_double():
+        yield make_base(family, torch.float64)
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,30 @@ def test_without_accelerate_the_report_of_the_load_itself_is_judged(
     assert f"'{DOWN}'" in refusal(place(without(DOWN)))
 
 
+def test_a_hub_model_is_judged_alike_and_its_commit_is_known(
+    place: Callable[..., Path], base_of: Callable[..., Base], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache as the hub's client lays it out, whose files are links, and no network."""
+    commit, repository = "0123456789" * 4, tmp_path / "hub" / "models--org--tiny"
+    snapshot = repository / "snapshots" / commit
+    for folder in (snapshot, repository / "refs", repository / "blobs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    for file in place(shard="60KB").iterdir():
+        shutil.copy(file, repository / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    base = load_base("org/tiny", device="cpu")
+    assert (base.source, base.revision) == ("org/tiny", commit)
+    assert base.digest == base_of("llama").digest
+    index = json.loads((snapshot / INDEX).read_text())
+    index["weight_map"][DOWN] = "../../../x.safetensors"
+    (repository / "blobs" / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"'org/tiny': .*points to '\.\./\.\./\.\./x\.safetensors'"):
+        load_base("org/tiny", device="cpu")
+
+
 # ---- what the values say ---------------------------------------------------------------------------------------------
 
 
@@ -264,6 +290,22 @@ def test_whole_models_of_many_families_load_as_transformers_loads_them(tmp_path:
 # ---- several ranks ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks of these tests are threads, and transformers' loading changes settings of the whole process."""
+    import elder.models as home
+
+    lock = threading.RLock()
+
+    def alone(inner: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        with lock:
+            return inner(*given, **options)
+
+    for name in ("_from_pretrained", "rehearse"):
+        monkeypatch.setattr(home, name, partial(alone, getattr(home, name)))
+
+
+@pytest.mark.usefixtures("_one_at_a_time")
 def test_one_rank_that_finds_something_stops_all(place: Callable[..., Path]) -> None:
     """On one of two nodes the directory is damaged."""
     whole, damaged = place(name="whole"), place(without(DOWN), name="damaged")
@@ -278,6 +320,7 @@ def test_one_rank_that_finds_something_stops_all(place: Callable[..., Path]) -> 
     assert f"'{DOWN}'" in first
 
 
+@pytest.mark.usefixtures("_one_at_a_time")
 def test_ranks_that_read_different_weights_do_not_begin(place: Callable[..., Path]) -> None:
     """The same path on two nodes, another training of the same model behind it."""
 
@@ -295,6 +338,7 @@ def test_ranks_that_read_different_weights_do_not_begin(place: Callable[..., Pat
         assert f"worker 1 read other values than worker 0 in 1 tensors: '{DOWN}'" in said
 
 
+@pytest.mark.usefixtures("_one_at_a_time")
 def test_the_digest_is_computed_by_one_rank(place: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
     import elder.editors.base as home

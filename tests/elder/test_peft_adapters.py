@@ -80,7 +80,7 @@ def test_an_adapted_model_is_edited_and_left_as_it_is(kind: str, inner: bool) ->
     adapted, before = logits_of(tuned, inputs), state_digest(tuned.state_dict())
     trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
     base = wrap_base(tuned.get_base_model() if inner else tuned, tokenizer, "tuned")
-    editor = make_editor("elder-plus", base, **{**OPTIONS["elder-plus"], "steps": 150, "extra_steps": 100})
+    editor = make_editor("elder-plus", base, **OPTIONS["elder-plus"])
     editor.edit(EDITS[:1])
     assert not torch.equal(logits_of(editor.model, inputs)[0], logits_of(base.model, inputs)[0])
     assert torch.equal(logits_of(editor.model, inputs)[1:], logits_of(base.model, inputs)[1:])

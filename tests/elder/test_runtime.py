@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from elder.runtime import (
     rounds,
     share,
     tensors_by_first,
+    weighed,
 )
 from tests.elder.tiny import ThreadRuntime, on_ranks
 
@@ -119,13 +121,15 @@ def test_replicas_that_drifted_are_put_right_and_others_are_left_alone() -> None
     assert on_ranks(program) == [(False, True, [1.0, 1.0, 1.0])] * 2
 
 
-def test_fingerprints_see_every_bit_and_place() -> None:
+@pytest.mark.parametrize("mark", [fingerprint, weighed], ids=["here", "on-an-accelerator"])
+def test_fingerprints_see_every_bit_and_place(mark: Callable[[torch.Tensor], int]) -> None:
     torch.manual_seed(0)
     values = torch.randn(PIECE + 3)
     last, swapped, nudged = values.clone(), values.clone(), values.clone()
     last[-1] = torch.nextafter(last[-1], torch.tensor(9.0))
     swapped[[0, 1]] = swapped[[1, 0]]
     nudged[5], nudged[6] = (torch.nextafter(nudged[i], torch.tensor(9.0 * s)) for i, s in ((5, 1), (6, -1)))
-    prints = {fingerprint(t) for t in (values, last, swapped, nudged, values.double(), values.half(), values[:0])}
+    prints = {mark(t) for t in (values, last, swapped, nudged, values.double(), values.half(), values[:0])}
     assert len(prints) == 7
-    assert fingerprint(values.clone()) == fingerprint(values.reshape(1, -1))
+    assert mark(values.clone()) == mark(values)
+    assert fingerprint(values.reshape(1, -1)) == fingerprint(values)

@@ -5,7 +5,6 @@ In float64, where what parts them is a fault and not rounding (see `tests/double
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ import torch
 from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
 from elder.models import wrap_base
-from tests.double import in_double, trained_apart, worst
-from tests.elder.tiny import EDITS, OPTIONS, ThreadRuntime, make_base, on_ranks
+from tests.double import trained_apart, worst
+from tests.elder.tiny import EDITS, OPTIONS, ThreadRuntime, on_ranks
 
 VARIANTS = [
     ("elder", {}),
@@ -30,17 +29,6 @@ LR = 1e-3
 # over 128 numbers. That makes 5e-7; what comes out is 2e-14. A gradient that is not summed shows at 1e-4 and above.
 APART = trained_apart(steps=24, lr=LR, terms=40 * 40 + 128)
 NAMES = ["elder", "elder-odd", "plus", "plus-growing", "plus-odd", "plus-hamming"]
-
-
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    with in_double():
-        yield
-
-
-@pytest.fixture
-def double(family: str) -> Base:
-    return make_base(family, torch.float64)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

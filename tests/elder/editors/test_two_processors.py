@@ -23,8 +23,14 @@ from tests.elder.tiny import EDITS, OPTIONS, ThreadRuntime, make_base, make_mode
 TEXT = "\n".join(f"{edit.prompt} {edit.target}. {rephrase}" for edit in EDITS for rephrase in edit.rephrases)
 FOUND = {"steps": 4, "lr": 0.5, "clamp": 10.0, "decay": 0.0, "jitter": 0.5, "contexts": 2, "context_tokens": 4}
 METHODS: dict[str, dict[str, Any]] = {
-    "elder": OPTIONS["elder"],
-    "elder-plus": {**OPTIONS["elder-plus"], "subject_threshold": None, "answer_threshold": None},
+    "elder": {**OPTIONS["elder"], "steps": 3},
+    "elder-plus": {
+        **OPTIONS["elder-plus"],
+        "steps": 2,
+        "extra_steps": 1,
+        "subject_threshold": None,
+        "answer_threshold": None,
+    },
     "rome": {"layers": (1,), **FOUND},
     "memit": {"layers": (1, 2), "batch_size": 2, **FOUND},
     "emmet": {"layers": (1, 2), "ridge": 0.5, **FOUND},

@@ -26,9 +26,9 @@ def micro(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world `tiny`, trained as a user would on first use."""
-    return ensure_world("tiny", tmp_path_factory.mktemp("cache"))
+def tiny() -> Path:
+    """The world `tiny`, trained as a user would on first use; once in a session (see `tests/conftest.py`)."""
+    return ensure_world("tiny", os.environ["ELDER_HOME"])
 
 
 @pytest.fixture(scope="module")
