@@ -141,21 +141,6 @@ def test_a_pipeline(loud: Any, alone: Alone, batch_size: int) -> None:
 # ---- passes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama"])
-def test_a_compiled_model(loud: Any, alone: Alone) -> None:
-    torch.compiler.reset()
-    compiled = torch.compile(loud.model, backend="eager")
-    for prompts in ([INSIDE[0]], [OUTSIDE[0]], MIXED, [INSIDE[1]]):
-        inputs = positions_of(inputs_of(loud.base, prompts))
-        torch.testing.assert_close(logits_of(compiled, inputs), logits_of(loud.model, inputs), atol=1e-4, rtol=1e-4)
-        outside = ~loud.in_scope(inputs["input_ids"], inputs["attention_mask"])
-        theirs = logits_of(loud.base.model, inputs)
-        torch.testing.assert_close(logits_of(compiled, inputs)[outside], theirs[outside], atol=1e-4, rtol=1e-4)
-    inputs = inputs_of(loud.base, MIXED)
-    assert said(compiled, inputs, MORE, cache_implementation="static") == alone.each(MIXED, MORE)
-    torch.compiler.reset()
-
-
 @pytest.mark.parametrize("how", ["generate", "by hand"])
 def test_embedded_tokens(loud: Any, alone: Alone, how: str) -> None:
     embed = loud.model.get_input_embeddings()
