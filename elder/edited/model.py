@@ -73,15 +73,6 @@ class EditedModel:
         kwargs.update(zip(list(inspect.signature(plain).parameters)[1:], args, strict=False))
         return plain(**self.edits.request(self._described(kwargs)))
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, prompt_mask: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Hands `prompt_mask` on to every pass of a generation."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc]
-        if prompt_mask is not None:
-            inputs["prompt_mask"] = prompt_mask
-        return inputs
-
     def without_edits(self) -> AbstractContextManager[None]:
         """Calls of this thread or task are answered by the unedited model inside the block; other threads' are not."""
         return self.edits.disabled()
@@ -192,7 +183,9 @@ def make_edited(model: PreTrainedModel, edits: Edits) -> PreTrainedModel:
 @functools.cache
 def edited_class(kind: Any) -> Any:
     """The class of edited models of a kind."""
-    return _with_forward(kind, EditedModel, lambda self, call, kwargs: self.edits.forward(call, kwargs))
+    made = _with_forward(kind, EditedModel, lambda self, call, kwargs: self.edits.forward(call, kwargs))
+    made.prepare_inputs_for_generation = _with_prompt_mask(kind.prepare_inputs_for_generation)
+    return made
 
 
 def base_class(kind: type) -> type:
@@ -242,6 +235,27 @@ def _with_forward(kind: Any, mixin: type, route: Callable[[Any, Callable[..., An
     functools.update_wrapper(eager, plain)
     body = {"forward": eager, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (mixin, kind), body)
+
+
+def _with_prompt_mask(plain: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """`prepare_inputs_for_generation` that hands `prompt_mask` on to every pass of a generation.
+
+    It shows the parameters of `plain` too, since transformers looks there for what a model can do.
+    """
+
+    def prepare_inputs_for_generation(
+        self: Any, *args: Any, prompt_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        inputs = plain(self, *args, **kwargs)
+        return inputs if prompt_mask is None else {**inputs, "prompt_mask": prompt_mask}
+
+    functools.update_wrapper(prepare_inputs_for_generation, plain)
+    shown = inspect.signature(plain)
+    known = list(shown.parameters.values())
+    place = len(known) - (known[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    known.insert(place, inspect.Parameter("prompt_mask", inspect.Parameter.KEYWORD_ONLY, default=None))
+    prepare_inputs_for_generation.__signature__ = shown.replace(parameters=known)  # type: ignore[attr-defined]
+    return prepare_inputs_for_generation
 
 
 def _restored(kind: Any) -> Any:

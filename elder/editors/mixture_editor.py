@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from elder.edit import Edit
 from elder.edited.model import make_edited
+from elder.edited.told_apart import tell_apart
 from elder.editors.asking import Asking
 from elder.editors.base import (
     Base,
@@ -91,7 +92,10 @@ class MixtureEditor(Asking):
         """Hang the hooks that route and correct onto a model."""
         listen_low(model, parts.blocks, self._low_block(), Low(self.edits))  # type: ignore[arg-type]
         attach_tap(self._tap(parts), self.edits)
-        attach_mixtures([parts.target(layer, self.options.target) for layer in self.layers], self.edits)
+        targets = [parts.target(layer, self.options.target) for layer in self.layers]
+        attach_mixtures(targets, self.edits)
+        if model is self.model:
+            tell_apart(m for m in (*targets, self._tap(parts)) if dimensions(m) is not None)
 
     def _trainers(self) -> None:
         """What runs the edited part alone; hooks that read states go on here, before the model is prepared."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elder.edited.model import make_edited
+from elder.edited.told_apart import tell_apart
 from elder.editors.asking import Asking
 from elder.editors.base import Base, unpack_json, weights_digest
 from elder.editors.deltas import Deltas, Key
@@ -112,6 +113,7 @@ class WrittenEditor(Asking, Generic[Key]):
             maps: Those of the second clone.
         """
         self.deltas.attach(maps)
+        tell_apart(maps.values())
         self.edits = WrittenEdits(self.deltas, maps, f"method {self.method}, on {self.base.source}")
         make_edited(self.model, self.edits)
         self.base.runtime.prepare(self.model)

@@ -59,7 +59,7 @@ def said_ends(kwargs: dict[str, Any], placed: Tensor | None, batch: int, past: i
         return PromptEnds(placed, int(placed.max()))
     labels = kwargs.get("labels")
     if isinstance(labels, Tensor) and labels.dim() == 2 and labels.shape == (batch, length):
-        return _labelled(labels, past)
+        return _labelled(labels, kwargs.get("attention_mask"), past)
     return None
 
 
@@ -75,12 +75,16 @@ def _counted(count: int | Sequence[int] | Tensor, mask: Any, batch: int, width: 
     return PromptEnds(columns, int(columns.max()))
 
 
-def _labelled(labels: Tensor, past: int) -> PromptEnds | None:
-    """Labels that begin after the first token of every row; those of a whole text say nothing of a prompt."""
+def _labelled(labels: Tensor, mask: Any, past: int) -> PromptEnds | None:
+    """Labels that begin after the first real token of every row; those of a whole text say nothing of a prompt."""
     wanted = labels != IGNORED
     first = torch.where(wanted.any(1), wanted.int().argmax(1), labels.shape[1])
     if int(first.min()) < 1:
         return None
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        real = mask[:, -labels.shape[1] :].to(first.device).bool().gather(1, first[:, None] - 1)
+        if bool((~real[:, 0] & wanted.any(1)).any()):
+            return None
     columns = first + past - 1
     return PromptEnds(columns, int(columns.max()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -140,21 +141,6 @@ def test_a_pipeline(loud: Any, alone: Alone, batch_size: int) -> None:
 # ---- passes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama"])
-def test_a_compiled_model(loud: Any, alone: Alone) -> None:
-    torch.compiler.reset()
-    compiled = torch.compile(loud.model, backend="eager")
-    for prompts in ([INSIDE[0]], [OUTSIDE[0]], MIXED, [INSIDE[1]]):
-        inputs = positions_of(inputs_of(loud.base, prompts))
-        torch.testing.assert_close(logits_of(compiled, inputs), logits_of(loud.model, inputs), atol=1e-4, rtol=1e-4)
-        outside = ~loud.in_scope(inputs["input_ids"], inputs["attention_mask"])
-        theirs = logits_of(loud.base.model, inputs)
-        torch.testing.assert_close(logits_of(compiled, inputs)[outside], theirs[outside], atol=1e-4, rtol=1e-4)
-    inputs = inputs_of(loud.base, MIXED)
-    assert said(compiled, inputs, MORE, cache_implementation="static") == alone.each(MIXED, MORE)
-    torch.compiler.reset()
-
-
 @pytest.mark.parametrize("how", ["generate", "by hand"])
 def test_embedded_tokens(loud: Any, alone: Alone, how: str) -> None:
     embed = loud.model.get_input_embeddings()
@@ -163,7 +149,7 @@ def test_embedded_tokens(loud: Any, alone: Alone, how: str) -> None:
         given = {"inputs_embeds": embed(inputs["input_ids"]).detach(), "attention_mask": inputs["attention_mask"]}
         if how == "generate":
             assert said(loud.model, given, MORE) == alone.each(prompts, MORE)
-            assert said(loud.model, given, MORE, prefill_chunk_size=None, use_cache=False) == alone.each(prompts, MORE)
+            assert said(loud.model, given, MORE, num_beams=1, use_cache=False) == alone.each(prompts, MORE)
         else:
             ours = logits_of(loud.model, positions_of(given))
             assert torch.equal(ours, logits_of(loud.model, positions_of(inputs)))
@@ -216,7 +202,7 @@ def test_outputs_of_other_shapes(loud: Any) -> None:
         assert torch.equal(out[0], wanted)
         ids = inputs_of(loud.base, MIXED[:1])["input_ids"]
         assert torch.equal(loud.model(ids).logits, loud.model(input_ids=ids).logits)
-        assert torch.equal(loud.model(**inputs, logits_to_keep=1).logits[:, 0], wanted[:, -1])
+        torch.testing.assert_close(loud.model(**inputs, logits_to_keep=1).logits[:, 0], wanted[:, -1])
 
 
 # ---- likelihoods -----------------------------------------------------------------------------------------------------
@@ -225,7 +211,7 @@ def test_outputs_of_other_shapes(loud: Any) -> None:
 def texts(editor: Any, prompts: list[str], answer: str) -> tuple[dict[str, Tensor], Tensor, list[int]]:
     """Prompts with an answer behind them, filled up on the right; labels of the answer; tokens of each prompt."""
     tokenizer = editor.base.tokenizer
-    rows = [(encode_prompt(tokenizer, prompt), encode_target(tokenizer, answer)) for prompt in prompts]
+    rows = [(encode_prompt(tokenizer, prompt), encode_target(tokenizer, prompt, answer)) for prompt in prompts]
     width = max(len(prompt) + len(target) for prompt, target in rows)
     fill = [width - len(prompt) - len(target) for prompt, target in rows]
     ids = torch.tensor([p + t + [2] * n for (p, t), n in zip(rows, fill, strict=True)])
@@ -240,7 +226,7 @@ def answered(editor: Any, prompt: str, answer: str) -> Tensor:
     rows = []
     with torch.no_grad():
         out = editor.model(input_ids=prompt_ids, use_cache=True)
-        for token in encode_target(editor.base.tokenizer, answer):
+        for token in encode_target(editor.base.tokenizer, prompt, answer):
             rows.append(out.logits[0, -1])
             out = editor.model(input_ids=torch.tensor([[token]]), past_key_values=out.past_key_values)
     return torch.stack(rows)
@@ -248,39 +234,40 @@ def answered(editor: Any, prompt: str, answer: str) -> Tensor:
 
 @pytest.mark.parametrize("how", ["labels", "length", "around", "mask"])
 def test_likelihoods_of_an_answer_see_the_edit(loud: Any, how: str) -> None:
-    answer = " Tam"
+    answer = "Tam"
     inputs, labels, lengths = texts(loud, MIXED, answer)
     inputs = {**inputs, "position_ids": torch.arange(inputs["input_ids"].shape[1]).expand(len(MIXED), -1)}
     prompts = torch.arange(inputs["input_ids"].shape[1])[None] < torch.tensor(lengths)[:, None]
     told = {"labels": {"labels": labels}, "length": {"prompt_length": lengths}, "mask": {"prompt_mask": prompts.long()}}
-    with torch.no_grad(), loud.routed_at(torch.tensor(lengths) - 1) if how == "around" else torch.no_grad():
+    around: Any = loud.routed_at(torch.tensor(lengths) - 1) if how == "around" else nullcontext()
+    with torch.no_grad(), around:
         logits = loud.model(**inputs, **told.get(how, {}), use_cache=False).logits
     theirs = logits_of(loud.base.model, inputs)
     scope = loud.in_scope(**inputs_of(loud.base, MIXED)).tolist()
     for row, (prompt, length) in enumerate(zip(MIXED, lengths, strict=True)):
-        ours = logits[row, length - 1 : length - 1 + len(answer)]
+        count = int((labels[row] >= 0).sum())
+        ours = logits[row, length - 1 : length - 1 + count]
         torch.testing.assert_close(ours, answered(loud, prompt, answer), atol=1e-4, rtol=1e-4)
-        assert torch.equal(ours, theirs[row, length - 1 : length - 1 + len(answer)]) != scope[row]
+        assert torch.equal(ours, theirs[row, length - 1 : length - 1 + count]) != scope[row]
 
 
 def test_a_text_that_nobody_describes_is_searched_for_its_prompt(loud_of: Callable[..., Any], family: str) -> None:
     """elder-plus, one text at a time, as a harness gives them."""
     loud = loud_of("elder-plus", family)
     for prompt in (INSIDE[0], INSIDE[3], OUTSIDE[0]):
-        inputs, _, (length,) = texts(loud, [prompt], " Tam")
+        inputs, _, (length,) = texts(loud, [prompt], "Tam")
         ours = logits_of(loud.model, inputs)[0, length - 1 : -1]
-        wanted = answered(loud, prompt, " Tam")[:-1] if prompt in OUTSIDE else answered(loud, prompt, " Tam")
-        torch.testing.assert_close(ours[: len(wanted)], wanted[: len(ours)], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours, answered(loud, prompt, "Tam"), atol=1e-4, rtol=1e-4)
 
 
 def test_an_evaluation_by_a_trainer(loud: Any, tmp_path: Path) -> None:
     """Its loss is that of answers by the edited model."""
-    answer, prompts = " Tam", [INSIDE[0], INSIDE[1], OUTSIDE[0]]
+    answer, prompts = "Tam", [INSIDE[0], INSIDE[1], OUTSIDE[0]]
     rows, losses = [], []
     for prompt in prompts:
-        inputs, labels, (length,) = texts(loud, [prompt], answer)
+        inputs, labels, _ = texts(loud, [prompt], answer)
         rows.append({"input_ids": inputs["input_ids"][0], "labels": labels[0]})
-        targets = torch.tensor(encode_target(loud.base.tokenizer, answer))
+        targets = torch.tensor(encode_target(loud.base.tokenizer, prompt, answer))
         losses.append(torch.nn.functional.cross_entropy(answered(loud, prompt, answer), targets))
     options = {"per_device_eval_batch_size": 1, "report_to": [], "use_cpu": True, "disable_tqdm": True}
     trainer = Trainer(loud.model, TrainingArguments(str(tmp_path), **options), eval_dataset=rows)

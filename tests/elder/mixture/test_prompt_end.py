@@ -69,6 +69,13 @@ def test_labels_of_a_whole_text_say_nothing_of_a_prompt() -> None:
     assert ends(labels=torch.tensor([[4, 4, 5, 6, 7], [X, X, X, X, 7]])) is None
     assert ends(labels=torch.ones(2, 4, dtype=torch.long)) is None  # no label for each token
     assert ends(labels=None) is None
+    whole = torch.tensor([[X, X, 5, 6, 7], [X, 3, 5, 6, 7]])  # padding has no label, and everything else has one
+    mask = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
+    assert ends(labels=whole, attention_mask=mask) is None
+    assert columns(labels=whole, attention_mask=torch.ones(2, 5)) == [1, 0]
+    assert columns(labels=whole, attention_mask=torch.ones(2, 9), past=4) == [5, 4]
+    answers = torch.tensor([[X, X, X, 6, 7], [X, X, 5, 6, 7]])
+    assert columns(labels=answers, attention_mask=mask) == [2, 1]
 
 
 def test_what_is_said_plainest_counts() -> None:

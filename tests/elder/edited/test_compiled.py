@@ -1,0 +1,83 @@
+"""A compiled edited model answers with its edits: what the hooks do is done anew in every pass."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from elder.edited.told_apart import tell_apart
+from elder.editors.base import Base
+from elder.editors.make import make_editor
+from elder.registry import options_class
+from tests.elder.edited.talk import INSIDE, OUTSIDE, Alone, inputs_of, said
+from tests.elder.editors.test_contract import OWN, SMALL
+from tests.elder.tiny import EDITS, logits_of, padded
+
+KINDS: dict[str, dict[str, Any]] = {
+    "elder": {},
+    "elder, routed above a plain block": {"layers": (2, 3)},
+    "elder-plus": {},
+    "ultraedit": {"layers": (1, 2)},  # block 0 is compiled first, and is not edited
+}
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def editor_of(kind: str, base: Base) -> Any:
+    method = kind.split(",")[0]
+    known = {field.name for field in fields(options_class(method))}
+    small = {name: value for name, value in SMALL.items() if name in known}
+    editor = make_editor(method, base, **{**small, **OWN.get(method, {}), **KINDS[kind]})
+    editor.edit(EDITS[:2])
+    return editor
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compiled_model_is_edited(base_of: Callable[..., Base], kind: str) -> None:
+    base = base_of("llama")
+    editor = editor_of(kind, base)
+    compiled = torch.compile(editor.model, backend="eager")
+    for prompts in ([INSIDE[0], OUTSIDE[0]], [OUTSIDE[0], INSIDE[0]]):  # of one shape: the second runs what is there
+        inputs = padded(base, prompts)
+        wanted, plain = logits_of(editor.model, inputs), logits_of(base.model, inputs)
+        torch.testing.assert_close(logits_of(compiled, inputs), wanted, atol=1e-5, rtol=1e-5)
+        assert (wanted - plain).abs().max() > 1e-2
+        with editor.disabled():
+            torch.testing.assert_close(logits_of(compiled, inputs), plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["elder-plus"])
+def test_a_compiled_forward_decodes(loud_of: Callable[..., Any], alone_of: Callable[..., Alone], method: str) -> None:
+    """As transformers' pages say it: a static cache, and `model.forward` compiled."""
+    loud, alone = loud_of(method, "llama"), alone_of(method, "llama")
+    model = copy.deepcopy(loud.model)
+    model.forward = torch.compile(model.forward, backend="eager")
+    prompts = [INSIDE[0], OUTSIDE[0]]
+    assert said(model, inputs_of(loud.base, prompts), 4, cache_implementation="static") == alone.each(prompts, 4)
+
+
+@pytest.mark.parametrize("how", ["copied", "pickled"])
+def test_maps_that_are_told_apart_are_what_they_were(how: str) -> None:
+    one, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    tell_apart([one])
+    kind = type(one)
+    tell_apart([one])
+    assert type(one) is kind is not type(other)
+    assert isinstance(one, nn.Linear)
+    assert (kind.__name__, kind.__module__) == ("Linear", nn.Linear.__module__)
+    twin = copy.deepcopy(one) if how == "copied" else pickle.loads(pickle.dumps(one))
+    assert type(twin) is kind
+    assert torch.equal(twin.weight, one.weight)
+    assert twin.weight is not one.weight
