@@ -11,7 +11,7 @@ from tests.architecture.sources import PACKAGES, Import, imports, modules, withi
 
 STDLIB = set(sys.stdlib_module_names)
 LIBRARIES = {
-    "elder": {"torch", "transformers", "safetensors", "tokenizers", "numpy", "elder"},
+    "elder": {"torch", "transformers", "safetensors", "tokenizers", "numpy", "lm_eval", "elder"},
     "pipelines": {
         "torch",
         "transformers",
@@ -54,6 +54,7 @@ OWNERS = {
     "sqlalchemy": {"infra/mlflow_connection.py"},
     "swift": {"infra/swift_server.py", "infra/swift_repair.py"},
     "psutil": {"infra/processes.py"},
+    "lm_eval": {"elder/metrics/harness.py"},
 }
 HEAVY = ("torch", "transformers", "ray", "mlflow", "boto3", "deepspeed", "matplotlib", "pandas", "numpy", "rich")
 
