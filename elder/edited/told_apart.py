@@ -17,7 +17,8 @@ def tell_apart(maps: Iterable[nn.Module]) -> None:
     """Give maps classes of their own, which go by the names of those they had; nothing else changes."""
     for module in maps:
         if not isinstance(module, _ToldApart):
-            module.__class__ = _told_apart(type(module))
+            kind: Any = type(module)
+            module.__class__ = _told_apart(kind)
 
 
 class _ToldApart:
