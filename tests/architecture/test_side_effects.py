@@ -16,6 +16,10 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 import ray, deepspeed, matplotlib, mlflow, boto3, click, rich
 import rich.live, rich.progress, rich.table, rich.console, rich.text
 import ray.train, ray.train.torch, datasets, mlflow.pyfunc, mlflow.tracking, pandas
+try:
+    import lm_eval.api.model  # optional; sets a variable of the hub's client
+except ImportError:
+    pass
 
 def state():
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from elder.editors.make import make_editor
 from elder.errors import ConfigError, DataError
 from elder.metrics.completions import Ask, Completer
 from elder.metrics.scoring import Pair, score
+from elder.runtime import LocalRuntime
 from elder.tokens import encode_prompt, encode_target
-from tests.elder.tiny import EDITS, OPTIONS, OTHERS, make_base, make_tokenizer, padded
+from tests.elder.tiny import EDITS, OPTIONS, OTHERS, make_base, make_tokenizer, on_ranks, padded
 
 FACTS = EDITS[:2]
 LEARNING = {
@@ -72,6 +74,20 @@ def test_results_come_in_the_order_asked_and_repeated_ones_too(editor: Editor) -
     pairs = [completer.pair(text, tail) for text in (OTHERS[2], FACTS[0].prompt, OTHERS[4]) for tail in (" Tam", " a")]
     alone = [completer.likelihoods([pair])[0][0] for pair in pairs]
     assert [value for value, _ in completer.likelihoods([*pairs, pairs[0]])] == pytest.approx([*alone, alone[0]])
+
+
+def test_two_ranks_share_the_work_and_both_know_all(base_of: Callable[..., Base]) -> None:
+    base = base_of("gpt2")
+    asks = [Ask(text, ("e",), 8) for text in OTHERS]
+
+    def program(runtime: LocalRuntime) -> tuple[list[tuple[float, bool]], list[str]]:
+        completer = Completer(replace(base, runtime=runtime), 2)
+        return completer.likelihoods([completer.pair(text, " of gold") for text in OTHERS]), completer.complete(asks)
+
+    (likely, said), both = program(base.runtime), on_ranks(program)
+    assert both[0] == both[1]
+    assert [value for value, _ in both[0][0]] == pytest.approx([value for value, _ in likely], abs=1e-4)
+    assert both[0][1] == said
 
 
 def test_the_edited_answer_is_said_until_a_stop_text(editor: Editor) -> None:
@@ -142,12 +158,12 @@ def test_a_merge_over_the_seam_takes_the_answer_by_the_rule_of_training(
 def test_a_long_text_is_scored_in_windows_each_token_once(base_of: Callable[..., Base]) -> None:
     base = base_of("gpt2")
     completer = Completer(base, 2, context=10)
-    ids = list(range(50, 73))
-    windows = completer.windows(ids)
-    assert [token for window in windows for token in window.target] == ids
-    assert all(len(window) <= 10 for window in windows)
-    assert windows[0].prompt == (0,)
-    assert all(len(window) == 10 for window in windows)
+    for length in (1, 9, 10, 11, 18, 19, 23):
+        ids = list(range(50, 50 + length))
+        windows = completer.windows(ids)
+        assert [token for window in windows for token in window.target] == ids
+        assert windows[0].prompt == (0,)
+        assert [len(window) for window in windows] == [min(10, length + 1)] * len(windows)
     assert completer.windows([]) == []
     text = "A quiet song about"
     whole = completer.encode(text)
