@@ -6,6 +6,7 @@ sequence travels with its cache. Knows nothing of how edits are found, and of me
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import functools
 import inspect
@@ -83,9 +84,21 @@ class EditedModel:
         Raises:
             ModelError: The edits are no change of weights, so that no model directory could hold them.
         """
-        if kwargs.get("state_dict") is None:
-            kwargs["state_dict"] = dict(self.edits.merged(self))  # type: ignore[arg-type]
+        own: Mapping[str, Tensor] = self.state_dict()  # type: ignore[attr-defined]
+        merged = dict(self.edits.merged(self))  # type: ignore[arg-type]
+        given = kwargs.get("state_dict")
+        if given is not None:  # a trainer passes the weights of the base
+            changed = {n: t for n, t in merged.items() if n in given and t.data_ptr() != own[n].data_ptr()}
+            merged = {**given, **changed}
+        kwargs["state_dict"] = merged
         return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
+        """A block that is computed once more on the way back meets the edits of the first time."""
+        name = "gradient_checkpointing_func"
+        if enable and kwargs.get(name) is not None:
+            kwargs[name] = functools.partial(_in_the_same_pass, kwargs[name])
+        super()._set_gradient_checkpointing(enable, **kwargs)  # type: ignore[misc]
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: the base model would change with it, and the edits were learnt on other weights.
@@ -191,6 +204,12 @@ def edited_class(kind: Any) -> Any:
 def base_class(kind: type) -> type:
     """The class that an edited model's class was made of."""
     return kind.__mro__[2]
+
+
+def _in_the_same_pass(checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Checkpoint a function so that it always runs with the values of this thread or task as they are now."""
+    now = contextvars.copy_context()
+    return checkpoint(lambda *a, **k: now.copy().run(function, *a, **k), *args, **kwargs)
 
 
 def own_parameters(model: nn.Module) -> None:

@@ -221,9 +221,9 @@ class MixtureEdits:
         if run is not None and run.due:
             run.due = False
             if run.line is None:
-                self._decide(run, states)
+                self._decide(run, states.detach())  # a decision has no gradient, and keeps no graph alive
             else:
-                decide_line(run, run.line, states)
+                decide_line(run, run.line, states.detach())
 
     # ---- parts --------------------------------------------------------------------------------------------------
 

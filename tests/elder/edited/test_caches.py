@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from elder.mixture.cached import record_of
 from tests.elder.edited.talk import INSIDE, MIXED, OUTSIDE, Alone, Session, inputs_of, said
-from tests.elder.tiny import EDITS
+from tests.elder.tiny import EDITS, padded_right
 
 MORE = 6
 PREFIX = "The river of"
@@ -55,6 +55,13 @@ def test_a_prefix_is_read_once_and_used_many_times(loud: Any, alone: Alone, make
         ids = ids_of(loud, prompt)
         assert torch.equal(ids[:, : prefix.shape[1]], prefix)
         assert answer(loud.model, ids, copy.deepcopy(shared)) == alone(prompt, MORE), prompt
+
+
+def test_a_prefix_is_read_once_for_a_batch(loud: Any, alone: Alone) -> None:
+    cache = cache_of(loud.model, ids_of(loud, PREFIX))
+    cache.batch_repeat_interleave(3)
+    prompts = [f"{PREFIX} {rest}" for rest in ("Arlo is", "Zzyx is", "Arlo xx")]
+    assert said(loud.model, inputs_of(loud.base, prompts), MORE, past_key_values=cache) == alone.each(prompts, MORE)
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -153,6 +160,20 @@ CHANGES: dict[str, tuple[list[int], Callable[[Any], None]]] = {
     "reordered": ([3, 2, 1, 0], lambda cache: cache.reorder_cache(torch.tensor([3, 2, 1, 0]))),
     "one twice": ([2, 2, 0, 0], lambda cache: cache.reorder_cache(torch.tensor([2, 2, 0, 0]))),
 }
+
+
+@torch.no_grad()
+def test_prompts_that_are_filled_up_on_the_right(loud: Any, alone: Alone) -> None:
+    """Each row is routed at its own last token; the padding stays in the cache and is not looked at."""
+    inputs = padded_right(loud.base, MIXED)
+    out, mask = loud.model(**inputs, use_cache=True), inputs["attention_mask"]
+    tokens = [out.logits[torch.arange(len(MIXED)), mask.sum(1) - 1].argmax(-1, keepdim=True)]
+    while len(tokens) < MORE:
+        mask = torch.cat([mask, torch.ones_like(tokens[-1])], dim=1)
+        options = {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+        out = loud.model(input_ids=tokens[-1], past_key_values=out.past_key_values, **options)
+        tokens.append(out.logits[:, -1:].argmax(-1))
+    assert torch.cat(tokens, dim=1).tolist() == alone.each(MIXED, MORE)
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -167,6 +167,23 @@ def test_gradients_reach_the_embeddings_and_not_the_base(loud: Any, base: Base) 
     assert all(p.grad is None for p in base.model.parameters())
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_blocks_that_are_computed_again_for_gradients_are_edited_again(loud: Any, reentrant: bool) -> None:
+    inputs = padded(loud.base, MIXED)
+    ids = inputs.pop("input_ids")
+    grads = []
+    for again in (False, True):
+        model = copy.deepcopy(loud.model).train()
+        if again:
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            copy.deepcopy(model)  # still possible
+        embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+        model(inputs_embeds=embedded, **inputs, use_cache=False).logits.pow(2).sum().backward()
+        grads.append(embedded.grad)
+    torch.testing.assert_close(*grads)
+    assert grads[0].abs().max() > 0
+
+
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
@@ -183,8 +200,9 @@ def test_the_weights_are_the_bases_by_name(base_of: Callable[..., Base], method:
 
 
 def test_mixtures_are_no_model_directory(loud: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"editor.save.*elder.load_edited.*elder export"):
-        loud.model.save_pretrained(tmp_path / "here")
+    for given in ({}, {"state_dict": loud.model.state_dict()}):  # as trainers pass it
+        with pytest.raises(ModelError, match=r"editor.save.*elder.load_edited.*elder export"):
+            loud.model.save_pretrained(tmp_path / "here", **given)
     assert not (tmp_path / "here").exists()
 
 
