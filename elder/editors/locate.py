@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from elder.editors.base import (
     state_digest,
 )
 from elder.editors.deltas import Deltas
+from elder.editors.locate_outcomes import Written, check_found, outcomes_of
 from elder.editors.weight_options import LocateOptions
 from elder.editors.written import WrittenEditor
 from elder.errors import AdapterError, ModelError, SolverError
@@ -42,25 +41,8 @@ from elder.targets.statistics import Windows, moment_id
 from elder.targets.supply import Progress as Reading
 from elder.targets.supply import read_windows, supply_moments
 from elder.targets.upper import UpperBlocks
-from elder.targets.values import ValueOptions, Values, find_values
+from elder.targets.values import ValueOptions, find_values
 from elder.tokens import encode_prompt, pad_id
-
-
-@dataclass(frozen=True)
-class Written:
-    """How one batch was written into one block, for each of its n edits.
-
-    Attributes:
-        asked: (n,) length of the residual.
-        missed: (n,) length of what the update leaves of it at the bare prompt, by the formula.
-        size: ||D|| / ||W||, of the batch.
-        leverage: (n,) k^T C^-1 k: how unlike ordinary keys a key is; None where C is not known or has no inverse.
-    """
-
-    asked: Tensor
-    missed: Tensor
-    size: float
-    leverage: Tensor | None
 
 
 class LocateEditor(WrittenEditor[int]):
@@ -338,7 +320,7 @@ class LocateEditor(WrittenEditor[int]):
         now = self._observer.look(prompts, last)
         how = ValueOptions(o.steps, o.lr, o.kl_factor, o.decay, o.clamp, o.stop)
         values = find_values(self._upper, rows, self._starts(now)[bare], how, self.base.runtime, o.value_batch)
-        _check_found(batch, values)
+        check_found(batch, values)
         wanted = self._reached(now)[bare] + values.change
         weights = torch.tensor(contexts.weights, device=wanted.device)
         written = []
@@ -354,7 +336,7 @@ class LocateEditor(WrittenEditor[int]):
         )
         self._remember({layer: keys.T for layer, keys in zip(self.layers, kept, strict=True)})
         left = (wanted - self._reached(after)[bare]).norm(dim=1)
-        return _outcomes(batch, values, written, left), values.curve
+        return outcomes_of(batch, values, written, left), values.curve
 
     def _starts(self, seen: Seen) -> Tensor:
         """The vectors whose length scales decay and clamp: hidden states behind the last block (MEMIT)."""
@@ -415,38 +397,6 @@ def _check_text(seen: Mapping[str, Any], ids: Mapping[str, str]) -> None:
         )
 
 
-def _check_found(batch: Sequence[Edit], values: Values) -> None:
-    """A value at which the model says nothing that is a number would disable it.
-
-    Raises:
-        SolverError: There is one; names its edit.
-    """
-    lost = [edit.id for edit, loss in zip(batch, values.loss, strict=True) if not isfinite(loss)]
-    if lost or not bool(values.change.isfinite().all()):
-        raise SolverError(
-            f"no value was found for {'edit ' + ', '.join(lost[:5]) if lost else 'an edit'}: its loss is not finite; "
-            "nothing of this batch was written. Lower editor.lr or editor.clamp, or load the model in float32"
-        )
-
-
 def _mean_keys(keys: Tensor, weights: Tensor) -> Tensor:
     """The keys of edits, (n, m), from those of their texts, (n, T, m)."""
     return (keys * weights[None, :, None]).sum(1)
-
-
-def _outcomes(batch: Sequence[Edit], values: Values, written: Sequence[Written], left: Tensor) -> list[EditOutcome]:
-    outcomes = []
-    for i, edit in enumerate(batch):
-        details = {
-            "steps": float(values.steps[i]),
-            "value_loss": values.loss[i],
-            "value_norm": float(values.change[i].norm()),
-            "residual": float(written[-1].asked[i]),
-            "residual_predicted": float(written[-1].missed[i]),
-            "residual_left": float(left[i]),
-            "change": max(one.size for one in written),
-        }
-        known = [float(one.leverage[i]) for one in written if one.leverage is not None]
-        details |= {"leverage": max(known)} if known else {}
-        outcomes.append(EditOutcome(edit.id, True, values.nll[i], details=details))
-    return outcomes
