@@ -331,14 +331,14 @@ class MixtureEditor(Asking):
 
     def _version(self, done: Groups) -> Version:
         """What has been learnt so far, with copies of the groups that are not `done`."""
-        fresh = tuple(tuple(_frozen(group)) for group in self.groups[len(done) :])
+        fresh = tuple(tuple(_frozen(group, self.base.model.dtype)) for group in self.groups[len(done) :])
         shape = (len(self.layers), self.options.experts)
         return Version(self._deferral(), done + fresh, self._ids(), self.edits_applied, shape)
 
 
-def _frozen(group: nn.ModuleList) -> nn.ModuleList:
-    """A copy that is not trained."""
-    return copy.deepcopy(group).requires_grad_(False)
+def _frozen(group: nn.ModuleList, dtype: torch.dtype) -> nn.ModuleList:
+    """A copy that is not trained, in the format in which the model computes, so that no pass converts it again."""
+    return copy.deepcopy(group).requires_grad_(False).to(dtype)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

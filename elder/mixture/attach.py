@@ -72,7 +72,9 @@ class Low:
         self.steering.seen_low(states)
 
 
-def corrected(x: Tensor, y: Tensor, groups: Sequence[nn.Module], gates: Tensor, plan: Plan) -> Tensor:
+def corrected(
+    x: Tensor, y: Tensor, groups: Sequence[Any], gates: Tensor, plan: Plan, layer: int | None = None
+) -> Tensor:
     """The output of one edited map.
 
     Args:
@@ -81,29 +83,36 @@ def corrected(x: Tensor, y: Tensor, groups: Sequence[nn.Module], gates: Tensor, 
         groups: The low-rank maps of this layer, by group.
         gates: Those of this layer, see `Plan.gates`.
         plan: Which tokens are corrected.
+        layer: Number of the edited layer, for a plan that serves many passes.
 
     Returns:
         (B, T, out); `y` itself, bit for bit, wherever nothing is corrected.
     """
     if plan.tokens is None:
         flat = gates.dim() == 2 and len(gates) == x.shape[0] * x.shape[1]
-        delta = _delta(x.flatten(0, 1) if flat else x, groups, gates, plan).to(y.dtype)
+        delta = _delta(x.flatten(0, 1) if flat else x, groups, gates, plan, layer).to(y.dtype)
         delta = delta.view_as(y) if flat else delta
         return y + (delta if plan.keep is None else delta * plan.keep[..., None])
-    delta = _delta(x.flatten(0, 1)[plan.tokens], groups, gates, plan).to(y.dtype)
+    delta = _delta(x.flatten(0, 1)[plan.tokens], groups, gates, plan, layer).to(y.dtype)
     result = y.clone(memory_format=torch.contiguous_format)
     tokens = result.view(-1, y.shape[-1])
     tokens[plan.tokens] = tokens[plan.tokens] + delta
     return result
 
 
-def _delta(x: Tensor, groups: Sequence[nn.Module], gates: Tensor, plan: Plan) -> Tensor:
+def _delta(x: Tensor, groups: Sequence[Any], gates: Tensor, plan: Plan, layer: int | None) -> Tensor:
     """The corrections of the tokens in scope, each from its own group."""
-    if len(plan.parts) == 1:
-        return groups[plan.parts[0][0]](x, gates)  # type: ignore[no-any-return]
-    pieces = [groups[group](x[part], gates[part]) for group, part in plan.parts]
-    order = torch.cat([part for _, part in plan.parts if part is not None])
-    return torch.cat(pieces)[order.argsort()]
+    if len(plan.parts) > 1:
+        pieces = [groups[group](x[part], gates[part]) for group, part in plan.parts]
+        order = torch.cat([part for _, part in plan.parts if part is not None])
+        return torch.cat(pieces)[order.argsort()]
+    mixture = groups[plan.parts[0][0]]
+    if layer is None or gates.dim() < x.dim() or torch.is_grad_enabled():
+        return mixture(x, gates)  # type: ignore[no-any-return]
+    columns = plan.scaled.get((layer, x.dtype))
+    if columns is None:
+        columns = plan.scaled[layer, x.dtype] = mixture.columns(gates, x.dtype)
+    return mixture.mixed(x, columns)  # type: ignore[no-any-return]
 
 
 def check_rows(x: Tensor) -> None:
@@ -130,7 +139,8 @@ class _Correction:
         if found is None:
             return None
         plan, groups = found
-        return corrected(args[0], output, [group[self.layer] for group in groups], plan.gates[self.layer], plan)
+        maps = [group[self.layer] for group in groups]
+        return corrected(args[0], output, maps, plan.gates[self.layer], plan, self.layer)
 
 
 class _Tap:

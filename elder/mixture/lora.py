@@ -44,8 +44,15 @@ class LowRankMixture(nn.Module):
         Returns:
             (M, out) or (B, T, out) in the dtype of x.
         """
-        columns = (gate * self.scale).to(x.dtype).repeat_interleave(self.rank, dim=-1)
-        columns = columns[:, None, :] if gate.dim() < x.dim() else columns
+        columns = self.columns(gate, x.dtype)
+        return self.mixed(x, columns[:, None, :] if gate.dim() < x.dim() else columns)
+
+    def columns(self, gate: Tensor, dtype: torch.dtype) -> Tensor:
+        """What scales the N*r inner columns of each token: (..., N) -> (..., N*r)."""
+        return (gate * self.scale).to(dtype).repeat_interleave(self.rank, dim=-1)
+
+    def mixed(self, x: Tensor, columns: Tensor) -> Tensor:
+        """The correction for inputs (..., in) whose inner columns are scaled by (..., N*r)."""
         return ((x @ self.a.to(x.dtype)) * columns) @ self.b.to(x.dtype)
 
 

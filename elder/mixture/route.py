@@ -8,7 +8,7 @@ chosen, of models or of caches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -73,12 +73,15 @@ class Plan:
         parts: Which group of low-rank maps serves which of the corrected tokens, as pairs (group, indices among those
             tokens, or None for all of them).
         keep: (B, T) bool, tokens whose correction counts (training); None: all.
+        scaled: What the gates of a layer come to for its maps, by layer and format; a plan that serves many steps
+            works it out once.
     """
 
     gates: Sequence[Tensor] | Tensor
     tokens: Tensor | None = None
     parts: tuple[tuple[int, Tensor | None], ...] = ((0, None),)
     keep: Tensor | None = None
+    scaled: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
