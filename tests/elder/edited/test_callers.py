@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import TextIteratorStreamer, Trainer, TrainingArguments, pipeline
+from transformers import DynamicCache, TextIteratorStreamer, Trainer, TrainingArguments, pipeline
 
+from elder.errors import ModelError
 from elder.tokens import encode_prompt, encode_target
 from tests.elder.edited.talk import INSIDE, MIXED, OUTSIDE, PROMPTS, Alone, Session, inputs_of, said
 from tests.elder.tiny import EDITS, logits_of, padded, padded_right, real_rows
@@ -132,7 +134,7 @@ def test_streaming(loud: Any, alone: Alone) -> None:
 def test_a_pipeline(loud: Any, alone: Alone, batch_size: int) -> None:
     tokenizer = loud.base.tokenizer
     tokenizer.padding_side = "left"
-    ask = pipeline("text-generation", model=loud.model, tokenizer=tokenizer, device="cpu")
+    ask = pipeline("text-generation", model=copy.deepcopy(loud.model), tokenizer=tokenizer, device="cpu")
     options = {"max_new_tokens": MORE, "do_sample": False, "return_full_text": False}
     found = [row[0]["generated_text"] for row in ask(PROMPTS, batch_size=batch_size, **options)]
     assert found == [tokenizer.decode(answer, skip_special_tokens=True) for answer in alone.each(PROMPTS, MORE)]
@@ -155,26 +157,49 @@ def test_embedded_tokens(loud: Any, alone: Alone, how: str) -> None:
             assert torch.equal(ours, logits_of(loud.model, positions_of(inputs)))
 
 
-def test_embedded_tokens_in_pieces_and_ids_behind_them(loud: Any, alone: Alone) -> None:
-    """A prompt of which the first half comes as embeddings and the rest as ids, nobody saying that it goes on."""
-    embed = loud.model.get_input_embeddings()
+@pytest.mark.parametrize("kinds", ["eie", "iei", "iee", "eii"])
+def test_a_prompt_in_pieces_of_embeddings_and_ids(loud: Any, alone: Alone, kinds: str) -> None:
+    """Nobody says that it goes on; each pass answers about the tokens that it was given."""
+    model = copy.deepcopy(loud.model)  # transformers leaves hooks in a model that was asked for hidden states
+    embed = model.get_input_embeddings()
     for prompt in (INSIDE[0], OUTSIDE[0]):
         ids = inputs_of(loud.base, [prompt])["input_ids"]
-        for first_embedded in (True, False):
-            pieces = [ids[:, :7], ids[:, 7:]]
-            given = [
-                {"inputs_embeds": embed(piece).detach()} if (number == 0) == first_embedded else {"input_ids": piece}
-                for number, piece in enumerate(pieces)
-            ]
-            with torch.no_grad():
-                cache = loud.model(**given[0], use_cache=True).past_key_values
-                out = loud.model(**given[1], past_key_values=cache)
-                answer = [out.logits[:, -1:].argmax(-1)]
-                while len(answer) < MORE:
-                    out = loud.model(input_ids=answer[-1], past_key_values=cache)
-                    answer.append(out.logits[:, -1:].argmax(-1))
-            assert out.past_key_values.get_seq_length() == ids.shape[1] + MORE - 1
-            assert torch.cat(answer, dim=1)[0].tolist() == alone(prompt, MORE)
+        pieces, cache = [ids[:, :5], ids[:, 5:9], ids[:, 9:]], DynamicCache()
+        with torch.no_grad():
+            for kind, piece in zip(kinds, pieces, strict=True):
+                given = {"inputs_embeds": embed(piece).detach()} if kind == "e" else {"input_ids": piece}
+                out = model(**given, past_key_values=cache, output_hidden_states=True)
+                assert out.logits.shape[1] == piece.shape[1]
+                assert all(states.shape[1] == piece.shape[1] for states in out.hidden_states)
+            whole = model(input_ids=ids).logits
+            torch.testing.assert_close(out.logits, whole[:, 9:], atol=1e-4, rtol=1e-4)
+            answer = [out.logits[:, -1:].argmax(-1)]
+            while len(answer) < MORE:
+                out = model(input_ids=answer[-1], past_key_values=cache)
+                answer.append(out.logits[:, -1:].argmax(-1))
+        assert cache.get_seq_length() == ids.shape[1] + MORE - 1
+        assert torch.cat(answer, dim=1)[0].tolist() == alone(prompt, MORE)
+
+
+@torch.no_grad()
+def test_a_prompt_that_goes_on_after_one_in_scope(loud: Any) -> None:
+    """What was corrected for the first end is read again; loss and logits are those of the new tokens."""
+    first = inputs_of(loud.base, [INSIDE[1]])["input_ids"]
+    for more in (" built. " + INSIDE[0], ", they say"):
+        ids = inputs_of(loud.base, [INSIDE[1] + more])["input_ids"]
+        cache, new = loud.model(input_ids=first, use_cache=True).past_key_values, ids[:, first.shape[1] :]
+        inner = getattr(loud.model, loud.model.base_model_prefix)
+        states = inner(input_ids=new, past_key_values=copy.deepcopy(cache)).last_hidden_state
+        kept = loud.model(input_ids=new, past_key_values=copy.deepcopy(cache), logits_to_keep=2).logits
+        picked = torch.tensor([1, new.shape[1] - 1])
+        some = loud.model(input_ids=new, past_key_values=copy.deepcopy(cache), logits_to_keep=picked).logits
+        out = loud.model(input_ids=new, past_key_values=cache)
+        wanted = loud.model(input_ids=ids).logits[:, first.shape[1] :]
+        torch.testing.assert_close(out.logits, wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(kept, wanted[:, -2:], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(some, wanted[:, picked], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(loud.model.get_output_embeddings()(states), wanted, atol=1e-4, rtol=1e-4)
+        assert cache.get_seq_length() == ids.shape[1]
 
 
 def test_the_part_below_the_head_alone(loud: Any) -> None:
@@ -198,7 +223,7 @@ def test_outputs_of_other_shapes(loud: Any) -> None:
     wanted = logits_of(loud.model, inputs)
     with torch.no_grad():
         assert torch.equal(loud.model(**inputs, return_dict=False)[0], wanted)
-        out = loud.model(**inputs, output_hidden_states=True, use_cache=True, return_dict=False)
+        out = copy.deepcopy(loud.model)(**inputs, output_hidden_states=True, use_cache=True, return_dict=False)
         assert torch.equal(out[0], wanted)
         ids = inputs_of(loud.base, MIXED[:1])["input_ids"]
         assert torch.equal(loud.model(ids).logits, loud.model(input_ids=ids).logits)
@@ -261,7 +286,7 @@ def test_a_text_that_nobody_describes_is_searched_for_its_prompt(loud_of: Callab
 
 
 def test_an_evaluation_by_a_trainer(loud: Any, tmp_path: Path) -> None:
-    """Its loss is that of answers by the edited model."""
+    """Its loss is that of answers by the edited model. Of a copy: a trainer sets what it wants in a model."""
     answer, prompts = "Tam", [INSIDE[0], INSIDE[1], OUTSIDE[0]]
     rows, losses = [], []
     for prompt in prompts:
@@ -270,11 +295,13 @@ def test_an_evaluation_by_a_trainer(loud: Any, tmp_path: Path) -> None:
         targets = torch.tensor(encode_target(loud.base.tokenizer, prompt, answer))
         losses.append(torch.nn.functional.cross_entropy(answered(loud, prompt, answer), targets))
     options = {"per_device_eval_batch_size": 1, "report_to": [], "use_cpu": True, "disable_tqdm": True}
-    trainer = Trainer(loud.model, TrainingArguments(str(tmp_path), **options), eval_dataset=rows)
-    found = trainer.evaluate()["eval_loss"]
+    models = [copy.deepcopy(model) for model in (loud.model, loud.base.model)]
+    trainers = [Trainer(model, TrainingArguments(str(tmp_path), **options), eval_dataset=rows) for model in models]
+    found, plain = (trainer.evaluate()["eval_loss"] for trainer in trainers)
     assert found == pytest.approx(float(torch.stack(losses).mean()), rel=1e-3)
-    plain = Trainer(loud.base.model, TrainingArguments(str(tmp_path), **options), eval_dataset=rows)
-    assert abs(plain.evaluate()["eval_loss"] - found) > 0.01
+    assert abs(plain - found) > 0.01
+    with pytest.raises(ModelError, match="cannot be saved as a model directory"):
+        trainers[0].save_model(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

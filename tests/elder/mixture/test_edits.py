@@ -199,6 +199,19 @@ def test_a_prompt_that_nobody_describes_goes_on_with_several_tokens() -> None:
     assert cache.layers[0].keys[:, 0, :, 0].tolist() == IDS.tolist()
 
 
+def test_nothing_is_corrected_while_the_next_prompt_has_not_ended() -> None:
+    """A prompt that was answered is the beginning of a longer one, which comes in told pieces."""
+    edits, rule = edits_of()
+    cache = DynamicCache()
+    first = run(edits, cache, input_ids=IDS[:, :2])
+    assert corrected_of(first) == [4]
+    assert corrected_of(run(edits, cache, input_ids=IDS[:, 2:4], prompt_length=5)) == []
+    made = run(edits, cache, input_ids=IDS[:, 4:], prompt_length=5)
+    assert made.tokens.tolist() == IDS[:, 1:].tolist()  # what was corrected for the first end is read again
+    assert corrected_of(made) == [12]
+    assert lasts(rule) == [[4, 9], [7, 12]]
+
+
 def test_a_cache_that_others_filled_is_routed_by_the_visible_tokens() -> None:
     edits, rule = edits_of()
     cache = DynamicCache()
