@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from elder.errors import ModelError
 from elder.mixture.route import Plan
+from elder.models import check_rows
 from elder.scoped import eager
 
 
@@ -113,19 +113,6 @@ def _delta(x: Tensor, groups: Sequence[Any], gates: Tensor, plan: Plan, layer: i
     if columns is None:
         columns = plan.scaled[layer, x.dtype] = mixture.columns(gates, x.dtype)
     return mixture.mixed(x, columns)  # type: ignore[no-any-return]
-
-
-def check_rows(x: Tensor) -> None:
-    """Refuse to work on a map that does not see which token belongs to which row.
-
-    Raises:
-        ModelError: Its input has not the shape (rows, tokens, width).
-    """
-    if x.dim() != 3:
-        raise ModelError(
-            f"editor.target: this model (like OPT) hands its MLP tokens of shape {tuple(x.shape)} instead of "
-            "(rows, tokens, width), so that rows cannot be told apart; such models cannot be edited"
-        )
 
 
 class _Correction:
