@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import torch
 
 import elder
+from elder.device import DTYPES
 from elder.edit import Probe
 from elder.editors.base import state_digest
 from elder.hyper.trainer import make_trainer
@@ -16,6 +19,7 @@ from elder.registry import make_training
 from elder.runtime import LocalRuntime, Runtime
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import make_edits, write_model
+from tests.double import in_double
 
 pytestmark = pytest.mark.cluster
 METHODS: dict[str, dict[str, Any]] = {
@@ -23,13 +27,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "malmen": {"trained": "none", "lr": 0.3, "modules": "mlp_in"},
 }
 Found = dict[str, Any]
-# ||difference|| / ||value||. Found: data parallel 0 for editors (batches are the same, whoever runs them) and 1.1e-7
-# for the meta-gradient, which is summed over ranks; ZeRO-3 4.6e-7 at most.
-TOLERANCE = 1e-5
+# ||difference|| / ||value||, in float64 (see `tests/double.py`). Found: 1e-15 at most; a rank's part that is not summed
+# shows at 1e-2 and above.
+TOLERANCE = 1e-10
 
 
 def _all(runtime: Runtime, source: str) -> Found:
-    base = elder.load_base(source, runtime=runtime)
+    # DeepSpeed knows two kinds of half and `torch.float`, and users cannot ask for float64.
+    partitioning = ["deepspeed.runtime.zero.partition_parameters"] if runtime.sharded else []
+    with in_double(*partitioning), patch.dict(DTYPES, {"float64": torch.float64}):
+        return _all_in_double(runtime, source)
+
+
+def _all_in_double(runtime: Runtime, source: str) -> Found:
+    base = elder.load_base(source, runtime=runtime, dtype="float64")
     digest = base.digest
     edits = [replace(e, locality=(*e.locality, Probe("Water has", "a"))) for e in make_edits(7)]
     found: Found = {}
@@ -54,7 +65,7 @@ def _all(runtime: Runtime, source: str) -> Found:
 def _on_rank(directory: Path, source: str, sharding: str) -> Found:
     from pipelines.engine import DataParallelRuntime, DeepSpeedRuntime
 
-    return _all(DeepSpeedRuntime("cpu") if sharding == "zero3" else DataParallelRuntime("cpu"), source)
+    return _all(DeepSpeedRuntime("cpu", torch.float64) if sharding == "zero3" else DataParallelRuntime("cpu"), source)
 
 
 @pytest.fixture(scope="module")
