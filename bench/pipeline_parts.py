@@ -69,8 +69,8 @@ class Setting:
 
     def prepare(self) -> None:
         """Have the model in the cache, which is not part of a run's time."""
+        from elder.jobs.shared.wiring import home
         from elder.world.cache import ensure_world
-        from jobs.wiring import home
 
         ensure_world(self.model, cache_dir=home())
 
@@ -104,14 +104,14 @@ def measure_here(setting: Setting) -> dict[str, Any]:
     import io
 
     entered = time.time()
-    from jobs.main import BRISK, SILENT
+    from elder.jobs.main import BRISK, SILENT
 
     for name, value in {**SILENT, **BRISK}.items():
         os.environ.setdefault(name, value)
-    from jobs.wiring import home, make_store_factory, open_tracker, quiet_libraries
-    from pipelines.config import parse_config
-    from pipelines.driver import run_edit
-    from pipelines.state import RunState
+    from elder.jobs.shared.wiring import home, make_store_factory, open_tracker, quiet_libraries
+    from elder.pipelines.config.run import parse_config
+    from elder.pipelines.edit.driver import run_edit
+    from elder.pipelines.run.commits import RunState
 
     config = parse_config(json.dumps(setting.config()), "bench")
     quiet_libraries(config)

@@ -24,14 +24,16 @@ if __name__ == "__main__":  # this file's folder holds an `elder.py`, which is n
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.timing import HEAD, Figure
-from infra.local_store import LocalStore
-from infra.null_tracker import NullTracker
-from pipelines.driver import read_stream, run_edit
-from pipelines.state import RunState
-from pipelines.train_runner import connection, worker_environment
-from pipelines.tune_config import TuneConfig, parse_tune_config
-from pipelines.tune_driver import run_tune, trial_cluster
-from pipelines.tune_state import TuneState, trial_name
+from elder.infra.stores.local import LocalStore
+from elder.infra.tracking.null import NullTracker
+from elder.pipelines.cluster.ray_train import connection, worker_environment
+from elder.pipelines.cluster.trial_resources import trial_cluster
+from elder.pipelines.config.search import TuneConfig, parse_tune_config
+from elder.pipelines.edit.driver import run_edit
+from elder.pipelines.run.commits import RunState
+from elder.pipelines.run.inputs import read_stream
+from elder.pipelines.search.driver import run_tune
+from elder.pipelines.search.records import TuneState, trial_name
 
 TARGET = 3.0
 

@@ -1,7 +1,7 @@
 """How an editor meets the machine: one process, or many that hold the model together.
 
 Editors and metrics are written against the `Runtime` protocol and do not know which of the two they
-run on. Knows nothing of Ray or DeepSpeed; their implementation lives in `pipelines/engine.py`.
+run on. Knows nothing of Ray or DeepSpeed; their implementation lives in `pipelines/cluster/deepspeed_runtime.py`.
 """
 
 from __future__ import annotations

@@ -19,34 +19,8 @@ import click
 
 from elder import __version__
 from elder.errors import ElderError, GateError, InputError, UnreachableError
+from elder.jobs.shared.verbs import VERBS
 
-VERBS = {
-    "demo": "the main job on embedded defaults, shown step by step",
-    "edit": "run a lifelong edit stream from here",
-    "train-editor": "train the network of MEND or MALMEN, checkpoint by checkpoint",
-    "tune": "search for the best settings over edit runs",
-    "compare": "the same edits under several methods, one table",
-    "study": "many edit runs over batch sizes, blocks and strategies, one report",
-    "evaluate": "measure a pulled or registered adapter again",
-    "validate": "check config and data, start nothing",
-    "plan": "dry run: stages, memory per worker, keys to be written",
-    "runs": "the runs that MLflow knows",
-    "show": "one run, or one registered model with the history of its aliases",
-    "pull": "fetch an adapter into a directory",
-    "export": "merge a weight editor's adapter into an ordinary model directory",
-    "promote": "point an alias at a stage whose gates hold; who, when, why are kept",
-    "rollback": "point an alias back at an earlier version",
-    "ls": "what there is: methods, datasets, configs, every config key",
-    "cp": "copy a packaged config to a file of your own",
-    "submit": "send edit, train-editor, tune or evaluate to a Ray cluster as a job",
-    "jobs": "the jobs of a Ray cluster",
-    "status": "how a submitted run stands: Ray's word and the last committed stage",
-    "logs": "the log of a job, -f follows it",
-    "stop": "end a job; what is committed stays",
-    "up": "start an S3 server and an MLflow server on this machine, for development",
-    "down": "end those servers again",
-    "doctor": "check this machine, the store and MLflow: each line ok or a remedy",
-}
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -67,7 +41,7 @@ class Verbs(click.Group):
         """Import the module of a verb."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = import_module(f"jobs.{cmd_name.replace('-', '_')}").command
+        command: click.Command = import_module(f"elder.jobs.commands.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

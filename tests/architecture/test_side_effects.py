@@ -92,7 +92,7 @@ def test_elder_itself_never_brings_ray_or_mlflow() -> None:
 
 def test_help_is_instant_and_light() -> None:
     begin = time.perf_counter()
-    command = [sys.executable, "-X", "importtime", "-m", "jobs.main", "--help"]
+    command = [sys.executable, "-X", "importtime", "-m", "elder.jobs.main", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     took = time.perf_counter() - begin
     assert done.returncode == 0

@@ -12,7 +12,7 @@ from tests.infra.conftest import bucket, s3_access, s3_endpoint  # noqa: F401  #
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster as a run would start it for itself; runs inside the tests join it."""
-    from pipelines.train_runner import connection, worker_environment
+    from elder.pipelines.cluster.ray_train import connection, worker_environment
     from tests.pipelines.fakes import make_config
 
     cluster = make_config(cluster={"workers": 2, "address": "local", "sharding": "none"}).cluster

@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from elder.edit import Edit
 from elder.editors.base import Base, Receipt
+from elder.infra.stores.open import store_factory
+from elder.jobs.main import BRISK, SILENT, exit_code
+from elder.pipelines.edit.driver import run_edit
+from elder.pipelines.protocols import Tracker
+from elder.pipelines.run.spec import Job, Kit
 from elder.runtime import Runtime
-from infra.stores import store_factory
-from jobs.main import BRISK, SILENT, exit_code
-from pipelines.driver import run_edit
-from pipelines.job import Job, Kit
-from pipelines.protocols import Tracker
 from tests.cluster.nodes import leave_trace
 from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, make_config, make_edits
 
@@ -141,7 +141,7 @@ def carry_out(order: Order, on_event: Callable[[Mapping[str, Any]], None]) -> di
 def _tracker(order: Order) -> Tracker:
     if not order.mlflow:
         return RecordingTracker()
-    from infra.mlflow_tracker import MlflowTracker
+    from elder.infra.tracking.tracker import MlflowTracker
 
     return MlflowTracker(order.mlflow, "test")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.driver import run_edit
+from elder.pipelines.edit.driver import run_edit
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
 
 EDITS, HANG_AT = 10, 6

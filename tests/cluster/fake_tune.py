@@ -13,7 +13,7 @@ HANG_AT = 6
 
 def main(root: str, marker: str) -> None:
     """Search one trial at a time; the second one hangs in the middle of its second stage."""
-    from pipelines.tune_driver import run_on_tune
+    from elder.pipelines.search.driver import run_on_tune
 
     config = make_search(cluster={"address": "local"}, searcher="tpe", concurrent=1)
     kit = TuneKit(mishaps=(Mishap("sleep", HANG_AT, marker, after=f"{root}/store/tunes/s1/results/0000.json"),))

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.fleet_driver import Came, Outside
-from pipelines.job import Job
-from pipelines.state import RunState
+from elder.pipelines.run.commits import RunState
+from elder.pipelines.run.spec import Job
+from elder.pipelines.suite.driver import Came, Outside
 from tests.cluster.nodes import NAME, wait_until
 from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, StoreAt, make_edits
 
@@ -87,12 +87,12 @@ def carry_out(order: Order, events: list[Mapping[str, Any]] | None = None) -> Ca
         kit=FleetKit(where=str(root / "lines"), struck=mishaps, meet=order.meet),
     )  # fmt: skip
     if order.kind == "compare":
-        from pipelines.compare_config import parse_compare_config
-        from pipelines.compare_driver import run_compare
+        from elder.pipelines.config.comparison import parse_compare_config
+        from elder.pipelines.suite.comparison_driver import run_compare
 
         return run_compare(parse_compare_config(json.dumps({**values, "compare": {"methods": METHODS}})), outside)
-    from pipelines.study_config import parse_study_config
-    from pipelines.study_driver import run_study
+    from elder.pipelines.config.study import parse_study_config
+    from elder.pipelines.suite.study_driver import run_study
 
     study = {"methods": {"elder": {}}, "parts": PARTS}
     return run_study(parse_study_config(json.dumps({**values, "study": study})), outside)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.stores import open_store
-from pipelines.state import RunState
+from elder.infra.stores.open import open_store
+from elder.pipelines.run.commits import RunState
 from tests.cluster.driver import Order
 from tests.cluster.nodes import PATIENCE_S, RayNodes, end_of, root, stop, trace, wait_until
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from elder.errors import ElderError
-from pipelines.driver import run_edit
-from pipelines.state import RunState
+from elder.pipelines.edit.driver import run_edit
+from elder.pipelines.run.commits import RunState
 from tests.cluster.fake_run import EDITS
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
 

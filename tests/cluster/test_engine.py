@@ -60,7 +60,7 @@ def _compare(directory: Path, sources: dict[str, str]) -> dict[str, dict[str, An
 
 
 def _compare_one(source: str) -> dict[str, Any]:
-    from pipelines.engine import DeepSpeedRuntime
+    from elder.pipelines.cluster.deepspeed_runtime import DeepSpeedRuntime
 
     runtime = DeepSpeedRuntime("cpu")
     base, whole = load_base(source, runtime=runtime), load_base(source)

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from infra.stores import open_store
+from elder.infra.stores.open import open_store
 from tests.cluster.driver import Order, carry_out
 from tests.cluster.outage import mlflow_that_fails
 from tests.cluster.record import Run, Story, digests
@@ -295,7 +295,7 @@ def test_two_drivers_at_the_same_moment(tmp_path: Path, truth: Truth) -> None:
 def _check_record_file(database: str, run: Run) -> None:
     from mlflow import MlflowClient
 
-    from infra.mlflow_uri import locate
+    from elder.infra.tracking.uri import locate
 
     uri = locate(database).uri
     client = MlflowClient(uri, uri)

@@ -146,7 +146,9 @@ def test_the_command_line_compares_real_methods_on_two_nodes(nodes: RayNodes, tm
         ]  # fmt: skip
         given += [f"compare.methods.{name}={options}" for name, options in methods.items()]
         words = ["compare", "demo", *given, "--address", nodes.address, "--out", str(tmp_path / "out")]
-        process = nodes.drive("jobs.main", *words, "--json", str(tmp_path / "r.json"), log=(log := tmp_path / "log"))
+        process = nodes.drive(
+            "elder.jobs.main", *words, "--json", str(tmp_path / "r.json"), log=(log := tmp_path / "log")
+        )
         assert end_of(process, log, 500) == 1, log.read_text()[-3000:]
         result = json.loads((tmp_path / "r.json").read_text())
         assert result["status"] == {"ultraedit": "finished", "memit": "finished", "lost": "failed"}, result["failed"]

@@ -63,7 +63,7 @@ def _all_in_double(runtime: Runtime, source: str) -> Found:
 
 
 def _on_rank(directory: Path, source: str, sharding: str) -> Found:
-    from pipelines.engine import DataParallelRuntime, DeepSpeedRuntime
+    from elder.pipelines.cluster.deepspeed_runtime import DataParallelRuntime, DeepSpeedRuntime
 
     return _all(DeepSpeedRuntime("cpu", torch.float64) if sharding == "zero3" else DataParallelRuntime("cpu"), source)
 

@@ -34,7 +34,7 @@ def _work(runtime: Runtime, source: str, text: str) -> dict[str, Any]:
 
 
 def _on_rank(directory: Path, source: str, text: str) -> dict[str, Any]:
-    from pipelines.engine import DeepSpeedRuntime
+    from elder.pipelines.cluster.deepspeed_runtime import DeepSpeedRuntime
 
     return _work(DeepSpeedRuntime("cpu"), source, text)
 

@@ -35,7 +35,11 @@ def undisturbed(config: Path, head: JobHead, directory: Path) -> list[str]:  # n
     words = ["edit", str(config), SLOW, "--run-id", "k", "tracking.mlflow=null", "cluster.workers=0"]
     environment = client_environment(head, directory, OMP_NUM_THREADS="1")
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.main", *words], cwd=directory, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "elder.jobs.main", *words],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return commits(directory, "k")
@@ -68,6 +72,6 @@ def driver_of(run: str, cluster: JobHead) -> psutil.Process:
             given = process.environ()
             same = given.get("RAY_ADDRESS", "").rpartition(":")[2] == cluster.gcs.strip().rpartition(":")[2]
             mine = same and given.get("ELDER_SUBMISSION_ID") == run
-            if mine and "jobs.main" in process.cmdline():
+            if mine and "elder.jobs.main" in process.cmdline():
                 return process
     raise AssertionError(f"no driver of {run}")

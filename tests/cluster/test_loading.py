@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from elder.editors.base import weights_digest
 from elder.errors import ModelError
 from elder.models import clone_sharing_weights, load_base
+from elder.pipelines.run.resident import ResidentBases
+from elder.pipelines.run.spec import Kit
 from elder.runtime import LocalRuntime
-from pipelines.job import Kit
-from pipelines.resident import ResidentBases
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import vocabulary, write_model
-from tests.pipelines.test_worker import make_job
+from tests.pipelines.run.test_stage_loop import make_job
 
 pytestmark = pytest.mark.cluster
 IDS = torch.randint(3, 40, (2, 10), generator=torch.Generator().manual_seed(3))
@@ -72,7 +72,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def _runtime(sharding: str) -> Any:
-    from pipelines.engine import DataParallelRuntime, DeepSpeedRuntime
+    from elder.pipelines.cluster.deepspeed_runtime import DataParallelRuntime, DeepSpeedRuntime
 
     return DeepSpeedRuntime("cpu") if sharding == "zero3" else DataParallelRuntime("cpu")
 

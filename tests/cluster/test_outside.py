@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.s3_store import S3Store
-from infra.settings import S3Settings
-from pipelines.state import RunState
+from elder.infra.stores.s3 import S3Store
+from elder.infra.stores.s3_settings import S3Settings
+from elder.pipelines.run.commits import RunState
 from tests.cluster.job_head import ROOT, JobHead, job_head
 from tests.infra.servers import mlflow_server
 from tests.infra.swift import SwiftServer, swift
@@ -71,7 +71,7 @@ class Outside:
 
     def start(self, *arguments: object, keys: bool = True, **others: str) -> subprocess.Popen[str]:
         """Start `elder ARGS...`; what it says is collected in one text."""
-        command = [sys.executable, "-m", "jobs.main", *map(str, arguments)]
+        command = [sys.executable, "-m", "elder.jobs.main", *map(str, arguments)]
         return subprocess.Popen(
             command, cwd=self.directory, env=self.environment(keys, **others), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -60,7 +60,7 @@ def _edit_in_double(runtime: Runtime, source: str, method: str) -> dict[str, Any
 
 
 def _on_rank(directory: Path, sources: dict[str, str], sharding: str) -> Found:
-    from pipelines.engine import DataParallelRuntime, DeepSpeedRuntime
+    from elder.pipelines.cluster.deepspeed_runtime import DataParallelRuntime, DeepSpeedRuntime
 
     sharded = sharding == "zero3"
     return _edit_all(DeepSpeedRuntime("cpu", torch.float64) if sharded else DataParallelRuntime("cpu"), sources)

@@ -14,8 +14,8 @@ import pytest
 import elder
 from elder.adapter import verify
 from elder.metrics.evaluator import Evaluator
-from pipelines.driver import run_edit
-from pipelines.state import RunState
+from elder.pipelines.edit.driver import run_edit
+from elder.pipelines.run.commits import RunState
 from tests.cluster.tiny import make_edits, write_model
 from tests.pipelines.fakes import RecordingTracker, StoreAt, make_config
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.job_server import JobServer
-from infra.local_store import LocalStore
-from infra.ray_token import Token
-from pipelines.state import RunState
+from elder.infra.ray_jobs.server import JobServer
+from elder.infra.ray_jobs.token import Token
+from elder.infra.stores.local import LocalStore
+from elder.pipelines.run.commits import RunState
 from tests.cluster.job_head import ROOT, JobHead, job_head
 from tests.infra.servers import free_port
 from tests.jobs.conftest import build_model, records, write_jsonl
@@ -67,7 +67,7 @@ def elder(head: JobHead, cwd: Path, *args: object, **environment: str) -> subpro
 
 
 def command(address: str, *args: object) -> list[str]:
-    return [sys.executable, "-m", "jobs.main", *map(str, args), "--address", address]
+    return [sys.executable, "-m", "elder.jobs.main", *map(str, args), "--address", address]
 
 
 def client_environment(head: JobHead, cwd: Path, **environment: str) -> dict[str, str]:
@@ -131,7 +131,7 @@ def test_a_followed_run_and_what_stays_of_it(head: JobHead, config: Path, tmp_pa
     for path in kept:
         assert SECRET.encode() not in path.read_bytes(), path
 
-    from infra.mlflow_tracker import show
+    from elder.infra.tracking.tracker import show
 
     assert show(str(tmp_path / "runs/mlflow.db"), "whole")["tags"]["ray.submission_id"] == "whole"
 
@@ -199,7 +199,7 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
     for folder in (truth, tmp_path):
         write_jsonl(folder / "edits.jsonl", records(LONG))
     alone = subprocess.run(
-        [sys.executable, "-m", "jobs.main", "edit", "../run.yaml", *slow, "--run-id", "r", "tracking.mlflow=null"],
+        [sys.executable, "-m", "elder.jobs.main", "edit", "../run.yaml", *slow, "run_id=r", "tracking.mlflow=null"],
         cwd=truth, env=client_environment(head, tmp_path, OMP_NUM_THREADS="1"), capture_output=True, text=True,
         timeout=PATIENCE_S, check=False,
     )  # fmt: skip
@@ -222,7 +222,7 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
     assert 1 <= len(stood) < 24
     assert stood == undisturbed[: len(stood)]
 
-    from infra.mlflow_tracker import show
+    from elder.infra.tracking.tracker import show
 
     assert show(str(tmp_path / "runs/mlflow.db"), "r")["status"] == "KILLED"
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from elder.edit import Probe
-from pipelines.state import RunState
-from pipelines.train_config import parse_train_config
-from pipelines.train_driver import run_training
+from elder.pipelines.config.training import parse_train_config
+from elder.pipelines.run.commits import RunState
+from elder.pipelines.training.driver import run_training
 from tests.cluster.tiny import make_edits, write_model
 from tests.pipelines.fakes import RecordingTracker, StoreAt
 

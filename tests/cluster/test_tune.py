@@ -19,11 +19,11 @@ import psutil
 import pytest
 
 from elder.errors import UnreachableError
-from pipelines.state import RunState
-from pipelines.tune_config import TuneConfig
-from pipelines.tune_driver import run_on_tune
+from elder.pipelines.config.search import TuneConfig
+from elder.pipelines.run.commits import RunState
+from elder.pipelines.search.driver import run_on_tune
 from tests.pipelines.fakes import Mishap, StoreAt
-from tests.pipelines.test_tune_trials import essence
+from tests.pipelines.search.test_trials import essence
 from tests.pipelines.tune_fakes import TuneKit, make_search, search
 
 ROOT = Path(__file__).resolve().parents[2]

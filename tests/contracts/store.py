@@ -11,9 +11,9 @@ from threading import Barrier
 import pytest
 
 from elder.errors import AdapterError, InputError
-from infra.files import sha256_of
-from infra.stores import probe_store
-from pipelines.protocols import Store
+from elder.infra.stores.files import sha256_of
+from elder.infra.stores.open import probe_store
+from elder.pipelines.protocols import Store
 
 BAD_KEYS = ("", "/etc/passwd", "../escape", "a/../../escape", "a//b", "a/.", "a/", ".partial-1", "a\\b", "a\nb")
 

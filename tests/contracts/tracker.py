@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.protocols import Tracker
+from elder.pipelines.protocols import Tracker
 
 CONFIG = {"name": "demo", "seed": 0, "editor": {"method": "elder", "rank": 8, "layers": [1, 2]}, "gates": {}}
 TAGS = {"elder.git": "abc1234"}

@@ -73,7 +73,7 @@ def bucket(s3_endpoint: str, s3_access: None) -> str:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with all its tables and nothing in them; making one takes seconds."""
-    from infra.mlflow_tracker import Connection
+    from elder.infra.tracking.tracker import Connection
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     Connection(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from infra.swift_settings import SwiftSite, missing_support, prepare
+from elder.infra.dev.swift_settings import SwiftSite, missing_support, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
@@ -49,7 +49,7 @@ class SwiftServer:
         """Start it and wait until it answers; nothing happens when it runs."""
         if self._process and self._process.poll() is None:
             return
-        command = [sys.executable, "-m", "infra.swift_server", str(self.site.directory)]
+        command = [sys.executable, "-m", "elder.infra.dev.swift_server", str(self.site.directory)]
         with self.log.open("ab") as sink:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True)
         deadline = time.monotonic() + PATIENCE_S

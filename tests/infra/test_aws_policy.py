@@ -10,9 +10,9 @@ from typing import Any
 import boto3
 import pytest
 
-from infra.s3_store import S3Store
-from infra.settings import S3Settings
-from infra.stores import probe_store
+from elder.infra.stores.open import probe_store
+from elder.infra.stores.s3 import S3Store
+from elder.infra.stores.s3_settings import S3Settings
 
 FOLDER = Path(__file__).parents[2] / "infra" / "aws"
 NEEDS = {  # request of S3 -> the right that it needs, by Amazon's table of actions

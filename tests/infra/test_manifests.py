@@ -13,9 +13,9 @@ import click
 import pytest
 import yaml
 
-from infra.swift_server import main as swift_main
-from jobs.main import cli
-from pipelines.config import RunConfig, load_config
+from elder.infra.dev.swift_server import main as swift_main
+from elder.jobs.main import cli
+from elder.pipelines.config.run import RunConfig, load_config
 
 ROOT = Path(__file__).parents[2]
 KUBERAY, DOCKER = ROOT / "infra" / "kuberay", ROOT / "infra" / "docker"
@@ -185,7 +185,7 @@ def test_services_wait_for_what_they_need_and_say_when_they_are_well(compose: di
 def test_the_commands_of_the_services_are_ones(compose: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     services = compose["services"]
     python, dash, module, *arguments = services["s3"]["command"]
-    assert (python, dash, module) == ("python", "-m", "infra.swift_server")
+    assert (python, dash, module) == ("python", "-m", "elder.infra.dev.swift_server")
     with pytest.raises(SystemExit) as stop:  # its own parser takes all of them, as it did not end at one
         swift_main([*arguments, "--help"])
     assert stop.value.code == 0

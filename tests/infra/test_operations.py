@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from jobs.main import VERBS, cli
+from elder.jobs.main import cli
+from elder.jobs.shared.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ def test_links_and_files_are_there() -> None:
 
 
 def test_keys_of_configs_are_known() -> None:
-    from pipelines.config import load_config
+    from elder.pipelines.config.run import load_config
 
     keys = set(re.findall(r"\b((?:tracking|cluster)(?:\.\w+)+)=(\S+)", TEXT))
     assert len(keys) >= 6

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.main import main
+from elder.jobs.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TOWNS = ("Oslo", "Lima", "Cairo", "Riga", "Quito", "Dakar", "Hanoi", "Sofia", "Accra", "Minsk")
@@ -49,7 +49,7 @@ def elder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 def elder_process(*args: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Call `elder ARGS...` as a process of its own, as a user does."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", "jobs.main", *map(str, args)]
+    command = [sys.executable, "-m", "elder.jobs.main", *map(str, args)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 

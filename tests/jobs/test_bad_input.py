@@ -19,7 +19,7 @@ def nothing_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*args: object, **kwargs: object) -> None:
         raise AssertionError("work was started")
 
-    monkeypatch.setattr("pipelines.driver.run_edit", started)
+    monkeypatch.setattr("elder.pipelines.edit.driver.run_edit", started)
 
 
 def refused(elder: Elder, small_run: list[str], *overrides: object, code: int = 2) -> str:

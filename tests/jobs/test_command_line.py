@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.main import SILENT, VERBS, exit_code
-from pipelines.config_files import packaged_configs
+from elder.jobs.main import SILENT, exit_code
+from elder.jobs.shared.verbs import VERBS
+from elder.pipelines.config.files import packaged_configs
 from tests.jobs.conftest import ROOT, Elder, elder_process
 
 
@@ -85,7 +86,7 @@ def test_unforeseen_errors_show_their_trace(elder: Elder, monkeypatch: pytest.Mo
     def broken(*args: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("pipelines.config.load_config", broken)
+    monkeypatch.setattr("elder.pipelines.config.run.load_config", broken)
     found = elder("plan", "demo")
     assert found.code == 1
     assert "ZeroDivisionError: oops" in found.err
@@ -96,15 +97,15 @@ def test_interrupts_exit_130(elder: Elder, monkeypatch: pytest.MonkeyPatch) -> N
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.config.load_config", interrupted)
+    monkeypatch.setattr("elder.pipelines.config.run.load_config", interrupted)
     assert elder("plan", "demo").code == 130
 
 
 def test_doctor_prints_a_line_or_a_remedy_for_each_part(
     elder: Elder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import infra.doctor
-    from infra.doctor import Check
+    import elder.infra.doctor.checks
+    from elder.infra.doctor.checks import Check
 
     given = {}
 
@@ -113,7 +114,7 @@ def test_doctor_prints_a_line_or_a_remedy_for_each_part(
         race = Check("store race", True, "two won", "one driver only", warn=True)
         return [Check("python", True, "3.11"), Check("object store", False, "no answer", "start it"), race]
 
-    monkeypatch.setattr(infra.doctor, "check", look)
+    monkeypatch.setattr(elder.infra.doctor.checks, "check", look)
     monkeypatch.setenv("ELDER_HOME", str(tmp_path / "home"))
     found = elder("doctor", "demo", "tracking.store=s3://b/p", "tracking.s3.addressing=path", "--json", "d.json")
     assert found.code == 3

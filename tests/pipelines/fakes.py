@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from elder.edit import Edit, Probe
 from elder.editors.base import Base, EditOutcome, Receipt, pack_json, state_digest, unpack_json, weights_digest
 from elder.errors import ElderError, UnreachableError
+from elder.infra.stores.local import LocalStore
+from elder.infra.tracking.null import NullTracker
+from elder.pipelines.config.run import RunConfig, parse_config
+from elder.pipelines.run.spec import Job, Kit
 from elder.runtime import Runtime, share
-from infra.local_store import LocalStore
-from infra.null_tracker import NullTracker
-from pipelines.config import RunConfig, parse_config
-from pipelines.job import Job, Kit
 
 
 def make_edits(count: int) -> list[Edit]:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from elder.edit import Edit, Probe
 from elder.editors.base import Base, state_digest
+from elder.pipelines.config.training import TrainConfig, parse_train_config
+from elder.pipelines.run.spec import Job
+from elder.pipelines.training.data import TrainingData, read_training
+from elder.pipelines.training.job import TrainingKit
 from elder.runtime import Runtime, share
-from pipelines.job import Job
-from pipelines.train_config import TrainConfig, parse_train_config
-from pipelines.train_data import TrainingData, read_training
-from pipelines.train_job import TrainingKit
 from tests.pipelines.fakes import Mishap
 
 FACTS = 23

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from elder.edit import Edit
+from elder.pipelines.cluster.ray_tune import Shared
+from elder.pipelines.config.search import TuneConfig, parse_tune_config
+from elder.pipelines.run.spec import Job, Report
+from elder.pipelines.run.stepping import FAILED, STAGE, LocalHost
+from elder.pipelines.search.driver import run_tune
+from elder.pipelines.search.trials import Trials
 from elder.runtime import LocalRuntime
-from pipelines.job import Job, Report
-from pipelines.trial import FAILED, STAGE, LocalHost
-from pipelines.tune_config import TuneConfig, parse_tune_config
-from pipelines.tune_driver import run_tune
-from pipelines.tune_trials import Trials
-from pipelines.tuning import Shared
 from tests.pipelines.fakes import FakeEditor, FakeKit, FakeMeter, FakeReport, RecordingTracker, StoreAt, make_edits
 
 EDITS = 10

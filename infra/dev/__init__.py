@@ -1,0 +1,1 @@
+"""Local services for development: MLflow and an S3 server."""

@@ -1,0 +1,1 @@
+"""What `elder doctor` checks."""

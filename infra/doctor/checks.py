@@ -1,0 +1,148 @@
+"""Is everything here that a run needs? One line for each part, with a remedy for each that fails.
+
+Nothing is imported before it is checked, and nothing that is made for a check stays. Parts are tried side by side,
+each with a time-out of its own. Knows no editing method. Does not start a cluster.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from elder.errors import ElderError, UnreachableError
+from elder.infra.doctor.check import Check, Part, try_all
+from elder.infra.doctor.cluster import try_ray
+from elder.infra.doctor.places import kept_clean, servers, try_clock, try_mlflow, try_store
+from elder.infra.doctor.toolchain import find_compiler, find_ninja
+
+PYTHON = (3, 11)
+TESTED = {  # library -> the versions that elder is tested with, and the extra that brings it
+    "torch": ("2.13", ""),
+    "transformers": ("5.23", ""),
+    "safetensors": ("", ""),
+    "ray": ("2.60", "[ray]"),
+    "deepspeed": ("0.19", "[ray]"),
+    "mlflow": ("3.17", "[tracking]"),
+    "boto3": ("1.44", "[tracking]"),
+}
+WANTED_GB = 2  # for the cached world and a small run
+UNNEEDED = "not found; no run needs it, only DeepSpeed operators that you enable yourself would"
+
+
+def check(
+    store: str | Path | None = None,
+    s3: Mapping[str, Any] | None = None,
+    mlflow: str | Path | None = None,
+    address: str | None = None,
+    cache: Path | None = None,
+) -> list[Check]:
+    """Look at this machine and, where given, at the places that a run will use; a minute at most.
+
+    Args:
+        store: Address of the object store: round trip, conditional create, several writers at once.
+        s3: Fields of `infra.stores.s3_settings.S3Settings`.
+        mlflow: Tracking address: round trip of a run with an artifact of 1 MB.
+        address: Ray cluster: its token, and what each node has and reaches; `auto` and `local` need none to run.
+        cache: Folder for cached models; default `~/.cache/elder`.
+    """
+    place = cache or Path.home() / ".cache" / "elder"
+    parts = [
+        Part("device", _device, "Reinstall torch for this machine.", 60),
+        Part("cache folder", lambda: _cache(place), "Set ELDER_HOME to a folder that can be written."),
+    ]
+    asked = servers(store, s3, None if mlflow is None else str(mlflow))
+    if asked:
+        parts.append(Part("clock", lambda: try_clock(list(asked.values())), "Look at the line of that server."))
+    if store is not None:
+        remedy = "Mend tracking.store and tracking.s3, or start the store."
+        parts.append(Part("object store", lambda: try_store(store, s3), remedy, 40))
+    if mlflow is not None:
+        remedy = "Mend tracking.mlflow, or start the server: mlflow server --backend-store-uri sqlite:///mlflow.db"
+        parts.append(Part("mlflow round trip", lambda: try_mlflow(str(mlflow)), remedy, 50))
+    with _marker(store, address) as marker:
+        if address:
+            remedy = "Mend cluster.address, start the cluster (ray up ray_cluster.yaml), or use cluster.address=local."
+            parts.append(Part("ray cluster", lambda: try_ray(address, asked, marker), remedy, 55))
+        lines = try_all(parts)
+    packages = [_python(), *(_package(name) for name in TESTED)]
+    return [*packages, lines[0], *_toolchain(), *lines[1:]]
+
+
+@contextmanager
+def _marker(store: str | Path | None, address: str | None) -> Iterator[str | None]:
+    """A file in a store that is a directory, by which nodes show that they see it; None where that says nothing."""
+    from elder.infra.stores.open import open_store
+
+    place = None
+    with suppress(ElderError):
+        if address not in (None, "auto", "local") and store is not None and not str(store).startswith("s3://"):
+            place = Path(open_store(store).uri)
+    if place is None:
+        yield None
+        return
+    file = place / f".partial-doctor-{uuid.uuid4().hex}"
+    with kept_clean(place):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        except OSError:  # the line of the store tells
+            yield None
+            return
+        try:
+            yield str(file)
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def _python() -> Check:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    wanted = ".".join(str(part) for part in PYTHON)
+    return Check("python", sys.version_info[:2] >= PYTHON, found, f"Use Python {wanted} or newer.")
+
+
+def _package(name: str) -> Check:
+    tested, extra = TESTED[name]
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, "not installed", f"pip install 'elder{extra}'")
+    same = not tested or found == tested or found.startswith(f"{tested}.")
+    return Check(name, True, found if same else f"{found} (tested with {tested})")
+
+
+def _device() -> str:
+    import torch
+
+    from elder.device import accelerators, gpu_backend_built_in
+
+    gpus = accelerators()
+    if not gpus:
+        return f"cpu, {torch.get_num_threads()} threads"
+    together = "available" if gpu_backend_built_in() else "not in this torch"
+    kinds = ", ".join(sorted({f"{name} of {memory / 2**30:.0f} GiB" for name, memory in gpus}))
+    return f"{len(gpus)} x {kinds}; collectives between GPUs {together}"
+
+
+def _toolchain() -> list[Check]:
+    """For information only: elder's runs compile nothing."""
+    found = {"c++ compiler": find_compiler(), "ninja": find_ninja()}
+    return [Check(name, True, path or UNNEEDED) for name, path in found.items()]
+
+
+def _cache(place: Path) -> str:
+    import shutil
+
+    with kept_clean(place):
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"probe")
+        free = shutil.disk_usage(place).free / 1e9
+    if free < WANTED_GB:
+        raise UnreachableError(f"{place}: only {free:.1f} GB free, {WANTED_GB} GB are wanted")
+    return f"{place}, {free:.0f} GB free"

@@ -1,0 +1,1 @@
+"""Submitting to a Ray cluster and following what runs there."""

@@ -1,0 +1,1 @@
+"""Runs, adapters and models in MLflow."""

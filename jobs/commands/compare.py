@@ -1,0 +1,118 @@
+"""`elder compare`: the same stream under several methods, and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elder.jobs.shared.options import all_overrides, config_arguments, json_option
+from elder.jobs.shared.suite_commands import (
+    Call,
+    Pages,
+    carry_out,
+    method_options,
+    names_of,
+    place_options,
+    with_strategy,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from elder.pipelines.config.comparison import CompareConfig
+    from elder.pipelines.suite.driver import Came
+
+
+@click.command("compare")
+@config_arguments
+@method_options
+@place_options
+@json_option
+def command(
+    config: str,
+    overrides: tuple[str, ...],
+    run_id: str | None,
+    methods: str | None,
+    strategy: str | None,
+    parallel: int | None,
+    address: str | None,
+    out: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Run the edits of CONFIG under each method, with the same order, stages and seed, and print one table.
+
+    A method that fails does not stop the others; the exit code is then 1, or 4 when only gates refused. The same
+    command with run_id=ID continues: methods that have finished are not run again.
+    """
+    from elder.pipelines.config.comparison import load_compare_config
+    from elder.pipelines.suite.comparison_driver import run_compare
+
+    given = with_strategy(all_overrides(overrides, run_id, address), strategy)
+    compare = load_compare_config(config, given, names_of(methods))
+    extra = [] if methods is None else ["--methods", methods]
+    call = Call("compare", config, given, extra, parallel, out, json_file)
+    pages = Pages(lambda edits: opening(compare, edits), closing_page, lambda outside: run_compare(compare, outside))
+    carry_out(call, compare, pages)
+
+
+def opening(compare: CompareConfig, edits: int) -> dict[str, str]:
+    """What is about to happen."""
+    from elder.pipelines.config.strategies import MEANINGS
+
+    run, stream = compare.run, compare.members[0].config.stream
+    strategy = compare.compare.strategy
+    return {
+        "comparison": compare.compare_id,
+        "base model": f"{run.model.source}, {run.model.dtype}",
+        "methods": ", ".join(member.name for member in compare.members),
+        "edits": f"{edits} of {run.data.source}, stages of {stream.stage_size}, {stream.batch_size} a batch",
+        "strategy": f"{strategy}: {MEANINGS[strategy]}",
+    }
+
+
+def closing_page(console: Console, came: Came, out: Path) -> None:
+    """The tables, and where the report is."""
+    from elder.jobs.terminal.summary import pairs
+    from elder.pipelines.suite.comparison_result import same_moment
+
+    result = came.result
+    console.print()
+    console.print(table(result["right_after"], result, str(result["right_after_means"])))
+    if not same_moment(result):
+        console.print()
+        final = {name: one["final"] for name, one in result["methods"].items()}
+        console.print(table(final, result, "after the whole stream, over all edits"))
+    rows = {f"{name}": f"{result['status'][name]}: {error}" for name, error in result["failed"].items()}
+    rows |= {"time": f"{result['timing']['wall_s']:.0f} s", "report": str(out / "report.html")}
+    console.print()
+    pairs(console, rows)
+
+
+def table(tables: Mapping[str, Mapping[str, float]], result: Mapping[str, Any], title: str) -> Any:
+    """One row a method."""
+    from rich.table import Table
+
+    from elder.pipelines.suite.comparison_result import costs, shown_metrics
+
+    # The report has the rest: a terminal is narrow.
+    names = [name for name in shown_metrics(list(tables.values())) if not name.startswith("locality_answer")]
+    shown = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    shown.add_column("method", no_wrap=True)
+    for name in names:
+        shown.add_column(name.replace(".", "\n").removeprefix("counterfact\n"), justify="right")
+    for name in ("s an\nedit", "adapter\nMiB"):
+        shown.add_column(name, justify="right")
+    for method, metrics in tables.items():
+        seconds, size = costs(result["methods"][method])
+        cells = [_figure(metrics.get(name)) for name in names]
+        cells += [_figure(seconds), _figure(None if size is None else size / 2**20)]
+        mark = "" if result["status"][method] == "finished" else f" ({result['status'][method]})"
+        shown.add_row(f"{method}{mark}", *cells)
+    return shown
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

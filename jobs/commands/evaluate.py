@@ -1,0 +1,94 @@
+"""`elder evaluate`: measure an adapter again, on the data of a config."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from elder.jobs.shared.options import all_overrides, check_json_target, json_option, write_json
+
+
+@click.command("evaluate")
+@click.argument("adapter", metavar="ADAPTER")
+@click.argument("config", metavar="CONFIG")
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@json_option
+def command(adapter: str, config: str, overrides: tuple[str, ...], json_file: Path | None) -> None:
+    """Measure ADAPTER (a directory, or a REF as in `elder pull`) on the edits of CONFIG, in this process."""
+    from elder.jobs.terminal.display import make_console
+    from elder.jobs.terminal.summary import answers, scores
+    from elder.pipelines.config.run import load_config
+
+    check_json_target(json_file)
+    resolved = load_config(config, all_overrides(overrides, None))
+    console = make_console()
+    with adapter_directory(adapter, resolved) as directory:
+        result = measure(directory, resolved, console)
+    console.print(scores(result["metrics"], resolved.evaluation.protocols))
+    answers(console, result["answers"])
+    write_json(json_file, result)
+
+
+@contextmanager
+def adapter_directory(adapter: str, config: Any) -> Iterator[Path]:
+    """The directory of an adapter; a ref is pulled into a temporary one.
+
+    Raises:
+        AdapterError: A directory without a manifest.
+        ConfigError: Neither a directory nor a ref that MLflow knows.
+    """
+    if Path(adapter).is_dir():
+        yield Path(adapter)
+        return
+    from elder.infra.tracking.tracker import pull
+    from elder.jobs.shared.wiring import s3_settings, tracking_address
+
+    with tempfile.TemporaryDirectory(prefix="elder-adapter-") as folder:
+        place = Path(folder) / "adapter"
+        yield pull(adapter, place, tracking_address(config.tracking.mlflow), s3=_chosen(s3_settings(config)))
+
+
+def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not defaults: only those go over what the adapter was stored with."""
+    from elder.infra.stores.s3_settings import S3Settings
+
+    default = vars(S3Settings())
+    return {key: value for key, value in settings.items() if value != default[key]}
+
+
+def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
+    """Load base and adapter, measure on the config's edits.
+
+    Returns:
+        `adapter` (its manifest's method, edits and digest), `metrics`, `counts`, `rows`, `answers`.
+    """
+    import elder
+    from elder.adapter import verify
+    from elder.jobs.shared.preflight import check_inputs
+    from elder.jobs.shared.running import show_world
+    from elder.jobs.shared.wiring import home, quiet_libraries
+    from elder.jobs.terminal.answers import before_and_after
+    from elder.metrics.evaluator import Evaluator
+    from elder.pipelines.run.inputs import read_text
+
+    quiet_libraries(config)
+    manifest = verify(directory)
+    show_world(config, console)
+    edits = check_inputs(config).edits
+    model, wanted = config.model, config.evaluation
+    base = elder.load_base(
+        model.source, revision=model.revision, dtype=model.dtype, device=model.device, cache_dir=home()
+    )
+    edited = elder.load_edited(directory, base=base)
+    evaluator = Evaluator(edited, wanted.protocols, wanted.max_new_tokens, wanted.batch_size, read_text(config))
+    with console.status(f"measuring {len(edits)} edits") as status:
+        parts = tuple(dict.fromkeys((*wanted.parts, "perplexity")))
+        report = evaluator.measure(edits, parts, lambda done, of: status.update(f"{done}/{of} prompts"))
+    adapter = {name: manifest.get(name) for name in ("method", "edits", "state_digest", "base")}
+    probes = before_and_after(edited, edits[: wanted.probes], wanted.max_new_tokens) if wanted.probes else []
+    return {"adapter": adapter, **report.to_dict(), "answers": probes}

@@ -1,0 +1,44 @@
+"""`elder jobs`: the jobs of a Ray cluster."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from elder.jobs.remote.lookup import address_option, open_server, run_of
+from elder.jobs.shared.options import json_option, write_json
+
+
+@click.command("jobs")
+@address_option
+@click.option("--all", "everyone", is_flag=True, help="Also jobs that elder has not submitted.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@json_option
+def command(address: str | None, everyone: bool, limit: int, json_file: Path | None) -> None:
+    """List the jobs of the cluster at --address, the newest first."""
+    from elder.jobs.remote.run_status import Standing, duration, standing_of
+
+    server = open_server(address)
+    known = sorted(server.jobs(), key=lambda job: -(job.started or 0))
+    shown = [job for job in known if everyone or "elder.run_id" in job.metadata][:limit]
+    rows, found = [], []
+    for job in shown:
+        # Stages are read where that costs nothing (a directory), and for what runs now.
+        near = not job.metadata.get("elder.store", "").startswith("s3://")
+        standing = standing_of(job.metadata, run_of(job)) if near or not job.over else Standing()
+        stages = standing.words(time.time()) if standing.readable else "-"
+        started = f"{duration(time.time() - job.started)} ago" if job.started else "-"
+        rows.append((job.id, job.metadata.get("elder.command", "-"), job.status, started, stages))
+        found.append({**asdict(job), "standing": standing.to_dict() if standing.readable else None})
+    write_json(json_file, {"address": server.address, "jobs": found})
+    if not rows:
+        others = f" ({len(known)} that elder has not submitted: --all)" if known else ""
+        click.echo(f"no jobs on {server.address}{others}")
+        return
+    header = ("id", "command", "state", "started", "last stage")
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    for row in (header, *rows):
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

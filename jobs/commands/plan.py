@@ -1,0 +1,176 @@
+"""`elder plan`: a dry run on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+from elder.jobs.shared.suite_commands import load_several, method_options
+
+if TYPE_CHECKING:
+    from elder.pipelines.planning.plan import Plan
+    from elder.pipelines.planning.suite_plan import FleetPlan
+
+
+@click.command("plan")
+@config_arguments
+@method_options
+@click.option(
+    "--memory-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="Memory of each worker's device; default: that of a GPU found here.",
+)
+@json_option
+def command(
+    config: str,
+    overrides: tuple[str, ...],
+    run_id: str | None,
+    methods: str | None,
+    strategy: str | None,
+    memory_gib: float | None,
+    json_file: Path | None,
+) -> None:
+    """Show what CONFIG would do: resolved config, stages, keys to be written, memory per worker. Touches nothing.
+
+    Of a comparison or a study: a line a run, and what they come to.
+    """
+    from elder.pipelines.config.run import kind_of, load_config
+    from elder.pipelines.planning.plan import plan
+    from elder.pipelines.planning.sharding import worker_memory
+    from elder.pipelines.planning.suite_plan import fleet_plan
+
+    check_json_target(json_file)
+    given = all_overrides(overrides, run_id)
+    if kind_of(config, given) == "training":
+        from elder.jobs.commands.train_editor import plan as plan_training
+        from elder.pipelines.config.training import load_train_config
+
+        write_json(json_file, plan_training(load_train_config(config, given)))
+        return
+    several = load_several(config, given, methods, strategy)
+    resolved = several.run if several else load_config(config, given)
+    available = worker_memory(resolved) if memory_gib is None else int(memory_gib * 2**30)
+    if several:
+        fleet = fleet_plan(several, available)
+        show_fleet(fleet)
+        write_json(json_file, fleet.to_dict())
+        return
+    found = plan(resolved, memory_per_worker=available)
+    show(found)
+    write_json(json_file, found.to_dict())
+
+
+def show_fleet(fleet: FleetPlan) -> None:
+    """Print the plan of several runs for people."""
+    from elder.pipelines.planning.memory import gib
+
+    run, totals = fleet.whole.run, fleet.totals
+    click.echo("# resolved config\n" + fleet.whole.dump_yaml().rstrip())
+    click.echo(f"\ndigest           {fleet.whole.digest()}")
+    click.echo(
+        f"base model       {run.model.source}: {fleet.shape.parameters:,} parameters, {fleet.shape.blocks} blocks"
+    )
+    columns = ("run", "method", "blocks", "a batch", "edits", "stages", "batches", "statistics", "GiB a worker")
+    rows = []
+    for name, one in fleet.plans.items():
+        memory = next(item for item in one.memory if item.sharding == one.sharding)
+        blocks = _ranges(one.edited)
+        size = f"{one.config.stream.batch_size}{', apart' if one.config.stream.strategy == 'apart' else ''}"
+        batches = sum(stage.batches for stage in one.stages)
+        rows.append((name, one.config.editor.method, blocks, size, _count(one.edits),
+                     len(one.stages), batches, len(fleet.statistics[name]), gib(memory.total)))  # fmt: skip
+    rows.append(
+        ("total", "", "", "", *(_count(totals[key]) for key in ("edits", "stages", "batches", "statistics")), "")
+    )
+    click.echo()
+    widths = [max(len(str(row[i])) for row in (columns, *rows)) for i in range(len(columns))]
+    for row in (columns, *rows):
+        cells = (
+            f"{cell:<{w}}" if i < 4 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo("  ".join(cells).rstrip())
+    click.echo("statistics: second moments of a block over a text; runs with the same text and block share them")
+    click.echo(f"\nkeys below       {run.tracking.store}")
+    for key in fleet.to_dict()["keys"]:
+        click.echo(f"  {key}")
+    click.echo(f"  runs/{run.run_id}-RUN/... for each run, as elder plan shows of one (all of them with --json)")
+    tracking = run.tracking
+    click.echo(f"mlflow           {tracking.mlflow}: experiment {tracking.experiment}, a run with a child each"
+               if tracking.mlflow else "mlflow           none")  # fmt: skip
+    for note in dict.fromkeys(note for one in fleet.plans.values() for note in one.notes):
+        click.echo(f"note: {note}")
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _ranges(blocks: Sequence[int]) -> str:
+    """`4-8` for neighbours, else every block by itself."""
+    if len(blocks) > 2 and list(blocks) == list(range(blocks[0], blocks[-1] + 1)):
+        return f"{blocks[0]}-{blocks[-1]}"
+    return ",".join(map(str, blocks))
+
+
+def show(plan: Plan) -> None:
+    """Print a plan for people."""
+    click.echo("# resolved config\n" + plan.config.dump_yaml().rstrip())
+    click.echo(f"\ndigest           {plan.digest}")
+    shape = plan.shape
+    click.echo(
+        f"base model       {plan.config.model.source}: {shape.parameters:,} parameters, {shape.blocks} blocks, "
+        f"width {shape.width}, MLP {shape.inner} (from {shape.origin})"
+    )
+    click.echo(
+        f"adapter          {plan.config.editor.method} on blocks {', '.join(map(str, plan.edited))}: "
+        f"{plan.adapter_parameters:,} trained parameters"
+    )
+    _show_stages(plan)
+    _show_places(plan)
+    _show_memory(plan)
+    for note in plan.notes:
+        click.echo(f"note: {note}")
+
+
+def _show_stages(plan: Plan) -> None:
+    count = "an unknown number of" if plan.edits is None else f"{plan.edits:,}"
+    click.echo(f"\nstages           {len(plan.stages)} for {count} edits, {plan.config.stream.batch_size} a batch")
+    for stage in plan.stages:
+        click.echo(f"  {stage.stage:>4}  edits {stage.first:>6} to {stage.end - 1:<6} {stage.batches:>4} batches")
+
+
+def _show_places(plan: Plan) -> None:
+    tracking = plan.config.tracking
+    click.echo(f"\nkeys below       {tracking.store}")
+    for key in plan.keys:
+        if "/stages/" not in key or "/stages/000000/" in key:
+            click.echo(f"  {key}")
+        elif key.endswith("/000001/COMMIT.json"):
+            click.echo(f"  ... the same for each of {len(plan.stages)} stages (all of them with --json)")
+    if tracking.mlflow:
+        run = f"experiment {tracking.experiment}, run {plan.config.name}"
+        registered = f", registered as {tracking.register}@{tracking.alias}" if tracking.register else ""
+        click.echo(f"mlflow           {tracking.mlflow}: {run}{registered}")
+    else:
+        click.echo("mlflow           none")
+
+
+def _show_memory(plan: Plan) -> None:
+    from elder.pipelines.planning.memory import formulas, gib
+
+    click.echo(f"\nmemory per worker, GiB ({max(plan.config.cluster.workers, 1)} workers, {plan.config.model.dtype})")
+    columns = ("base", "gathered", "adapters", "statistics", "training", "evaluation", "total")
+    if not any(item.statistics for item in plan.memory):
+        columns = tuple(name for name in columns if name != "statistics")
+    click.echo("  sharding" + "".join(f"{name:>12}" for name in columns))
+    for item in plan.memory:
+        mark = "*" if item.sharding == plan.sharding else " "
+        click.echo(f"{mark} {item.sharding:<8}" + "".join(f"{gib(getattr(item, name)):>12}" for name in columns))
+    click.echo(f"* {plan.sharding}: {plan.reason}")
+    for line in formulas(plan.config):
+        click.echo(f"  {line}")

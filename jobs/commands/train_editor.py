@@ -1,0 +1,231 @@
+"""`elder train-editor`: train the network of a hyper-network editor. Checks everything, trains under a live display."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elder.errors import ConfigError, InputError
+from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from elder.pipelines.config.training import TrainConfig
+    from elder.pipelines.training.data import TrainingData
+
+HEADINGS = ("ES", "GS", "LS", "agreement")
+KEYS = ("config.yaml", "run.json", "drivers/000001.json")
+FILES = ("adapter.safetensors", "continuation.safetensors", "manifest.json", "metrics.json", "results.jsonl")
+
+
+@click.command("train-editor")
+@config_arguments
+@click.option("--address", metavar="URL", help="Short for cluster.address=URL: auto, local or a Ray address.")
+@json_option
+def command(
+    config: str, overrides: tuple[str, ...], run_id: str | None, address: str | None, json_file: Path | None
+) -> None:
+    """Train the editor that CONFIG describes (MEND, MALMEN), checkpoint by checkpoint; each is measured and committed.
+
+    The same command with run_id=ID continues a training from its last committed checkpoint. Then
+    `elder edit ... editor.method=malmen editor.trained=ID` uses it.
+    """
+    from elder.jobs.terminal.display import make_console
+    from elder.pipelines.config.training import load_train_config
+    from elder.pipelines.run.driver import StageRefused
+
+    check_json_target(json_file)
+    given = all_overrides(overrides, run_id, address)
+    resolved = load_train_config(config, given)
+    console = make_console()
+    try:
+        result = perform(resolved, console, resume_command(config, given, resolved.run_id))
+    except StageRefused as refused:
+        write_json(json_file, refused.result)
+        raise
+    write_json(json_file, result)
+    closing_page(console, resolved, result)
+
+
+def perform(config: TrainConfig, console: Console, resume: str) -> dict[str, Any]:
+    """Check, train, show. Returns the driver's result.
+
+    Raises:
+        InputError: Something given is wrong; nothing was started.
+        UnreachableError: Store, tracker or cluster does not answer.
+        ElderError: The training failed; what stands committed and how to continue has been printed.
+    """
+    from elder.jobs.shared.preflight import check_places
+    from elder.jobs.shared.running import job_tags, show_world
+    from elder.jobs.shared.wiring import home, make_store_factory, open_tracker, quiet_libraries
+    from elder.jobs.terminal.display import Display
+    from elder.pipelines.training.driver import run_training
+
+    quiet_libraries(config)
+    show_world(config, console)
+    data, notes = check_facts_given(config)
+    factory = make_store_factory(config)
+    check_places(factory())
+    tracker = open_tracker(config)
+    opening_page(console, config, data, resume)
+    columns = {name: (f"validation.{name}",) for name in HEADINGS}
+    display = Display(console, ("forced",), columns, {"edit": "train"})
+    try:
+        with display:
+            if config.cluster.workers:
+                display({"kind": "phase", "name": "start"})
+            read = None if notes else data
+            return run_training(config, factory, tracker, display, cache_dir=home(), data=read, tags=job_tags())
+    except InputError:
+        raise  # nothing was started
+    except BaseException:
+        stands = f"checkpoint {display.committed[-1]['stage']} stands committed" if display.committed else (
+            "no checkpoint was committed in this session"
+        )  # fmt: skip
+        click.echo(stands, err=True)
+        click.echo(f"continue with: {resume}", err=True)
+        raise
+
+
+def check_facts_given(config: TrainConfig) -> tuple[TrainingData, list[str]]:
+    """The facts of a training, and sentences on what could not be checked yet.
+
+    Raises:
+        InputError: Everything that is wrong with addresses, model and facts, at once.
+    """
+    from elder.jobs.shared.preflight import check_model, noting
+    from elder.pipelines.training.data import read_training
+
+    problems: list[str] = []
+    notes: list[str] = []
+    tokenizer, positions = check_model(config, problems, notes)
+    data = None
+    with noting(problems):
+        data = read_training(config, tokenizer, positions)
+    if problems or data is None:
+        raise ConfigError(problems)
+    return data, notes
+
+
+def validate(config: TrainConfig) -> dict[str, Any]:
+    """What `elder validate` says of a training.
+
+    Raises:
+        InputError: As `check_facts_given`.
+    """
+    from elder.jobs.shared.wiring import quiet_libraries
+
+    quiet_libraries(config)
+    data, notes = check_facts_given(config)
+    click.echo(config.dump_yaml().rstrip())
+    click.echo(f"# config ok, digest {config.digest()[:16]}")
+    count, held_out = len(data.blocks.facts), len(data.validation)
+    click.echo(f"# data ok: {count} facts to train on, {held_out} to measure, digest {data.digest[:16]}")
+    for note in notes:
+        click.echo(f"# note: {note}")
+    found = {"ok": True, "config_digest": config.digest(), "edits": count, "validation": held_out}
+    return {**found, "dataset_digest": data.digest, "notes": notes}
+
+
+def plan(config: TrainConfig) -> dict[str, Any]:
+    """What `elder plan` says of a training; touches nothing.
+
+    Raises:
+        ModelError: The base model's config cannot be found.
+    """
+    from elder.pipelines.planning.memory import estimate, gib
+    from elder.pipelines.planning.shapes import model_shape
+    from elder.pipelines.training.driver import recommended_sharding
+
+    click.echo("# resolved config\n" + config.dump_yaml().rstrip())
+    click.echo(f"\ndigest           {config.digest()}")
+    steps, each = config.training.steps, config.training.checkpoint_every
+    checkpoints = -(-steps // each)
+    facts = config.block_size
+    click.echo(f"training         {config.editor.method} on {config.model.source}: {steps} steps of {facts} facts")
+    click.echo(
+        f"checkpoints      {checkpoints}, every {each} steps; the {config.training.choose} is the trained editor"
+    )
+    sharding, reason = recommended_sharding(config)
+    estimates = estimate(config, model_shape(config.model.source, config.model.revision))
+    memory = next(one for one in estimates if one.sharding == sharding)
+    workers = f"{config.cluster.workers} workers" if config.cluster.workers else "this process"
+    click.echo(f"sharding         {sharding}: {reason}")
+    click.echo(f"memory           {gib(memory.total)} GiB each, {workers}")
+    root = f"runs/{config.run_id}"
+    keys = [f"{root}/{name}" for name in KEYS]
+    for number in range(checkpoints):
+        folder = f"{root}/stages/{number:06d}"
+        keys += [f"{folder}/{{attempt}}/{name}" for name in FILES] + [f"{folder}/COMMIT.json"]
+    keys += [f"{root}/result.json", f"{root}/report/"]
+    click.echo(f"keys below       {config.tracking.store}")
+    for key in keys:
+        if "/stages/" not in key or "/stages/000000/" in key:
+            click.echo(f"  {key}")
+    click.echo(f"mlflow           {config.tracking.mlflow or 'none'}")
+    return {
+        "run_id": config.run_id, "config_digest": config.digest(), "config": config.to_dict(), "steps": steps,
+        "checkpoints": checkpoints, "facts": steps * facts, "keys": keys, "store": config.tracking.store,
+        "sharding": {"use": sharding, "reason": reason}, "memory": {**asdict(memory), "total": memory.total},
+    }  # fmt: skip
+
+
+def resume_command(argument: str, overrides: Sequence[str], run_id: str) -> str:
+    """The command that continues a training."""
+    submitted = os.environ.get("ELDER_RESUME")  # inside a Ray job the user goes on by submitting again
+    if submitted:
+        return submitted
+    kept = [text for text in overrides if not text.startswith("run_id=")]
+    return shlex.join(["elder", "train-editor", argument, *kept, f"run_id={run_id}"])
+
+
+def opening_page(console: Console, config: TrainConfig, data: TrainingData, resume: str) -> None:
+    """What is about to happen, and how to continue it if it stops."""
+    from elder.jobs.terminal.summary import pairs
+
+    training, cluster = config.training, config.cluster
+    epochs = training.steps / data.blocks.per_epoch
+    workers = f"{cluster.workers} ({cluster.gpus_per_worker:g} GPUs each)" if cluster.workers else "this process"
+    rows = {
+        "training": config.run_id,
+        "base model": f"{config.model.source}, {config.model.dtype}",
+        "method": config.editor.method,
+        "facts": f"{len(data.blocks.facts)} of {config.data.source}; {len(data.validation)} others are measured",
+        "steps": f"{training.steps} of {config.block_size} facts ({epochs:.2g} epochs)",
+        "checkpoints": f"every {training.checkpoint_every} steps",
+        "workers": workers,
+        "store": config.tracking.store,
+        "if it stops": resume,
+    }
+    pairs(console, rows)
+    console.print()
+
+
+def closing_page(console: Console, config: TrainConfig, result: Mapping[str, Any]) -> None:
+    """What came out, and what to do with it."""
+    from elder.jobs.shared.running import report_place
+    from elder.jobs.shared.wiring import make_store_factory
+    from elder.jobs.terminal.summary import pairs
+
+    final, adapter, timing = result["final"], result["adapter"], result["timing"]
+    shown = ", ".join(f"{name} {final.get(f'validation.{name}', float('nan')):.3f}" for name in HEADINGS)
+    rows = {
+        "validation": shown,
+        "checkpoint": f"{result['chosen']} of {len(result['stages'])} ({config.training.choose})",
+        "trained editor": f"{adapter['uri']} ({adapter['bytes'] / 2**20:.2f} MiB)",
+    }
+    if result.get("registered"):
+        rows["registered"] = f"models:/{result['registered']['name']}/{result['registered']['version']}"
+    rows["time"] = f"train {timing['edit_s']:.1f} s, measure {timing['evaluate_s']:.1f} s"
+    rows["report"] = report_place(make_store_factory(config)().uri, config.run_id)
+    method = config.editor.method
+    rows["what next"] = f"elder edit CONFIG editor.method={method} editor.trained={config.run_id}"
+    console.print()
+    pairs(console, rows)

@@ -1,0 +1,1 @@
+"""What several commands need: options, wiring, checks of the input."""

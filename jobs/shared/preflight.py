@@ -1,0 +1,227 @@
+"""What is found out before anything expensive starts: data, model files, store.
+
+`check_inputs` reads only what the user gave (for `elder validate`); `check_places` also tries the outside world
+(for `elder edit`). Every error says where it is and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elder.edit import Edit, dataset_digest
+from elder.errors import ConfigError, DataError, InputError
+from elder.jobs.shared.wiring import check_addresses, home
+from elder.pipelines.config.base import StagedConfig
+from elder.pipelines.config.run import RunConfig
+from elder.pipelines.run.requirements import check_blocks, check_subjects, check_text, read_windows
+
+if TYPE_CHECKING:
+    from elder.pipelines.config.suite import SeveralConfig
+    from elder.pipelines.protocols import Store
+
+TEXT = ("text", "text_tokens")  # the options of an editor that say what is read for its statistics
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the user gave, checked: the stream of edits, its digest, and what could not be checked."""
+
+    edits: list[Edit]
+    digest: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def checked_edits(self) -> list[Edit] | None:
+        """The edits if nothing was left unchecked; else None: the driver checks them when it has the model."""
+        return None if self.notes else self.edits
+
+
+@contextmanager
+def noting(problems: list[str]) -> Iterator[None]:
+    """Wrong input that is found in the block is noted, and the checks behind it go on."""
+    try:
+        yield
+    except InputError as error:
+        problems.extend(error.problems)
+
+
+def check_model(config: StagedConfig, problems: list[str], notes: list[str]) -> tuple[Any, int | None]:
+    """Check addresses and the base model's files, noting what is wrong; returns tokenizer and longest context."""
+    tokenizer, positions = None, None
+    with noting(problems):
+        check_addresses(config)
+    with noting(problems):
+        tokenizer, positions = tokenizer_of(config, notes)
+    return tokenizer, positions
+
+
+def check_inputs(config: RunConfig) -> Inputs:
+    """Check the base model's files, then the data against its context length.
+
+    Raises:
+        InputError: Everything that is wrong with model and data, at once.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    tokenizer, positions = check_model(config, problems, notes)
+    edits: list[Edit] = []
+    with noting(problems):
+        edits = load_stream(config, tokenizer, positions)
+        check_subjects(config, edits)
+    with noting(problems):
+        check_text(config)
+        if tokenizer is not None:
+            read_windows(config, tokenizer, positions)
+    if problems:
+        raise ConfigError(problems)
+    return Inputs(edits, dataset_digest(edits), notes)
+
+
+def check_members(whole: SeveralConfig) -> list[str]:
+    """Check what each run of a comparison or study needs beside what all share: blocks, subjects, text.
+
+    Returns:
+        Sentences on what could not be checked.
+
+    Raises:
+        ConfigError: Everything that is wrong, by the keys of the config.
+    """
+    notes: list[str] = []
+    tokenizer, positions = tokenizer_of(whole.run, notes)
+    blocks = _blocks(whole.run)
+    streams: dict[tuple[int, int | None], list[Edit]] = {}
+    texts: set[tuple[Any, ...]] = set()
+    problems: list[str] = []
+    for member in whole.members:
+        config = member.config
+        key, text = (config.seed, config.data.edits), tuple(config.editor.options.get(name) for name in TEXT)
+        try:
+            if key not in streams:
+                streams[key] = load_stream(config, tokenizer, positions)
+        except InputError as error:
+            raise ConfigError(whole.named(member.name, error)) from error
+        known = None if text in texts else tokenizer
+        for error in _wrong_with(config, streams[key], blocks, known, positions):
+            problems += [problem for problem in whole.named(member.name, error) if problem not in problems]
+        texts.add(text)
+    if problems:
+        raise ConfigError(problems)
+    return notes
+
+
+def _wrong_with(
+    config: RunConfig, edits: Sequence[Edit], blocks: int | None, tokenizer: Any, positions: int | None
+) -> list[InputError]:
+    """What one run cannot do; a text is read where a tokenizer is given."""
+    checks = (
+        lambda: check_subjects(config, edits),
+        lambda: None if blocks is None else check_blocks(config, blocks),
+        lambda: check_text(config) if tokenizer is None else read_windows(config, tokenizer, positions),
+    )
+    found = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            found.append(error)
+    return found
+
+
+def _blocks(config: RunConfig) -> int | None:
+    """How many blocks the base model has, if its files are here."""
+    source = config.model.source
+    place = cached_world(source) if source.startswith("world:") else source
+    if place is None:
+        return None
+    from elder.models import load_config, resolve_source
+
+    place = resolve_source(str(place))
+    return load_config(place).get_text_config().num_hidden_layers if Path(place).expanduser().is_dir() else None
+
+
+def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None = None) -> list[Edit]:
+    """The stream of edits of a config, read and checked as a whole.
+
+    Args:
+        config: The resolved config.
+        tokenizer: Counts tokens, when it is at hand.
+        positions: Longest context of the base model, in tokens.
+
+    Raises:
+        DataError: The data are missing, malformed, duplicate, contradictory or too long; all of it at once.
+    """
+    from elder.datasets import load_edits, validate_stream
+
+    data = config.data
+    edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
+    if not edits:
+        raise DataError(f"{data.path or data.source}: holds no edits; give a file with at least one (data.path)")
+    return validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=positions)
+
+
+def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | None]:
+    """Tokenizer and context length of the base model, from files that are here; nothing is fetched or trained.
+
+    Args:
+        config: The resolved config.
+        notes: Receives a sentence when they are not at hand.
+
+    Raises:
+        ModelError: A model directory lacks its config, weights or tokenizer.
+    """
+    source = config.model.source
+    if source.startswith("world:"):
+        place = cached_world(source)
+        if place is None:
+            notes.append(f"{source} is trained on first use (1 to 2 minutes); prompt lengths are checked then")
+            return None, None
+        return _read_tokenizer(config, str(place), None)
+    from elder.models import resolve_source
+
+    place_text = resolve_source(source)
+    if place_text != source or Path(source).expanduser().is_dir():
+        return _read_tokenizer(config, place_text, None)
+    try:
+        return _read_tokenizer(config, source, config.model.revision)
+    except (OSError, ValueError):
+        notes.append(f"{source} is not in the local hub cache; prompt lengths are checked when it is loaded")
+        return None, None
+
+
+def cached_world(source: str) -> Path | None:
+    """The directory of a generated world's model if it has been trained already."""
+    from elder.world.cache import cached_world as find
+
+    return find(source, home())
+
+
+def prepare_world(config: StagedConfig, progress: Callable[[int, int, float], None] | None = None) -> None:
+    """Train the generated world's model now, where a person can watch, if the config names one."""
+    if config.model.source.startswith("world:"):
+        from elder.world.cache import ensure_world
+
+        ensure_world(config.model.source, cache_dir=home(), progress=progress)
+
+
+def check_places(store: Store) -> None:
+    """Try the store, before workers are started.
+
+    Raises:
+        UnreachableError: The store does not answer or refuses writes.
+    """
+    from elder.infra.stores.open import probe_store
+
+    probe_store(store)
+
+
+def _read_tokenizer(config: RunConfig, place: str, revision: str | None) -> tuple[Any, int | None]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=True)
+    text = AutoConfig.from_pretrained(place, revision=revision, local_files_only=True).get_text_config()
+    check_blocks(config, text.num_hidden_layers)
+    return tokenizer, getattr(text, "max_position_embeddings", None)

@@ -1,0 +1,1 @@
+"""Running on Ray and DeepSpeed. The only room that imports either."""

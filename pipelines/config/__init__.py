@@ -1,0 +1,1 @@
+"""Every key a user may set: read, checked and documented. Imports no torch."""

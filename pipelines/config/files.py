@@ -1,0 +1,151 @@
+"""Config files: strict YAML with line numbers, overrides from the command line, and the packaged configs.
+
+Knows nothing of which keys there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import elder
+from elder.errors import ConfigError
+from elder.pipelines.config.schema import Document, suggestion
+
+OVERRIDE = re.compile(r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also reads `1e-4` as a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def configs_dir() -> Path:
+    """The folder of packaged configs."""
+    folder = Path(elder.__file__).parent / "configs"
+    if (folder / "demo.yaml").is_file():
+        return folder
+    raise ConfigError("the packaged configs are missing: install elder again, or give the path of a config file")
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Name (path below configs/, without .yaml) -> file, sorted by name."""
+    folder = configs_dir()
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def find_config(path_or_name: str) -> Path:
+    """A config file by path, or a packaged one by name (`demo`, `configs/paper/elder_gpt2xl_zsre.yaml`).
+
+    Raises:
+        ConfigError: There is neither such a file nor such a name.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return path
+    packaged = packaged_configs()
+    name = path_or_name.removeprefix("configs/")
+    name = name.removesuffix(".yaml").removesuffix(".yml")
+    if name in packaged:
+        return packaged[name]
+    hint = suggestion(name, packaged) or f" (packaged: {', '.join(packaged)})"
+    raise ConfigError(f"{path_or_name}: no such config file, and no packaged config of that name{hint}")
+
+
+def read_document(path_or_name: str, overrides: Sequence[str] = ()) -> Document:
+    """A YAML file, or a packaged config, with overrides such as `editor.lr=2e-5` laid over it.
+
+    Raises:
+        ConfigError: There is none, it cannot be read, is not YAML, names a key twice, or an override is malformed.
+    """
+    path = find_config(path_or_name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return with_overrides(parse_document(text, str(path)), overrides)
+
+
+def parse_document(text: str, source: str) -> Document:
+    """The mapping that a YAML text holds, with the place `source:line` of every key.
+
+    Raises:
+        ConfigError: It is not YAML, not a mapping, or names keys twice.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+    if values is None:
+        return Document({}, source)
+    if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{source}: expected keys and values at the top, found a {type(values).__name__}")
+    places: dict[str, str] = {}
+    problems = []
+    for key, number in _keys(node, ""):
+        if key in places:
+            problems.append(f"{source}:{number}: {key}: the key stands twice (first at {places[key]})")
+        places[key] = f"{source}:{number}"
+    if problems:
+        raise ConfigError(problems)
+    return Document(values, source, places)
+
+
+def _keys(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
+    for key_node, value_node in node.value:
+        key = f"{prefix}{key_node.value}"
+        yield key, key_node.start_mark.line + 1
+        if isinstance(value_node, yaml.MappingNode):
+            yield from _keys(value_node, f"{key}.")
+
+
+def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
+    """The document with `key.sub=value` laid over it; values are YAML, later ones win.
+
+    Raises:
+        ConfigError: An override is not of that form; all of them are named.
+    """
+    values = deepcopy(dict(document.values))
+    places, raw = dict(document.places), dict(document.raw)
+    problems: list[str] = []
+    for override in overrides:
+        if not OVERRIDE.match(override):
+            problems.append(f"command line: '{override}' is not of the form key.sub=value")
+            continue
+        key, text = override.split("=", 1)
+        try:
+            value = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+        except yaml.YAMLError:
+            value = text  # such as an unquoted '@' or ': ' in a path
+        problem = _put(values, key, value)
+        if problem:
+            problems.append(f"command line: {key}: {problem}")
+        places[key], raw[key] = "command line", text
+    if problems:
+        raise ConfigError(problems)
+    return Document(values, document.source, places, raw)
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> str | None:
+    *parents, last = key.split(".")
+    at = values
+    for name in parents:
+        if at.get(name) is None:
+            at[name] = {}
+        if not isinstance(at[name], dict):
+            return f"'{name}' holds a value, not keys"
+        at = at[name]
+    at[last] = value
+    return None

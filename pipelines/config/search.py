@@ -1,0 +1,295 @@
+"""The config of a search: an ordinary run config with a section `tune` beside it.
+
+Checked as strictly as a run: every end of a range and every choice must give a config that can run, in at least one
+combination with the others. Imports no torch. Knows nothing of Ray, stores or how trials are run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from elder.errors import ConfigError
+from elder.pipelines.config.checks import plain
+from elder.pipelines.config.files import parse_document, read_document
+from elder.pipelines.config.objective import SHARES, metric_names
+from elder.pipelines.config.run import RunConfig, diff, fresh_run_id, resolve
+from elder.pipelines.config.schema import Document, build, setting, suggestion
+from elder.pipelines.config.space import Domain, Parameters, flatten_space, grid_points, read_domain
+from elder.pipelines.config.suite import common_run
+
+SECTION = "tune"
+SEARCHERS, SCHEDULERS = ("random", "tpe", "grid"), ("asha", "none")
+NEUTRAL = ("concurrent", "configs_per_group", "resident", "keep")
+SEARCHABLE = ("stream.batch_size", "model.dtype")  # beside editor.*
+REASONS = {
+    "seed": "tune.seeds repeats the best with other seeds",
+    "editor.method": "methods have different options: search each by itself",
+    "editor.batch_size": "it is stream.batch_size",
+    "editor.seed": "it is seed",
+}
+COMPANIONS = 400  # combinations with other keys that are tried before a value is called impossible
+LONGEST_ID = 80  # a trial's run id is the search's with a few signs behind it, at most 100 in all
+
+
+@dataclass(frozen=True)
+class TuneSection:
+    """What is searched, how, and how the best is confirmed."""
+
+    space: Mapping[str, Any] = setting(
+        dict,
+        "Config keys and the values they may take: `editor.lr: {loguniform: [1e-5, 1e-2]}`; kinds: `loguniform`, "
+        "`uniform`, `int`, `logint` (both ends belong to the range), `choice`. Keys: `editor.*`, "
+        "`stream.batch_size`, `model.dtype`.",
+    )
+    searcher: str = setting(
+        "random",
+        "`random`; `tpe` learns from the trials that have ended (Optuna); `grid` takes every combination in order.",
+        choices=SEARCHERS,
+    )
+    scheduler: str = setting(
+        "asha", "`asha` stops trials between stages that fall behind the others; `none` runs all to their end.",
+        choices=SCHEDULERS,
+    )  # fmt: skip
+    trials: int = setting(20, "How many configurations are tried; a grid may have fewer.", low=1)
+    concurrent: int | None = setting(
+        None, "Trials at the same time; `null`: as many as the cluster has room for; a number is a cap.", low=1
+    )
+    objective: tuple[str, ...] = setting(
+        lambda: ("reliability", "generalization", "locality"),
+        "One metric, or several whose harmonic mean counts. A bare quantity is measured by the first protocol of "
+        "`evaluation.protocols`; any metric of a stage can be named.",
+    )
+    mode: str = setting("max", "Whether a large or a small objective is good.", choices=("max", "min"))
+    grace_stages: int = setting(1, "Stages that `asha` gives every trial.", low=1)
+    reduction: float = setting(
+        3.0, "At stage grace, grace x reduction, ... `asha` lets about one trial in `reduction` go on.", above=1
+    )
+    finalists: int = setting(3, "How many of the best trials are repeated with other seeds; 0 repeats none.", low=0)
+    seeds: int = setting(3, "Runs of each finalist, with seed, seed + 1, ...; the trial itself is the first.", low=1)
+    resident: bool = setting(
+        True, "Worker groups stay from trial to trial, with the base model loaded; `false`: a new group each trial."
+    )
+    configs_per_group: int | None = setting(
+        None, "Trials after which a worker group is started anew; `null`: never.", low=1
+    )
+    keep: str = setting(
+        "last", "Which adapters of ended trials stay in the store: the last stage's, or all.", choices=("last", "all")
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """A whole search, resolved.
+
+    Attributes:
+        run: The config that trials start from; its `run_id` is the id of the search.
+        tune: The section `tune`.
+        space: The space, read: dotted key -> domain.
+    """
+
+    run: RunConfig
+    tune: TuneSection
+    space: Mapping[str, Domain]
+
+    @property
+    def tune_id(self) -> str:
+        """Names the search for ever."""
+        return self.run.run_id
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values in the layout of the YAML files."""
+        section = dataclasses.asdict(self.tune) | {"space": {k: d.to_plain() for k, d in self.space.items()}}
+        return {**self.run.to_dict(), SECTION: plain(section)}
+
+    def dump_yaml(self) -> str:
+        """The resolved config as YAML; `parse_tune_config` reads it back."""
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+    def digest(self) -> str:
+        """sha256 of all that can change the outcome; equal for a search to be continued.
+
+        Left out are what a run leaves out, and `NEUTRAL`: where and in which groups trials run.
+        """
+        kept = {k: v for k, v in self.to_dict()[SECTION].items() if k not in NEUTRAL}
+        return hashlib.sha256(json.dumps([self.run.digest(), kept], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The full names of the metrics that the objective is made of."""
+        return metric_names(self.tune.objective, self.run.evaluation.protocols)
+
+    def trial_config(self, parameters: Parameters, run_id: str, seed: int | None = None) -> RunConfig:
+        """The config of one trial.
+
+        Raises:
+            ConfigError: These parameters do not go together.
+        """
+        values = self.run.to_dict() | {"run_id": run_id}
+        return resolve(Document(_with(values, parameters, seed), f"trial {run_id}"))
+
+    def possible(self, parameters: Parameters) -> bool:
+        """Whether these parameters give a config that can run."""
+        try:
+            self.trial_config(parameters, "possible")
+        except ConfigError:
+            return False
+        return True
+
+
+def load_tune_config(path_or_name: str, overrides: Sequence[str] = ()) -> TuneConfig:
+    """As `pipelines.config.run.load_config`, for a search: `tune/elder_demo` with `tune.trials=50`.
+
+    Raises:
+        ConfigError: Everything that is wrong, at once, each with file, line and key.
+    """
+    return resolve_tune(read_document(path_or_name, overrides))
+
+
+def parse_tune_config(text: str, source: str = "config.yaml") -> TuneConfig:
+    """Read the config of a search from YAML text, such as the one it left in its store.
+
+    Raises:
+        ConfigError: As `load_tune_config`.
+    """
+    return resolve_tune(parse_document(text, source))
+
+
+def resolve_tune(document: Document) -> TuneConfig:
+    """Check a document against the schema and fill in the defaults.
+
+    Raises:
+        ConfigError: Everything that is wrong, at once.
+    """
+    if SECTION not in document.values:
+        raise ConfigError(
+            f"{document.source}: has no section '{SECTION}', so there is nothing to search; "
+            "run it with `elder edit`, or add `tune: {space: {...}}`"
+        )
+    values = {key: value for key, value in document.values.items() if key != SECTION}
+    problems: list[str] = []
+    section = build(TuneSection, document.values[SECTION], document, problems, SECTION)
+    run = common_run(values, document, problems)
+    space = _read_space(section, document, problems)
+    if run is not None:
+        problems += _section_problems(run, section, space, document)
+        problems += _impossible(run, space, document)
+    if problems or run is None:
+        raise ConfigError(problems)
+    if "run_id" not in document.values or not document.values["run_id"]:
+        run = dataclasses.replace(run, run_id=fresh_run_id(f"tune-{run.name}"))
+    section = dataclasses.replace(section, space={key: domain.to_plain() for key, domain in space.items()})
+    return TuneConfig(run, section, space)
+
+
+def tune_diff(old: TuneConfig, new: TuneConfig) -> list[str]:
+    """What makes the digests differ: one line `key: old -> new` for each key."""
+    before, after = (config.to_dict()[SECTION] for config in (old, new))
+    lines = diff(old.run, new.run)
+    for name in (f.name for f in dataclasses.fields(TuneSection) if f.name not in NEUTRAL):
+        if before[name] != after[name]:
+            lines.append(f"tune.{name}: {json.dumps(before[name])} -> {json.dumps(after[name])}")
+    return lines
+
+
+def _read_space(section: TuneSection, document: Document, problems: list[str]) -> dict[str, Domain]:
+    space: dict[str, Domain] = {}
+    written = flatten_space(section.space)
+    if not written:
+        problems.append(f"{document.at('tune.space')}: is empty: name the keys to search, such as editor.lr")
+    for key, given in written.items():
+        place = document.at(f"tune.space.{key}")
+        if (not key.startswith("editor.") and key not in SEARCHABLE) or key in REASONS:
+            reason = REASONS.get(key, "trials could not be compared")
+            near = suggestion(key, (*SEARCHABLE, "editor.")) or ""
+            problems.append(f"{place}: cannot be searched ({reason}); editor.*, {', '.join(SEARCHABLE)} can{near}")
+            continue
+        domain, problem = read_domain(given)
+        if problem or domain is None:
+            problems.append(f"{place}: {problem}")
+        else:
+            space[key] = domain
+    return space
+
+
+def _section_problems(
+    run: RunConfig, section: TuneSection, space: Mapping[str, Domain], document: Document
+) -> Iterator[str]:
+    """Keys of the section that do not go together, or not with the run."""
+    if run.run_id and len(run.run_id) > LONGEST_ID:
+        yield f"{document.at('run_id')}: at most {LONGEST_ID} signs for a search: its trials put more behind it"
+    if not section.objective:
+        yield f"{document.at('tune.objective')}: the list is empty"
+    if section.mode == "min" and len(section.objective) > 1:
+        yield f"{document.at('tune.mode')}: min needs one metric; a harmonic mean of several is to be large"
+    for name in section.objective:
+        quantity, _, protocol = name.partition(".")
+        part = quantity.removesuffix("_answer")
+        if not protocol and quantity not in (*SHARES, "perplexity"):
+            hint = suggestion(quantity, SHARES) or f" (known: {', '.join(SHARES)}, perplexity)"
+            yield f"{document.at('tune.objective')}: '{name}' is no quantity{hint}; other metrics by their full name"
+        elif quantity in SHARES and part not in run.evaluation.parts:
+            yield f"{document.at('tune.objective')}: '{name}' is not measured: add '{part}' to evaluation.parts"
+        elif quantity in SHARES and protocol and protocol not in run.evaluation.protocols:
+            yield f"{document.at('tune.objective')}: '{name}' is not measured: add '{protocol}' to evaluation.protocols"
+    if section.searcher == "grid":
+        for key, domain in space.items():
+            if domain.grid() is None:
+                yield f"{document.at(f'tune.space.{key}')}: a grid needs a choice or int, not {domain.kind}"
+
+
+def _impossible(run: RunConfig, space: Mapping[str, Domain], document: Document) -> Iterator[str]:
+    """Values that give no valid config in any combination with the others."""
+    base = run.to_dict()
+    for key, domain in space.items():
+        bad: list[str] = []
+        for value in domain.samples():
+            problem = _problem(base, {key: value})
+            if problem and not any(_problem(base, {**other, key: value}) is None for other in _others(space, key)):
+                bad.append(f"{value!r}: {problem}")
+        if bad:
+            yield f"{document.at(f'tune.space.{key}')}: {bad[0]}" + (f" (and {len(bad) - 1} more)" if bad[1:] else "")
+
+
+def _others(space: Mapping[str, Domain], key: str) -> Iterator[dict[str, Any]]:
+    """Values of the other keys: one key at a time, then combinations; a fixed sample when these are many."""
+    rest = {k: Domain("choice", d.samples()) for k, d in space.items() if k != key}
+    yield from ({other: value} for other, domain in rest.items() for value in domain.values)
+    if len(rest) < 2:
+        return
+    total = 1
+    for domain in rest.values():
+        total *= len(domain.values)
+    if total <= COMPANIONS:
+        yield from grid_points(rest)
+        return
+    generator = random.Random(key)
+    for _ in range(COMPANIONS):
+        yield {k: d.draw(generator) for k, d in rest.items()}
+
+
+def _problem(base: Mapping[str, Any], parameters: Parameters) -> str | None:
+    """What makes the config with these parameters impossible; None when nothing does."""
+    try:
+        resolve(Document(_with(base, parameters), "@"))
+    except ConfigError as error:
+        return error.problems[0].removeprefix("@: ")
+    return None
+
+
+def _with(values: Mapping[str, Any], parameters: Parameters, seed: int | None = None) -> dict[str, Any]:
+    found = deepcopy(dict(values))
+    for key, value in parameters.items():
+        section, _, name = key.partition(".")
+        found[section][name] = value
+    if seed is not None:
+        found["seed"] = seed
+    return found

@@ -1,0 +1,1 @@
+"""The main job: a stream of edits in, a committed, measured and registered adapter out."""

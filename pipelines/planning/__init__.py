@@ -1,0 +1,1 @@
+"""What a config would do and need, before anything is started."""

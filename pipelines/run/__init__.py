@@ -1,0 +1,1 @@
+"""A run: its stages, commits, results and what publishes them. Knows neither Ray nor DeepSpeed."""

@@ -1,0 +1,73 @@
+"""Reading what a config names: edits, tokenizer, text of the perplexity alarm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from elder.edit import Edit
+from elder.errors import ConfigError
+from elder.pipelines.config.base import StagedConfig
+from elder.pipelines.config.run import RunConfig
+from elder.pipelines.run.requirements import check_blocks, check_subjects
+
+
+def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = True) -> list[Edit]:
+    """The edits of the config, checked as a whole against the base model's tokenizer and context.
+
+    Args:
+        config: The resolved config.
+        cache_dir: Where the embedded model is kept.
+        needs: Whether what the method needs is checked too; not where several methods share a stream.
+
+    Raises:
+        InputError: All that is wrong with data and model files.
+    """
+    from elder.datasets import load_edits, validate_stream
+
+    data = config.data
+    edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
+    tokenizer, context = read_tokenizer(config, cache_dir, needs)
+    stream = validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=context)
+    if not stream:
+        raise ConfigError(f"data.source: '{data.source}' holds no edits")
+    if needs:
+        check_subjects(config, stream)
+    return list(stream)
+
+
+def read_tokenizer(config: StagedConfig, cache_dir: Path | None, needs: bool = True) -> tuple[Any, int | None]:
+    """The base model's tokenizer, and its longest context in tokens.
+
+    Args:
+        config: The resolved config.
+        cache_dir: Where the embedded model is kept.
+        needs: Whether the model must have the blocks that are to be edited.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+        ConfigError: A block that is to be edited does not exist.
+    """
+    from elder.models import load_config, load_tokenizer
+
+    model = config.model
+    shape = load_config(model.source, model.revision, cache_dir).get_text_config()
+    if needs:
+        check_blocks(config, shape.num_hidden_layers)
+    tokenizer = load_tokenizer(model.source, model.revision, cache_dir)
+    return tokenizer, getattr(shape, "max_position_embeddings", None)
+
+
+def read_text(config: RunConfig) -> str | None:
+    """The text of the perplexity alarm, read here because workers may not see the file.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    path = config.evaluation.perplexity_text
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"evaluation.perplexity_text: '{path}' cannot be read: {error}") from error

@@ -1,0 +1,140 @@
+"""Tells the tracker what is committed. Nothing else is ever logged, so a driver that dies loses nothing.
+
+Every call may be repeated (the protocol says so), hence: after each commit, and once more at the end, log all
+that this process has not logged yet. A tracker that fails for a while delays the record, not the edits.
+Must not know MLflow or Ray.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from elder.errors import UnreachableError
+from elder.pipelines.config.base import StagedConfig
+from elder.pipelines.protocols import Tracker
+from elder.pipelines.run.commits import Commit, RunState, RunTakenOver, adapter_files
+from elder.pipelines.run.retry import first_line, patiently, pauses_within
+
+
+class Publisher:
+    """Keeps a tracker up with the commits of one run, in a thread of its own.
+
+    Args:
+        config: The resolved config.
+        state: Where commits are read.
+        tracker: Where they are shown.
+        dataset: Name, digest, source and number of the edits.
+        tags: Further tags of the run.
+        note: Receives a sentence when the tracker does not answer.
+        claim: Number of this driver; when a newer one has taken over, the record is its business.
+    """
+
+    def __init__(
+        self,
+        config: StagedConfig,
+        state: RunState,
+        tracker: Tracker,
+        dataset: Mapping[str, Any],
+        tags: Mapping[str, str],
+        note: Callable[[str], None],
+        claim: int = 0,
+    ) -> None:
+        self.config, self.state, self.tracker = config, state, tracker
+        self.models: dict[int, str] = {}
+        self._dataset, self._tags, self._note, self._claim = dict(dataset), dict(tags), note, claim
+        self._pauses = pauses_within(config.tracking.patience_s)
+        self._started = False
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, "elder-tracker")
+
+    def start(self) -> None:
+        """Open the tracked run now, so that its page can be watched.
+
+        Raises:
+            UnreachableError: The tracker does not answer: better known before the work than after it.
+        """
+        with self._lock:
+            self._begin()
+
+    def nudge(self) -> None:
+        """Something was committed: log it soon, in the background. Never fails."""
+        self._pool.submit(self._try)
+
+    def close(self) -> None:
+        """Wait for the background to end."""
+        self._pool.shutdown(wait=True)
+
+    def complete(self) -> None:
+        """Log everything that is not logged yet.
+
+        Raises:
+            UnreachableError: The tracker did not answer at any of several tries; what is committed stands.
+        """
+        self.close()
+        self.patiently(self.catch_up)
+
+    def patiently(self, call: Callable[[], Any]) -> Any:
+        """A call to the tracker, tried again after pauses for `tracking.patience_s`.
+
+        Raises:
+            UnreachableError: It failed every time.
+        """
+        try:
+            return patiently(call, self._pauses, self._note, "the tracker")
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"{error}\nAll edits are applied and committed under {self.state.store.uri}; "
+                "the same command with this run id will only write the missing record"
+            ) from error
+
+    def catch_up(self) -> None:
+        """Log every committed stage that this process has not logged.
+
+        Raises:
+            RunTakenOver: Another driver keeps the record now.
+        """
+        with self._lock:
+            self.state.check_claim(self._claim)
+            self._begin()
+            for commit in self.state.commits():
+                if commit.stage not in self.models:
+                    self.models[commit.stage] = self._log(commit)
+
+    def _try(self) -> None:
+        try:
+            self.catch_up()
+        except UnreachableError as error:
+            self._note(f"the record has to wait, the edits go on: {first_line(error)}")
+        except RunTakenOver:
+            return  # the stage loop meets it too, and ends the run
+
+    def _begin(self) -> None:
+        if self._started:
+            return
+        self.tracker.start(self.config.run_id, self.config.name, self.config.to_dict(), self._tags)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "config.yaml"
+            path.write_text(self.config.dump_yaml(), encoding="utf-8")
+            self.tracker.log_artifact(path)
+        self.tracker.log_dataset(**self._dataset)
+        self._started = True
+
+    def _log(self, commit: Commit) -> str:
+        """Metrics at step = edits applied, the table of edits, the adapter as a logged model; returns its id."""
+        timing = {f"time.{name}": value for name, value in commit.timing.items()}
+        own = commit.edits - commit.first
+        if commit.timing.get("edit_s"):
+            timing["time.edits_per_s"] = own / commit.timing["edit_s"]
+        self.tracker.log_metrics({**commit.metrics, **timing}, step=commit.edits)
+        self.tracker.log_table(f"edits/stage-{commit.stage:04d}.json", self.state.read_rows(commit))
+        if not adapter_files(commit):
+            return ""  # edits that were applied apart leave none
+        with tempfile.TemporaryDirectory() as folder:
+            directory = self.state.fetch(commit, Path(folder) / "adapter")
+            source = self.state.adapter_uri(commit)
+            return self.tracker.log_adapter(commit.stage, directory, commit.metrics, commit.edits, source)

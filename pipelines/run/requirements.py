@@ -1,0 +1,78 @@
+"""What a method needs beside edits and a model: subjects in the prompts, a text for statistics, blocks that exist.
+
+Checked before anything is started. Knows nothing of how a method uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from elder.edit import Edit
+from elder.errors import ConfigError
+from elder.pipelines.config.base import StagedConfig
+from elder.pipelines.config.run import RunConfig
+
+STATISTICS = "statistics"  # folder of the store that all runs share
+
+
+def check_subjects(config: RunConfig, edits: Sequence[Edit]) -> None:
+    """Every edit names a subject that stands in its prompt, if the method writes at subjects.
+
+    Raises:
+        DataError: All edits for which that is not so, by their ids.
+    """
+    if getattr(config.editor_options(), "needs_subject", False):
+        from elder.targets.requests import check_subjects as check
+
+        check(edits)
+
+
+def check_blocks(config: StagedConfig, blocks: int) -> None:
+    """The blocks of `editor.layers` are in the model.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    layers = config.editor.options.get("layers") or ()
+    absent = [layer for layer in layers if layer >= blocks]
+    if absent:
+        raise ConfigError(
+            f"editor.layers: the model has blocks 0 to {blocks - 1}, there is no block {', '.join(map(str, absent))}"
+        )
+
+
+def needs_text(config: RunConfig) -> bool:
+    """Whether the method weighs what it writes by statistics of a text."""
+    return bool(getattr(config.editor_options(), "needs_statistics", False))
+
+
+def check_text(config: RunConfig) -> None:
+    """Find out cheaply whether there is a text to take statistics of, if the method takes any.
+
+    Raises:
+        ConfigError: There is none; the message names `editor.text`.
+    """
+    if needs_text(config):
+        from elder.targets.supply import check_source
+
+        check_source(config.editor.options["text"], config.model.source)
+
+
+def read_windows(config: RunConfig, tokenizer: Any, positions: int | None) -> Any:
+    """The text of the statistics, read where the user's files are; None if the method takes no statistics.
+
+    Args:
+        config: The resolved config.
+        tokenizer: The base model's.
+        positions: Its longest context.
+
+    Raises:
+        ConfigError: There is no text, or too little; the message names the key.
+    """
+    if not needs_text(config):
+        return None
+    from elder.targets.supply import read_windows as read
+
+    options = config.editor.options
+    return read(options["text"], options["text_tokens"], config.model.source, tokenizer, positions)

@@ -1,0 +1,92 @@
+"""A base model that stays in a process from trial to trial.
+
+Editors work on a clone that shares its weights and never change them, so any number of runs can follow each other
+on one loaded model. Knows nothing of Ray, nor of how trials are chosen.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from elder.editors.base import Base, Editor
+from elder.pipelines.run.spec import Job, Kit, Meter
+from elder.runtime import Runtime
+
+
+class ResidentRuntime:
+    """The runtime of this process, made anew for a run on another device, or with another sharding.
+
+    The number format is no part of it: each base is loaded in that of its own run.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._runtime: Any = None
+
+    def get(self, job: Job, make: Callable[[Job], Any]) -> Any:
+        """The runtime for a job. All ranks come here with the same jobs in the same order."""
+        key = (job.sharding, job.config.model.device)
+        if key != self._key:
+            self._runtime, self._key = make(job), key
+        return self._runtime
+
+
+class ResidentBases:
+    """The base model of this process; another model, or another sharding, takes its place."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self._key: tuple[Any, ...] | None = None
+        self._base: Base | None = None
+
+    def get(self, job: Job, runtime: Runtime) -> Base:
+        """The base of a job, loaded if it is not here. Collective."""
+        model = job.config.model
+        where = (job.sharding, str(runtime.device), runtime.world_size, runtime.sharded)
+        key = (model.source, model.revision, model.dtype, job.cache_dir, *where)
+        if self._base is None or key != self._key:
+            self._base = None
+            gc.collect()  # the old weights go before the new ones come
+            self._base, self._key = job.kit.base(job, runtime), key
+            self.loads += 1
+        return self._base
+
+    def kit(self, inner: Kit) -> Kit:
+        """The parts of a kit, with the base taken from here."""
+        return ResidentKit(inner, self)
+
+
+@dataclass(frozen=True)
+class ResidentKit(Kit):
+    """A kit whose base is resident; it stays in its process."""
+
+    inner: Kit
+    bases: ResidentBases
+
+    def base(self, job: Job, runtime: Runtime) -> Base:
+        """See `ResidentBases.get`."""
+        return self.bases.get(replace(job, kit=self.inner), runtime)
+
+    def editor(self, job: Job, base: Base) -> Editor:
+        """As the inner kit."""
+        return self.inner.editor(job, base)
+
+    def meter(self, job: Job, editor: Editor) -> Meter:
+        """As the inner kit."""
+        return self.inner.meter(job, editor)
+
+    def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
+        """As the inner kit."""
+        self.inner.save(directory, editor, extra)
+
+    def kept(self) -> tuple[str, ...]:
+        """As the inner kit."""
+        return self.inner.kept()
+
+    def restore(self, directory: Path, editor: Editor) -> None:
+        """As the inner kit."""
+        self.inner.restore(directory, editor)

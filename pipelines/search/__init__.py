@@ -1,0 +1,1 @@
+"""Hyper-parameter search: many runs, one objective."""

@@ -1,0 +1,204 @@
+"""Tells the tracker what a search has recorded: one run for the search, one below it for each trial.
+
+Everything it logs stands in the store, and every call may be repeated; a tracker that is away for a while delays
+the record, not the trials. Must not know MLflow or Ray.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from elder.errors import UnreachableError
+from elder.pipelines.config.objective import better
+from elder.pipelines.protocols import Tracker
+from elder.pipelines.run.commits import RunState
+from elder.pipelines.run.retry import first_line, patiently, pauses_within
+from elder.pipelines.search.records import FAILED, FINISHED, PRUNED
+from elder.pipelines.search.trials import Trials
+
+STATUS = {FINISHED: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
+
+
+class TunePublisher:
+    """Keeps a tracker up with a search, in a thread of its own.
+
+    Args:
+        trials: What is known of the search.
+        tracker_factory: Makes a tracker; one is used for the search, one for its trials in turn.
+        dataset: Name, digest, source and number of the edits.
+        tags: Further tags of the search.
+        note: Receives a sentence when the tracker does not answer.
+    """
+
+    def __init__(
+        self,
+        trials: Trials,
+        tracker_factory: Callable[[], Tracker],
+        dataset: Mapping[str, Any],
+        tags: Mapping[str, str],
+        note: Callable[[str], None],
+    ) -> None:
+        self._trials, self._config = trials, trials.config
+        self._parent, self._child = tracker_factory(), tracker_factory()
+        self._dataset, self._tags, self._note = dict(dataset), dict(tags), note
+        self._parent_id = ""
+        self._logged: dict[str, tuple[str, int]] = {}  # name -> status and number of stages, as they were logged
+        self._lock = threading.Lock()
+        self._queued = threading.Event()
+        self._pool = ThreadPoolExecutor(1, "elder-tracker")
+
+    def start(self) -> None:
+        """Open the tracked search.
+
+        Raises:
+            UnreachableError: The tracker does not answer: better known before the work than after it.
+        """
+        config = self._config
+        own = {
+            "elder.tune_id": config.tune_id,
+            "elder.kind": "tune",
+            "elder.method": config.run.editor.method,
+            "elder.base_model": config.run.model.source,
+            "elder.space": ", ".join(config.space),
+            "elder.config_digest": config.digest(),
+        }
+        with self._lock:
+            self._parent_id = self._parent.start(
+                config.tune_id, config.run.name, config.to_dict(), {**own, **self._tags}
+            )
+            self._parent.log_dataset(**self._dataset)
+        url = self._parent.url()
+        if url:
+            self._note(f"watch the search: {url}")
+
+    def nudge(self, name: str) -> None:
+        """Something is known about a run: log it soon, in the background. Never fails."""
+        if not self._queued.is_set():  # one call in the queue logs all that is new when its turn comes
+            self._queued.set()
+            self._pool.submit(self._try)
+
+    def complete(self) -> None:
+        """Log all that is not logged yet.
+
+        Raises:
+            UnreachableError: The tracker did not answer for `tracking.patience_s`; the same command tries again.
+        """
+        self._pool.shutdown(wait=True)
+        self._patiently(self.catch_up)
+
+    def catch_up(self) -> None:
+        """Log every run of which more is known than was logged."""
+        records, running = self._trials.snapshot()
+        with self._lock:
+            for name in sorted({*records, *running}):
+                record = records.get(name)
+                status = record.status if record is not None else "running"
+                count = len(record.metrics) if record is not None else len(self._trials.commits(name))
+                if self._logged.get(name) != (status, count):
+                    self._log(name, status)
+                    self._logged[name] = (status, count)
+            self._best_so_far()
+
+    def register(self, name: str) -> dict[str, Any] | None:
+        """Log the adapter of the winner's own run and register it, if the config says so."""
+        tracking = self._config.run.tracking
+        if not tracking.register:
+            return None
+        commit = self._trials.commits(name)[-1]
+        state = RunState(self._trials.state.store, self._trials.state.run_id(name))
+        tags = {
+            "elder.run_id": state.run_id,
+            "elder.tune_id": self._config.tune_id,
+            "elder.state_digest": commit.state_digest,
+        }
+
+        def call() -> int:
+            with self._lock, tempfile.TemporaryDirectory() as folder:
+                self._open(name, FINISHED)
+                directory = state.fetch(commit, Path(folder) / "adapter")
+                source = state.adapter_uri(commit)
+                model = self._child.log_adapter(commit.stage, directory, commit.metrics, commit.edits, source)
+                version = self._child.register(model, str(tracking.register), tracking.alias, tags)
+                self._child.finish("FINISHED")
+                return version
+
+        return {"name": tracking.register, "version": self._patiently(call)}
+
+    def artifact(self, path: Path, name: str) -> None:
+        """A file of the report beside the search."""
+        folder = Path(name).parent.as_posix()
+        self._patiently(lambda: self._parent.log_artifact(path, "" if folder == "." else folder))
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """The best parameters as tags and figures of the search, and its end."""
+        best = result["best"]
+        tags = {f"elder.best.{key}": str(value) for key, value in best["parameters"].items()}
+        tags |= {"elder.best.trial": best["trial"], "elder.best.run_id": best["run_id"]}
+        figures = {"best.objective": best["objective"], "best.mean": best["mean"], "best.spread": best["spread"]}
+        figures |= {f"best.{name}": value for name, value in best["metrics"].items()}
+        config = self._config
+
+        def call() -> None:
+            self._parent.start(config.tune_id, config.run.name, config.to_dict(), tags)
+            values = {name: float(value) for name, value in figures.items() if value is not None}
+            self._parent.log_metrics(values, step=len(result["trials"]))
+            self._parent.finish("FINISHED")
+
+        self._patiently(call)
+
+    def abandon(self, status: str) -> None:
+        """Log what can be logged of a search that ends early; never hides the reason."""
+        self._pool.shutdown(wait=True)
+        with suppress(Exception):
+            self.catch_up()
+        with suppress(Exception):
+            self._parent.finish(status)
+
+    def _try(self) -> None:
+        self._queued.clear()
+        try:
+            self.catch_up()
+        except UnreachableError as error:
+            self._note(f"the record has to wait, the trials go on: {first_line(error)}")
+
+    def _open(self, name: str, status: str) -> None:
+        config = self._trials.config_of(name)
+        tags = {"elder.tune_id": self._config.tune_id, "elder.trial": name, "elder.trial_status": status}
+        title = f"{self._config.run.name} {name}"
+        self._child.start(config.run_id, title, config.to_dict(), tags, self._parent_id)
+
+    def _log(self, name: str, status: str) -> None:
+        """Metrics at step = edits applied, and how it ended."""
+        self._open(name, status)
+        for commit in self._trials.commits(name):
+            timing = {f"time.{key}": value for key, value in commit.timing.items()}
+            self._child.log_metrics({**commit.metrics, **timing}, step=commit.edits)
+        if status in STATUS:
+            self._child.finish(STATUS[status])
+
+    def _best_so_far(self) -> None:
+        """The best objective by the number of trials that had ended, as a curve of the search."""
+        records, _ = self._trials.snapshot()
+        own = [record for name, record in sorted(records.items()) if name.startswith("t")]
+        best: float | None = None
+        for number, record in enumerate(sorted(own, key=lambda r: r.ended), 1):
+            value = record.objective if record.status == FINISHED else None
+            if value is not None and (best is None or better(value, best, self._config.tune.mode)):
+                best = value
+            if best is not None:
+                self._parent.log_metrics({"objective.best": best}, step=number)
+
+    def _patiently(self, call: Callable[[], Any]) -> Any:
+        try:
+            return patiently(call, pauses_within(self._config.run.tracking.patience_s), self._note, "the tracker")
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"{error}\nAll trials are recorded under {self._trials.state.store.uri}; the same command with "
+                "this run id will only write the missing record"
+            ) from error

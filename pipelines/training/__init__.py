@@ -1,0 +1,1 @@
+"""Training of the editors that are networks."""
