@@ -13,10 +13,11 @@ from torch import Tensor
 from bench.model import Shape, batch_of, make_edits, make_prompts
 from bench.reference_elder import ReferenceElder, in_scope
 from bench.timing import Figure, interleaved, paired_ratio
-from elder.editors.base import Base
-from elder.editors.elder import ElderEditor
-from elder.editors.elder_plus import ElderPlusEditor
-from elder.editors.options import ElderOptions, ElderPlusOptions
+from elder.base import Base
+from elder.editors.mixture.elder import ElderEditor
+from elder.editors.mixture.elder_options import ElderOptions
+from elder.editors.mixture.elder_plus import ElderPlusEditor
+from elder.editors.mixture.elder_plus_options import ElderPlusOptions
 from elder.mixture.codes import CodeStore
 from elder.mixture.keys import KeyMemory
 

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base
-from elder.models import wrap_base
+from elder.models.load import wrap_base
 from elder.tokens import encode_prompt, pad_id, pad_left
 
 SPECIAL = ("<pad>", "<eos>", "<unk>", ".")

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elder.edit import Edit
-from elder.editors.elder import ElderEditor
+from elder.editors.mixture.elder import ElderEditor
 from elder.mixture.allocation import Allocator
 from elder.mixture.samples import IGNORED, Row, edit_rows
-from elder.models import anatomy, clone_sharing_weights
+from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.tokens import pad_id, pad_left
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from elder.models import anatomy, clone_sharing_weights
-from elder.targets.requests import Row
+from elder.forward.value_row import Row
+from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.targets.values import BETAS, EPS, ValueOptions
 
 

@@ -16,9 +16,9 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from bench.figures import Clock, Effort
 from bench.model import Shape, make_edits, make_prompts
 from bench.timing import Figure, interleaved, paired_ratio
-from elder.editors.base import Base
-from elder.editors.elder_plus import ElderPlusEditor
-from elder.editors.options import ElderPlusOptions
+from elder.base import Base
+from elder.editors.mixture.elder_plus import ElderPlusEditor
+from elder.editors.mixture.elder_plus_options import ElderPlusOptions
 from elder.tokens import encode_prompt
 
 CONVERSATIONS = 8

@@ -14,16 +14,18 @@ from torch import Tensor
 from bench.model import SPECIAL, Shape
 from bench.reference_values import PlainValues
 from bench.timing import Figure, interleaved, paired_ratio
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base, pack_json, unpack_json
-from elder.editors.locate import LocateEditor
-from elder.editors.memit import MemitEditor
-from elder.editors.weight_options import MemitOptions
+from elder.editors.weights.locate import LocateEditor
+from elder.editors.weights.memit import MemitEditor
+from elder.editors.weights.memit_options import MemitOptions
+from elder.forward.value_row import Row
 from elder.registry import editor_class, make_options
 from elder.solvers.moments import SecondMoment
 from elder.solvers.prior import Prior
 from elder.solvers.ridge import ridge_gain
-from elder.targets.requests import Row, essence_row, prompt_row, rewriting_row
+from elder.state import pack_json, unpack_json
+from elder.targets.requests import essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import Windows, collect_moments, cut_windows
 from elder.targets.values import ValueOptions, find_values
 from elder.tokens import pad_id

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from elder.editors.make import make_editor as make_editor
     from elder.export import export_merged as export_merged
     from elder.metrics.evaluate import evaluate as evaluate
-    from elder.models import load_base as load_base
+    from elder.models.load import load_base as load_base
     from elder.wrapping import wrap as wrap
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ _HOMES = {
     "Probe": "elder.edit",
     "export_merged": "elder.export",
     "evaluate": "elder.metrics.evaluate",
-    "load_base": "elder.models",
+    "load_base": "elder.models.load",
     "load_edited": "elder.adapter",
     "load_edits": "elder.datasets.load",
     "make_editor": "elder.editors.make",

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from elder.editors.base import Editor
+from elder.base import Editor
 from elder.errors import ConfigError, ModelError
 from elder.runtime import told_by_first
 

@@ -16,80 +16,67 @@ from elder.errors import ConfigError
 
 @dataclass(frozen=True)
 class Method:
-    """Where a method lives: `editor` and `options` are `module:Class`."""
+    """Where a method lives: `editor`, `options` and `training` (if its editor is trained) are `module:Class`."""
 
     name: str
     editor: str
     options: str
     summary: str
+    training: str | None = None
 
 
-METHODS: Mapping[str, Method] = types.MappingProxyType(
-    {
-        m.name: m
-        for m in (
-            Method(
-                "elder",
-                "elder.editors.elder:ElderEditor",
-                "elder.editors.options:ElderOptions",
-                "ELDER as published (AAAI 2025): mixture of LoRAs, guided routing, Hamming deferral",
-            ),
-            Method(
-                "elder-plus",
-                "elder.editors.elder_plus:ElderPlusEditor",
-                "elder.editors.options:ElderPlusOptions",
-                "our ELDER: replay, a calibrated continuous gate, key-routed mixture; forgets less, defers better",
-            ),
-            Method(
-                "rome",
-                "elder.editors.rome:RomeEditor",
-                "elder.editors.weight_options:RomeOptions",
-                "ROME (2022): one fact at a time, exactly, by a rank-one change of one block",
-            ),
-            Method(
-                "memit",
-                "elder.editors.memit:MemitEditor",
-                "elder.editors.weight_options:MemitOptions",
-                "MEMIT (2023): batches of facts by least squares over several blocks, earlier ones preserved",
-            ),
-            Method(
-                "emmet",
-                "elder.editors.memit:EmmetEditor",
-                "elder.editors.weight_options:EmmetOptions",
-                "EMMET (2024): batches of facts exactly, or regularised as MEMIT does",
-            ),
-            Method(
-                "alphaedit",
-                "elder.editors.alphaedit:AlphaEditEditor",
-                "elder.editors.weight_options:AlphaEditOptions",
-                "AlphaEdit (2025): batches of facts inside the directions that ordinary text hardly uses",
-            ),
-            Method(
-                "ultraedit",
-                "elder.editors.ultraedit:UltraEditEditor",
-                "elder.editors.hyper_options:UltraEditOptions",
-                "UltraEdit (2025): normalised gradients and one regression; no training, no subject",
-            ),
-            Method(
-                "mend",
-                "elder.editors.mend:MendEditor",
-                "elder.editors.hyper_options:MendOptions",
-                "MEND (2022): a trained network turns gradients into changes, which add up",
-            ),
-            Method(
-                "malmen",
-                "elder.editors.malmen:MalmenEditor",
-                "elder.editors.hyper_options:MalmenOptions",
-                "MALMEN (2024): as MEND, the changes of many facts reconciled by a regression",
-            ),
-        )
-    }
-)
+def _entry(name: str, room: str, stem: str, summary: str, trainable: bool = False) -> Method:
+    """A method whose files are `elder/editors/ROOM/NAME.py` and `NAME_options.py`, with the classes STEMEditor, ..."""
+    home = f"elder.editors.{room}.{name.replace('-', '_')}"
+    training = f"{home}_options:{stem}Training" if trainable else None
+    return Method(name, f"{home}:{stem}Editor", f"{home}_options:{stem}Options", summary, training)
 
 
-TRAINABLE: Mapping[str, str] = types.MappingProxyType(
-    {"mend": "elder.editors.hyper_options:MendTraining", "malmen": "elder.editors.hyper_options:MalmenTraining"}
-)
+_ENTRIES = (
+    _entry(
+        "elder", "mixture", "Elder",
+        "ELDER as published (AAAI 2025): mixture of LoRAs, guided routing, Hamming deferral",
+    ),
+    _entry(
+        "elder-plus", "mixture", "ElderPlus",
+        "our ELDER: replay, a calibrated continuous gate, key-routed mixture; forgets less, defers better",
+    ),
+    _entry(
+        "rome", "weights", "Rome",
+        "ROME (2022): one fact at a time, exactly, by a rank-one change of one block",
+    ),
+    _entry(
+        "memit", "weights", "Memit",
+        "MEMIT (2023): batches of facts by least squares over several blocks, earlier ones preserved",
+    ),
+    _entry(
+        "emmet", "weights", "Emmet",
+        "EMMET (2024): batches of facts exactly, or regularised as MEMIT does",
+    ),
+    _entry(
+        "alphaedit", "weights", "AlphaEdit",
+        "AlphaEdit (2025): batches of facts inside the directions that ordinary text hardly uses",
+    ),
+    _entry(
+        "ultraedit", "gradient", "UltraEdit",
+        "UltraEdit (2025): normalised gradients and one regression; no training, no subject",
+    ),
+    _entry(
+        "mend", "gradient", "Mend",
+        "MEND (2022): a trained network turns gradients into changes, which add up",
+        trainable=True,
+    ),
+    _entry(
+        "malmen", "gradient", "Malmen",
+        "MALMEN (2024): as MEND, the changes of many facts reconciled by a regression",
+        trainable=True,
+    ),
+)  # fmt: skip
+
+METHODS: Mapping[str, Method] = types.MappingProxyType({entry.name: entry for entry in _ENTRIES})
+"""Every method by name."""
+
+TRAINABLE: Mapping[str, str] = types.MappingProxyType({e.name: e.training for e in _ENTRIES if e.training})
 """Methods whose editor is trained (`elder train-editor`) -> the options of the training."""
 
 

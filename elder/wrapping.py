@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from elder.editors.base import Base
-from elder.models import wrap_base
+from elder.base import Base
+from elder.models.load import wrap_base
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> Base:

@@ -178,7 +178,7 @@ def make_edited(model: PreTrainedModel, edits: Edits) -> PreTrainedModel:
     """Let a model carry edits; it stays an instance of its class, and goes by its name.
 
     Args:
-        model: A clone (see `elder.models.clone_sharing_weights`); its class is changed in place.
+        model: A clone (see `elder.models.anatomy.clone_sharing_weights`); its class is changed in place.
         edits: Attached to its parts already.
     """
     kind: Any

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.metrics.generation import Decoder
 from elder.mixture.cached import record_of
 from elder.mixture.edits import MixtureEdits

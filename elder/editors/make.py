@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from elder.editors.base import Base, Editor
+from elder.base import Base, Editor
 from elder.registry import editor_class, make_options
 
 

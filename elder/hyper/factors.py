@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from elder.hyper.passes import Pass, deal
 from elder.mixture.samples import IGNORED, Row
-from elder.models import check_rows
+from elder.models.anatomy import check_rows
 from elder.runtime import Runtime
 
 Tokens = Literal["answer", "all"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from elder.errors import ModelError
-from elder.models import Anatomy, dimensions
+from elder.models.anatomy import Anatomy, dimensions
 
 Sizes = Mapping[str, tuple[int, int]]
 """Name of a map -> (in, out)."""

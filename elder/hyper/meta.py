@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elder.editors.deltas import Deltas
+from elder.editors.weights.deltas import Deltas
 from elder.hyper.aggregate import malmen_shifts, ridge_factors, slim, sum_factors
 from elder.hyper.factors import Factors, Recorder, answer_losses
 from elder.hyper.network import HyperNetwork

@@ -14,14 +14,15 @@ from typing import Any
 
 from torch import Tensor
 
-from elder.adapter import MANIFEST, load_state, verify, write_directory
-from elder.editors.base import Base, state_digest
-from elder.editors.fit import check_state
-from elder.editors.hyper_options import TrainedOptions, TrainingOptions
+from elder.adapter_files import MANIFEST, load_state, verify, write_directory
+from elder.base import Base
 from elder.errors import AdapterError
 from elder.hyper.maps import Sizes
 from elder.hyper.network import HyperNetwork
+from elder.hyper.options import TrainedOptions, TrainingOptions
 from elder.registry import make_training
+from elder.state import state_digest
+from elder.state_checks import check_state
 
 KIND = "trained-editor"
 

@@ -16,22 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base, pack_json, unpack_json
-from elder.editors.deltas import Deltas
-from elder.editors.fit import check_state, refuse
-from elder.editors.hyper_options import TrainingOptions
+from elder.editors.weights.deltas import Deltas
 from elder.errors import ConfigError, SolverError
 from elder.hyper.factors import Factors, Recorder, read_factors
 from elder.hyper.facts import BlockRows, block_rows, check_facts
 from elder.hyper.maps import edited_maps, last_layers, map_sizes
 from elder.hyper.meta import Applied, Trial, backward, changes_of, try_out
 from elder.hyper.network import HyperNetwork
+from elder.hyper.options import TrainingOptions
 from elder.hyper.trained import save_trained
 from elder.metrics.scoring import Pair, score
 from elder.mixture.samples import Row
-from elder.models import anatomy, clone_sharing_weights
+from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.runtime import keep_alike
+from elder.state import pack_json, unpack_json
+from elder.state_checks import check_state, refuse
 from elder.tokens import pad_id
 
 LAYERS = {"mend": 3, "malmen": 6}  # how many of the last blocks are written

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from elder.editors.base import Base, Editor
+from elder.base import Base, Editor
 from elder.errors import ConfigError, DataError
 from elder.metrics.batching import run_batched
 from elder.metrics.generation import Decoder

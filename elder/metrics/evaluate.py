@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from elder.base import Editor
 from elder.edit import Edit
-from elder.editors.base import Editor
 from elder.metrics.batching import Progress
 from elder.metrics.evaluator import Evaluator
 from elder.metrics.questions import DEFAULT_PARTS, PROTOCOLS

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from elder.base import Editor
 from elder.edit import Edit
-from elder.editors.base import Editor
 from elder.errors import ConfigError, DataError
 from elder.metrics.batching import Meter, Progress
 from elder.metrics.counterfact import Contest, Record, counterfact_scores

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from elder.editors.base import Editor
+from elder.base import Editor
 from elder.metrics.batching import Meter, run_batched
 from elder.metrics.generation import Continuation, Decoder, generate
 from elder.metrics.scoring import Pair, TokenScores, score

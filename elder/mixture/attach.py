@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elder.mixture.route import Plan
-from elder.models import check_rows
+from elder.models.anatomy import check_rows
 from elder.scoped import eager
 
 

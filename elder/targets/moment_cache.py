@@ -13,9 +13,9 @@ from typing import Protocol
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from elder.editors.base import state_digest
 from elder.errors import AdapterError
 from elder.solvers.moments import MOMENT_STATE, SecondMoment
+from elder.state import state_digest
 
 FORMAT = "1"
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from elder.mixture.partial import PartialForward
-from elder.models import check_rows
+from elder.forward.partial import PartialForward
+from elder.forward.value_row import Row
+from elder.models.anatomy import check_rows
 from elder.runtime import Runtime, merge_shares, rounds, share
-from elder.targets.requests import Row
 from elder.tokens import pad_left
 
 BENT = 0.05  # part of a response that may go another way than the push and be rounding (bfloat16)

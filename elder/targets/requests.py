@@ -6,36 +6,17 @@ Knows the tokenizer; nothing of models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from elder.edit import Edit
 from elder.errors import DataError
+from elder.forward.value_row import Row
 from elder.mixture.subject import subject_tokens
 from elder.tokens import encode_prompt, encode_target
 
 SUBJECT_LAST = "subject_last"
 ESSENCE = "{} is a"  # the text whose continuation must not change, ROME section 3.1
-
-
-@dataclass(frozen=True)
-class Row:
-    """One text that is run while a value is optimised.
-
-    Attributes:
-        edit: Number of the edit in its batch.
-        ids: Token ids.
-        at: Index of the subject's last token, where the value stands.
-        places: Indices whose next-token distribution is looked at.
-        labels: The tokens wanted there; empty for the row that must not change.
-    """
-
-    edit: int
-    ids: tuple[int, ...]
-    at: int
-    places: tuple[int, ...]
-    labels: tuple[int, ...] = ()
 
 
 def subject_end(tokenizer: PreTrainedTokenizerBase, text: str, subject: str) -> int:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.errors import DataError
-from elder.mixture.partial import PartialForward
-from elder.models import anatomy, check_rows, clone_sharing_weights, dimensions
+from elder.forward.partial import PartialForward
+from elder.models.anatomy import anatomy, check_rows, clone_sharing_weights, dimensions
 from elder.runtime import share
 from elder.solvers.moments import SecondMoment
 from elder.tokens import encode_prompt, pad_id

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from elder.base import Base
 from elder.datasets.text import WORLD, check_text, read_text
-from elder.editors.base import Base
 from elder.errors import AdapterError, ConfigError, DataError, ModelError
-from elder.models import anatomy, dimensions
+from elder.models.anatomy import anatomy, dimensions
 from elder.runtime import told_by_first
 from elder.solvers.moments import SecondMoment
 from elder.targets.moment_cache import MomentCache

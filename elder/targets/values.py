@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from elder.forward.upper import UpperBlocks, select
+from elder.forward.value_row import Row
 from elder.mixture.samples import IGNORED
 from elder.runtime import Runtime, merge_shares, rounds, share
-from elder.targets.requests import Row
-from elder.targets.upper import UpperBlocks, select
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 

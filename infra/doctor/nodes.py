@@ -90,14 +90,15 @@ def survey(address: str, urls: list[str], markers: list[str]) -> dict[str, Any]:
         urls: As `look`.
         markers: As `look`.
     """
+    import logging
     import time
 
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="elder-doctor")
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="elder-doctor")
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         task = ray.remote(num_cpus=0, max_retries=0)(look)
         begun = time.time()
         asked = {}
@@ -116,7 +117,7 @@ def survey(address: str, urls: list[str], markers: list[str]) -> dict[str, Any]:
             }
             if reference in answered:
                 try:
-                    report |= {**ray.get(reference), "error": ""}
+                    report |= {**dict(ray.get(reference)), "error": ""}  # type: ignore[arg-type]
                 except Exception as error:
                     report["error"] = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             reports.append(report)

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
-from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
+from mlflow.utils.rest_utils import augmented_raise_for_status, http_request  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
 from elder.errors import ElderError, InputError, UnreachableError
@@ -171,7 +171,7 @@ def _continued(repository: HttpArtifactRepository, name: str, target: Path) -> N
 def _rest(repository: HttpArtifactRepository, name: str, target: Path, have: int) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     creds = repository._host_creds
-    with http_request(creds, f"/{name}", "GET", stream=True, extra_headers=headers) as answer:
+    with http_request(creds, f"/{name}", "GET", stream=True, extra_headers=headers) as answer:  # type: ignore[no-untyped-call]
         if answer.status_code == 416:  # there is nothing behind what we have; its sha256 tells whether it is right
             return
         augmented_raise_for_status(answer)  # type: ignore[no-untyped-call]

@@ -76,7 +76,7 @@ def _from_store(directory: Path) -> Path:
     Raises:
         AdapterError: What is needed to reach the store is not installed.
     """
-    from elder.adapter import verify
+    from elder.adapter_files import verify
     from elder.errors import AdapterError
 
     pointer = json.loads((directory / POINTER).read_text(encoding="utf-8"))

@@ -90,6 +90,7 @@ def find_candidate(mlflow: Connection, ref: str, name: str | None = None) -> Can
     run = mlflow.call("get_run", mlflow.call("get_logged_model", adapter.model_id).source_run_id)
     params = run.data.params
     own = registered_version(mlflow, ref)
+    version: int | None
     if own is not None and name in (None, own.name):
         known, version = own.name, int(own.version)
     else:

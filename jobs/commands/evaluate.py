@@ -68,7 +68,7 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
         `adapter` (its manifest's method, edits and digest), `metrics`, `counts`, `rows`, `answers`.
     """
     import elder
-    from elder.adapter import verify
+    from elder.adapter_files import verify
     from elder.jobs.shared.preflight import check_inputs
     from elder.jobs.shared.running import show_world
     from elder.jobs.shared.wiring import home, quiet_libraries

@@ -34,7 +34,7 @@ def command(
     alphaedit, mend, malmen, ultraedit).
     """
     from elder.adapter import load_edited
-    from elder.editors.rollback import rolled_back
+    from elder.editors.weights.rollback import rolled_back
     from elder.export import check_target, export_merged
     from elder.jobs.shared.wiring import home, tracking_address
 

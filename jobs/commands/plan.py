@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -76,7 +76,7 @@ def show_fleet(fleet: FleetPlan) -> None:
         f"base model       {run.model.source}: {fleet.shape.parameters:,} parameters, {fleet.shape.blocks} blocks"
     )
     columns = ("run", "method", "blocks", "a batch", "edits", "stages", "batches", "statistics", "GiB a worker")
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for name, one in fleet.plans.items():
         memory = next(item for item in one.memory if item.sharding == one.sharding)
         blocks = _ranges(one.edited)
@@ -164,7 +164,7 @@ def _show_memory(plan: Plan) -> None:
     from elder.pipelines.planning.memory import formulas, gib
 
     click.echo(f"\nmemory per worker, GiB ({max(plan.config.cluster.workers, 1)} workers, {plan.config.model.dtype})")
-    columns = ("base", "gathered", "adapters", "statistics", "training", "evaluation", "total")
+    columns: tuple[str, ...] = ("base", "gathered", "adapters", "statistics", "training", "evaluation", "total")
     if not any(item.statistics for item in plan.memory):
         columns = tuple(name for name in columns if name != "statistics")
     click.echo("  sharding" + "".join(f"{name:>12}" for name in columns))

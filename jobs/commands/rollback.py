@@ -38,8 +38,8 @@ def command(
     A version that has held the alias before is taken at once; another one must pass the gates of its run, as in
     `elder promote`.
     """
+    from elder.infra.tracking.connection import Connection
     from elder.infra.tracking.promote import Order, find_candidate, has_held, move_alias, whoami
-    from elder.infra.tracking.tracker import Connection
     from elder.jobs.commands.promote import say, verdict
     from elder.jobs.shared.wiring import tracking_address
 

@@ -122,7 +122,7 @@ class Parcel:
     @property
     def run_id(self) -> str:
         """Names the run, and the job."""
-        return self.config.run_id
+        return str(self.config.run_id)
 
 
 def resolve_request(request: Request) -> Parcel:
@@ -252,7 +252,8 @@ def metadata(parcel: Parcel, attempt: int, packed: Any) -> dict[str, str]:
 def edits_of(config: Any) -> int | None:
     """How many edits a run has as far as its config says; in a training, the facts of all its steps."""
     training = getattr(config, "training", None)
-    return config.data.edits if training is None else training.steps * config.block_size
+    found: int | None = config.data.edits if training is None else training.steps * config.block_size
+    return found
 
 
 def check_stored(parcel: Parcel, packed: Any) -> None:

@@ -105,8 +105,8 @@ def check_members(whole: SeveralConfig) -> list[str]:
         except InputError as error:
             raise ConfigError(whole.named(member.name, error)) from error
         known = None if text in texts else tokenizer
-        for error in _wrong_with(config, streams[key], blocks, known, positions):
-            problems += [problem for problem in whole.named(member.name, error) if problem not in problems]
+        for wrong in _wrong_with(config, streams[key], blocks, known, positions):
+            problems += [problem for problem in whole.named(member.name, wrong) if problem not in problems]
         texts.add(text)
     if problems:
         raise ConfigError(problems)
@@ -117,7 +117,7 @@ def _wrong_with(
     config: RunConfig, edits: Sequence[Edit], blocks: int | None, tokenizer: Any, positions: int | None
 ) -> list[InputError]:
     """What one run cannot do; a text is read where a tokenizer is given."""
-    checks = (
+    checks: tuple[Callable[[], Any], ...] = (
         lambda: check_subjects(config, edits),
         lambda: None if blocks is None else check_blocks(config, blocks),
         lambda: check_text(config) if tokenizer is None else read_windows(config, tokenizer, positions),
@@ -137,7 +137,7 @@ def _blocks(config: RunConfig) -> int | None:
     place = cached_world(source) if source.startswith("world:") else source
     if place is None:
         return None
-    from elder.models import load_config, resolve_source
+    from elder.models.load import load_config, resolve_source
 
     place = resolve_source(str(place))
     return load_config(place).get_text_config().num_hidden_layers if Path(place).expanduser().is_dir() else None
@@ -180,7 +180,7 @@ def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | Non
             notes.append(f"{source} is trained on first use (1 to 2 minutes); prompt lengths are checked then")
             return None, None
         return _read_tokenizer(config, str(place), None)
-    from elder.models import resolve_source
+    from elder.models.load import resolve_source
 
     place_text = resolve_source(source)
     if place_text != source or Path(source).expanduser().is_dir():
@@ -218,7 +218,7 @@ def check_places(store: Store) -> None:
     probe_store(store)
 
 
-def _read_tokenizer(config: RunConfig, place: str, revision: str | None) -> tuple[Any, int | None]:
+def _read_tokenizer(config: StagedConfig, place: str, revision: str | None) -> tuple[Any, int | None]:
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=True)

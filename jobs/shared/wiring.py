@@ -46,13 +46,13 @@ def open_tracker(config: StagedConfig) -> Tracker:
         ConfigError: The address is not understood.
         UnreachableError: The server does not answer.
     """
-    if config.tracking.mlflow is None:
+    tracking = config.tracking
+    if tracking.mlflow is None:
         from elder.infra.tracking.null import NullTracker
 
         return NullTracker()
     from elder.infra.tracking.tracker import MlflowTracker
 
-    tracking = config.tracking
     return MlflowTracker(tracking.mlflow, tracking.experiment, tracking.mlflow_limit_mb, s3_settings(config))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from elder.edit import Edit
 
 if TYPE_CHECKING:
-    from elder.editors.base import Editor
+    from elder.base import Editor
 
 
 def before_and_after(editor: Editor, edits: Sequence[Edit], max_new_tokens: int) -> list[dict[str, Any]]:

@@ -81,7 +81,7 @@ class TuneDisplay:
     def _beats(self, value: float) -> bool:
         if self._best is None:
             return True
-        before = self._best["objective"]
+        before: float = self._best["objective"]
         return value > before if self._mode == "max" else value < before
 
     def summary(self) -> str:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from elder.host_memory import give_back_memory
+from elder.models.host_memory import give_back_memory
 
 SHARDINGS = ("none", "zero2", "zero3")
 

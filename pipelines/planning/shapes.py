@@ -102,7 +102,7 @@ def _config(source: str, revision: str | None) -> tuple[Any, str]:
     from transformers import AutoConfig
 
     if Path(source).expanduser().is_dir():
-        from elder.models import load_config
+        from elder.models.load import load_config
 
         return load_config(source), f"{source}/config.json"
     try:
@@ -112,7 +112,7 @@ def _config(source: str, revision: str | None) -> tuple[Any, str]:
     if source in DOCUMENTED:
         known = dict(DOCUMENTED[source])
         return AutoConfig.for_model(known.pop("model_type"), **known), "elder's table of documented models"
-    from elder.models import load_config
+    from elder.models.load import load_config
 
     return load_config(source, revision), "the hub"
 
@@ -138,7 +138,7 @@ def _measure(config: Any, origin: str) -> ModelShape:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from elder.models import anatomy
+    from elder.models.anatomy import anatomy
 
     try:
         with torch.device("meta"):

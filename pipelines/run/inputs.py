@@ -48,7 +48,7 @@ def read_tokenizer(config: StagedConfig, cache_dir: Path | None, needs: bool = T
         ModelError: There is none, or it cannot be read.
         ConfigError: A block that is to be edited does not exist.
     """
-    from elder.models import load_config, load_tokenizer
+    from elder.models.load import load_config, load_tokenizer
 
     model = config.model
     shape = load_config(model.source, model.revision, cache_dir).get_text_config()

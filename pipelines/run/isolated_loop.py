@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
+from elder.base import Receipt
 from elder.edit import Edit
-from elder.editors.base import Receipt, state_digest
 from elder.errors import AdapterError, ElderError
 from elder.metrics.counterfact import harmonic_mean
 from elder.pipelines.run.commits import Commit
 from elder.pipelines.run.stage_loop import Done, StageLoop
 from elder.pipelines.run.stage_plan import StagePlan
+from elder.state import state_digest
 
 SCORE, PARTS = "counterfact.S", ("counterfact.ES", "counterfact.PS", "counterfact.NS")
 

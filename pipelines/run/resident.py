@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from elder.editors.base import Base, Editor
+from elder.base import Base, Editor
 from elder.pipelines.run.spec import Job, Kit, Meter
 from elder.runtime import Runtime
 

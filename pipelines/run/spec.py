@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from elder.base import Base, Editor
 from elder.edit import Edit, dataset_digest
-from elder.editors.base import Base, Editor
 from elder.errors import ElderError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Store
@@ -62,7 +62,7 @@ class Kit:
 
     def base(self, job: Job, runtime: Runtime) -> Base:
         """Load the base model; the embedded one is trained by one rank of each machine, the others wait."""
-        from elder.models import load_base, resolve_source
+        from elder.models.load import load_base, resolve_source
 
         model = job.config.model
         if job.local_rank == 0:
@@ -101,7 +101,7 @@ class Kit:
 
     def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
         """Write the adapter directory of the editor's state."""
-        from elder.adapter import save_adapter
+        from elder.adapter_files import save_adapter
 
         save_adapter(directory, editor, extra=dict(extra))
 

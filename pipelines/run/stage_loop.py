@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from elder.editors.base import Preparing, Receipt, state_digest
+from elder.base import Preparing, Receipt
 from elder.errors import AdapterError, ElderError, GateError
 from elder.metrics.retention import retention_summary
 from elder.pipelines.run.commits import Commit, RunState, RunTakenOver, write_stage_files
@@ -30,6 +30,7 @@ from elder.pipelines.run.retry import PatientStore
 from elder.pipelines.run.spec import Job, Report
 from elder.pipelines.run.stage_plan import StagePlan
 from elder.runtime import Runtime
+from elder.state import state_digest
 
 Proceed = Callable[[int, Mapping[str, float]], bool]
 """(stage, its metrics) -> whether the run may go on behind this committed stage."""

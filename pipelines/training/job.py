@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from elder.base import Base, Editor, Progress, Receipt
 from elder.edit import Edit
-from elder.editors.base import Base, Editor, Progress, Receipt
 from elder.errors import ElderError
 from elder.metrics.report import Report
 from elder.pipelines.run.commits import ADAPTER_FILES, CONTINUATION

@@ -26,8 +26,17 @@ class Import:
 @cache
 def modules(*packages: str) -> tuple[Path, ...]:
     """All source files of packages, as paths below the root."""
-    found = [path for name in packages or PACKAGES for path in (ROOT / name).rglob("*.py")]
-    return tuple(sorted(path.relative_to(ROOT) for path in found if "__pycache__" not in path.parts))
+    found = [path for name in packages or PACKAGES for path in _python(ROOT / name)]
+    return tuple(sorted(path.relative_to(ROOT) for path in found))
+
+
+def _python(folder: Path) -> Iterator[Path]:
+    """The source files below a folder; links to other folders of the house are not followed."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink() and path.name != "__pycache__":
+            yield from _python(path)
+        elif path.suffix == ".py":
+            yield path
 
 
 @cache
@@ -36,12 +45,17 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
 
 
-def imports(path: Path) -> list[Import]:
-    """Every import of a file. Those for type checkers only are left out: they never run."""
-    return list(_imports(tree(path).body, eager=True))
+def imports(path: Path, typing: bool = False) -> list[Import]:
+    """Every import of a file.
+
+    Args:
+        path: The file, below the root.
+        typing: Take those for type checkers too, which never run.
+    """
+    return list(_imports(tree(path).body, True, typing))
 
 
-def _imports(body: list[ast.stmt], eager: bool) -> Iterator[Import]:
+def _imports(body: list[ast.stmt], eager: bool, typing: bool) -> Iterator[Import]:
     for node in body:
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, node.lineno, eager) for alias in node.names)
@@ -49,14 +63,33 @@ def _imports(body: list[ast.stmt], eager: bool) -> Iterator[Import]:
             assert node.level == 0, "imports are absolute"
             yield from (Import(f"{node.module}.{alias.name}", node.lineno, eager) for alias in node.names)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            yield from _imports(node.orelse, eager)
+            yield from _imports([*node.body, *node.orelse] if typing else node.orelse, eager, typing)
         else:
             inside = eager and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             for name in ("body", "orelse", "finalbody", "handlers"):
                 children = getattr(node, name, [])
                 if isinstance(children, list):
                     for child in children:
-                        yield from _imports(child.body if isinstance(child, ast.excepthandler) else [child], inside)
+                        yield from _imports(
+                            child.body if isinstance(child, ast.excepthandler) else [child], inside, typing
+                        )
+
+
+def home_of(name: str) -> Path | None:
+    """The file of the house that an imported name comes from, or None when it comes from elsewhere.
+
+    The package `elder` holds the other folders too, through links in a checkout.
+    """
+    parts = name.split(".")
+    if parts[0] != "elder":
+        return None
+    inner = parts[1:] if len(parts) > 1 and parts[1] in PACKAGES else parts
+    for length in range(len(inner), 0, -1):
+        place = Path(*inner[:length])
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if (ROOT / path).is_file():
+                return path
+    return None
 
 
 def within(name: str, *prefixes: str) -> bool:

@@ -7,8 +7,8 @@ import torch
 
 from bench.model import TINY, batch_of, make_base, make_edits, make_prompts
 from bench.reference_elder import ReferenceElder
-from elder.editors.elder import ElderEditor
-from elder.editors.options import ElderOptions
+from elder.editors.mixture.elder import ElderEditor
+from elder.editors.mixture.elder_options import ElderOptions
 
 OPTIONS = ElderOptions(lr=1e-3, steps=6, batch_size=3, epsilon=2, seed=3)
 LR_STEPS = OPTIONS.lr * OPTIONS.steps

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from elder.base import Base, Receipt
 from elder.edit import Edit
-from elder.editors.base import Base, Receipt
 from elder.infra.stores.open import store_factory
 from elder.jobs.main import BRISK, SILENT, exit_code
 from elder.pipelines.edit.driver import run_edit

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from elder.editors.base import weights_digest
-from elder.models import anatomy, clone_sharing_weights, load_base
+from elder.models.anatomy import anatomy, clone_sharing_weights
+from elder.models.load import load_base
 from elder.runtime import LocalRuntime
+from elder.state import weights_digest
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, write_model
 

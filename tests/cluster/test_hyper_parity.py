@@ -13,10 +13,10 @@ import torch
 import elder
 from elder.device import DTYPES
 from elder.edit import Probe
-from elder.editors.base import state_digest
 from elder.hyper.trainer import make_trainer
 from elder.registry import make_training
 from elder.runtime import LocalRuntime, Runtime
+from elder.state import state_digest
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import make_edits, write_model
 from tests.double import in_double
@@ -58,7 +58,7 @@ def _all_in_double(runtime: Runtime, source: str) -> Found:
     trainer.step(edits[:3])
     found["validation"] = trainer.validate(edits, 3)
     found["trainer.digest"] = state_digest(trainer.state_dict())
-    found["untouched"] = digest == elder.editors.base.weights_digest(base.model, runtime)  # type: ignore[attr-defined]
+    found["untouched"] = digest == elder.state.weights_digest(base.model, runtime)  # type: ignore[attr-defined]
     return found
 
 

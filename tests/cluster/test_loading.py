@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from elder.editors.base import weights_digest
 from elder.errors import ModelError
-from elder.models import clone_sharing_weights, load_base
+from elder.models.anatomy import clone_sharing_weights
+from elder.models.load import load_base
 from elder.pipelines.run.resident import ResidentBases
 from elder.pipelines.run.spec import Kit
 from elder.runtime import LocalRuntime
+from elder.state import weights_digest
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import vocabulary, write_model
 from tests.pipelines.run.test_stage_loop import make_job

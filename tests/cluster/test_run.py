@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import elder
-from elder.adapter import verify
+from elder.adapter_files import verify
 from elder.metrics.evaluator import Evaluator
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 
 import elder
 from elder.device import DTYPES
-from elder.editors.base import unpack_json
 from elder.export import export_merged
 from elder.runtime import LocalRuntime, Runtime
+from elder.state import unpack_json
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, SHADES, THINGS, make_edits, write_model
 from tests.double import UNIT, in_double

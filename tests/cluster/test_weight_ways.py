@@ -16,8 +16,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import elder as library
-from elder.editors.base import state_digest
-from elder.editors.rollback import rolled_back
+from elder.editors.weights.rollback import rolled_back
+from elder.state import state_digest
 from tests.infra.conftest import database, empty_database  # noqa: F401  # fixtures
 from tests.infra.servers import mlflow_server
 from tests.jobs.conftest import Elder, elder  # noqa: F401  # a fixture

@@ -18,7 +18,7 @@ TAGS = {"elder.git": "abc1234"}
 
 
 def write_adapter(directory: Path, content: bytes = b"weights", source: str = "world:small") -> Path:
-    """An adapter directory in the layout of `elder.adapter`, with made-up content."""
+    """An adapter directory in the layout of `elder.adapter_files`, with made-up content."""
     directory.mkdir(parents=True)
     (directory / "adapter.safetensors").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()

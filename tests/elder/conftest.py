@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from elder.editors.base import Base, Editor
+from elder.base import Base, Editor
 from elder.editors.make import make_editor
 from tests.double import in_double
 from tests.elder.edited.talk import Alone

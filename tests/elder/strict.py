@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from elder.models import anatomy
+from elder.models.anatomy import anatomy
 from tests.elder.tiny import ThreadRuntime
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from elder import adapter
-from elder.adapter import FORMAT, MANIFEST, WEIGHTS, load_adapter, load_edited, load_manifest, save_adapter, verify
-from elder.editors.base import Base, Editor, state_digest
+from elder import adapter_files as adapter
+from elder.adapter import load_adapter, load_edited
+from elder.adapter_files import FORMAT, MANIFEST, WEIGHTS, load_manifest, save_adapter, verify
+from elder.base import Base, Editor
 from elder.errors import AdapterError
+from elder.state import state_digest
 from tests.elder.tiny import EDITS, logits_of, make_model, make_tokenizer, padded
 
 
@@ -86,7 +88,7 @@ def test_a_directory_without_manifest_is_no_adapter_and_half_written_ones_have_n
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("elder.adapter.save_file", die)
+    monkeypatch.setattr("elder.adapter_files.save_file", die)
     with pytest.raises(KeyboardInterrupt):
         editor.save(folder)
     with pytest.raises(AdapterError, match=r"is no adapter: it has no manifest\.json") as caught:
@@ -136,7 +138,7 @@ def test_a_file_is_hashed_once_a_load(folder: Path, base: Base, monkeypatch: pyt
 
 def test_load_edited_loads_the_base_that_the_manifest_names(method: str, tmp_path: Path) -> None:
     from elder.editors.make import make_editor
-    from elder.models import load_base
+    from elder.models.load import load_base
     from tests.elder.tiny import OPTIONS
 
     make_model("llama").save_pretrained(tmp_path / "model")

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from elder.editors.base import Base, weights_digest
+from elder.base import Base
 from elder.errors import ModelError
-from elder.models import load_base, wrap_base
+from elder.models.load import load_base, wrap_base
 from elder.runtime import LocalRuntime
+from elder.state import weights_digest
 from tests.elder.test_models import ARCHITECTURES, COMMON, MODERN, build
 from tests.elder.tiny import DEPTH, ThreadRuntime, logits_of, make_model, make_tokenizer, on_ranks, padded
 
@@ -193,7 +194,7 @@ def test_pickled_weights_are_judged_alike(place: Callable[..., Path], base_of: C
 def test_without_accelerate_the_report_of_the_load_itself_is_judged(
     place: Callable[..., Path], base_of: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elder.rehearsal.is_accelerate_available", lambda: False)
+    monkeypatch.setattr("elder.models.rehearsal.is_accelerate_available", lambda: False)
     assert load_base(str(place(name="whole")), device="cpu").digest == base_of("llama").digest
     assert f"'{DOWN}'" in refusal(place(without(DOWN)))
 
@@ -293,7 +294,7 @@ def test_whole_models_of_many_families_load_as_transformers_loads_them(tmp_path:
 @pytest.fixture
 def _one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ranks of these tests are threads, and transformers' loading changes settings of the whole process."""
-    import elder.models as home
+    import elder.models.load as home
 
     lock = threading.RLock()
 
@@ -341,7 +342,7 @@ def test_ranks_that_read_different_weights_do_not_begin(place: Callable[..., Pat
 @pytest.mark.usefixtures("_one_at_a_time")
 def test_the_digest_is_computed_by_one_rank(place: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    import elder.editors.base as home
+    import elder.base as home
 
     original = home._hash_tensor
     monkeypatch.setattr(home, "_hash_tensor", lambda h, name, t: (hashed.append(name), original(h, name, t)))

@@ -15,11 +15,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from elder.editors.base import Base, state_digest
+from elder.base import Base
 from elder.editors.make import make_editor
 from elder.errors import ConfigError, ModelError
 from elder.mixture.samples import Row, edit_rows
-from elder.models import anatomy, clone_sharing_weights, dimensions, load_base, load_config, wrap_base
+from elder.models.anatomy import anatomy, clone_sharing_weights, dimensions
+from elder.models.load import load_base, load_config, wrap_base
+from elder.state import state_digest
 from tests.elder.tiny import (
     DEPTH,
     EDITS,

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from elder.editors.base import Base, state_digest, weights_digest
+from elder.base import Base
 from elder.editors.make import make_editor
 from elder.errors import ModelError
-from elder.models import load_base, load_config, load_tokenizer, wrap_base
-from elder.peft_adapters import is_adapted
+from elder.models.load import load_base, load_config, load_tokenizer, wrap_base
+from elder.models.peft_adapters import is_adapted
 from elder.runtime import LocalRuntime
+from elder.state import state_digest, weights_digest
 from tests.elder.tiny import EDITS, METHODS, OPTIONS, OTHERS, logits_of, make_model, make_tokenizer, padded
 
 peft = pytest.importorskip("peft")
@@ -186,7 +187,8 @@ def test_an_adapter_directory_is_its_base_with_the_adapter(places: tuple[Path, P
 def test_an_adapter_directory_is_edited_and_its_edits_are_loaded(
     places: tuple[Path, Path], tmp_path: Path, method: str
 ) -> None:
-    from elder.adapter import load_edited, save_adapter
+    from elder.adapter import load_edited
+    from elder.adapter_files import save_adapter
 
     base = load_base(str(places[1]), device="cpu")
     editor = make_editor(method, base, **OPTIONS[method])
@@ -251,7 +253,7 @@ def test_without_peft_the_refusal_says_what_to_do(places: tuple[Path, Path], mon
     def absent(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr("elder.peft_adapters.import_module", absent)
+    monkeypatch.setattr("elder.models.peft_adapters.import_module", absent)
     with pytest.raises(ModelError, match=r"pip install peft.*merge_and_unload\(\)"):
         load_base(str(places[1]), device="cpu")
     tuned = tune("lora")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.editors.make import make_editor
 from elder.errors import ConfigError
 from elder.registry import METHODS, editor_class, make_options, method, options_class

@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base
-from elder.models import wrap_base
+from elder.models.load import wrap_base
 from elder.runtime import LocalRuntime
 from elder.tokens import encode_prompt, pad_left
 

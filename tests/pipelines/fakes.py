@@ -20,14 +20,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from elder.base import Base, EditOutcome, Receipt
 from elder.edit import Edit, Probe
-from elder.editors.base import Base, EditOutcome, Receipt, pack_json, state_digest, unpack_json, weights_digest
 from elder.errors import ElderError, UnreachableError
 from elder.infra.stores.local import LocalStore
 from elder.infra.tracking.null import NullTracker
 from elder.pipelines.config.run import RunConfig, parse_config
 from elder.pipelines.run.spec import Job, Kit
 from elder.runtime import Runtime, share
+from elder.state import pack_json, state_digest, unpack_json, weights_digest
 
 
 def make_edits(count: int) -> list[Edit]:

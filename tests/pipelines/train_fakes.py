@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from elder.base import Base
 from elder.edit import Edit, Probe
-from elder.editors.base import Base, state_digest
 from elder.pipelines.config.training import TrainConfig, parse_train_config
 from elder.pipelines.run.spec import Job
 from elder.pipelines.training.data import TrainingData, read_training
 from elder.pipelines.training.job import TrainingKit
 from elder.runtime import Runtime, share
+from elder.state import state_digest
 from tests.pipelines.fakes import Mishap
 
 FACTS = 23

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from elder.editors.base import Base
+from elder.base import Base
 from tests.elder.tiny import EDITS, OTHERS, padded
 
 INSIDE = [edit.prompt for edit in EDITS[:4]] + [EDITS[0].rephrases[0], EDITS[2].rephrases[0]]

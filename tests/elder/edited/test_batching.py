@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.editors.make import make_editor
 from elder.errors import ModelError
 from elder.tokens import encode_prompt

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import LogitsProcessor, MistralConfig, MistralForCausalLM
 
-from elder.editors.base import restoring
 from elder.editors.make import make_editor
-from elder.models import wrap_base
+from elder.models.load import wrap_base
+from elder.state import restoring
 from tests.elder.edited.talk import INSIDE, MIXED, OUTSIDE, PROMPTS, Alone, Session, inputs_of, said
 from tests.elder.tiny import EDITS, OPTIONS, make_tokenizer
 

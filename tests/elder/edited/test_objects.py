@@ -14,13 +14,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors import elder as elder_module
-from elder.editors import elder_plus as plus_module
-from elder.editors.base import Base, state_digest, weights_digest
 from elder.editors.make import make_editor
+from elder.editors.mixture import elder as elder_module
+from elder.editors.mixture import elder_plus as plus_module
 from elder.errors import ModelError
 from elder.registry import options_class
+from elder.state import state_digest, weights_digest
 from tests.elder.edited.talk import INSIDE, MIXED, OUTSIDE, Alone, inputs_of, said
 from tests.elder.editors.test_contract import OWN, SMALL
 from tests.elder.tiny import EDITS, METHODS, OTHERS, logits_of, padded

@@ -22,13 +22,14 @@ from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from elder.adapter import load_adapter
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
 from elder.errors import AdapterError, ConfigError, DataError, ElderError, ModelError
 from elder.metrics.scoring import Pair, score
-from elder.models import load_base, wrap_base
+from elder.models.load import load_base, wrap_base
 from elder.registry import METHODS, options_class
+from elder.state import state_digest
 from elder.tokens import encode_prompt, encode_target, pad_id
 from tests.elder.tiny import EDITS, OPTIONS, OTHERS, logits_of, make_model, make_tokenizer, padded
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base
 from elder.editors.make import make_editor
 from elder.mixture.router import guided_loss
 from elder.mixture.samples import edit_rows

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
 from elder.errors import ModelError
 from elder.mixture.keys import late_interaction
+from elder.state import state_digest
 from tests.elder.tiny import EDITS, OPTIONS, OTHERS, logits_of, padded
 
 LEARNT = [e.prompt for e in EDITS[:4]]

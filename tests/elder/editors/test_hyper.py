@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from elder.adapter import load_adapter
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base, pack_json, state_digest, unpack_json
+from elder.editors.gradient.ultraedit import UltraEditEditor
 from elder.editors.make import make_editor
-from elder.editors.ultraedit import UltraEditEditor
 from elder.errors import AdapterError, ConfigError, ModelError, SolverError
-from elder.models import wrap_base
+from elder.models.load import wrap_base
 from elder.registry import make_options
+from elder.state import pack_json, state_digest, unpack_json
 from tests.elder.tiny import EDITS, OTHERS, greedy, logits_of, on_ranks, padded
 
 KINDS: dict[str, dict[str, Any]] = {

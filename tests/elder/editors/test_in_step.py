@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from elder.base import Base
 from elder.edit import Edit, Probe
-from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
 from elder.hyper.trainer import make_trainer
 from elder.metrics.evaluator import Evaluator
-from elder.models import wrap_base
+from elder.models.load import wrap_base
 from elder.registry import make_training
+from elder.state import state_digest
 from tests.elder.strict import Parted, StrictRuntime, on_strict_ranks
 from tests.elder.tiny import EDITS, OPTIONS, make_base
 

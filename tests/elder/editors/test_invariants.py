@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elder.editors.base import Base, Editor
+from elder.base import Base, Editor
 from elder.editors.make import make_editor
 from elder.mixture.cached import record_of
 from elder.mixture.route import Routes, Span, plan_of

@@ -9,18 +9,24 @@ from typing import Any
 import pytest
 import torch
 
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors import locate, rome
-from elder.editors.alphaedit import AlphaEditEditor
-from elder.editors.base import Base, pack_json, state_digest, unpack_json
-from elder.editors.keys_memory import KeysMemory
-from elder.editors.locate import LocateEditor
-from elder.editors.memit import EmmetEditor, MemitEditor
-from elder.editors.rome import RomeEditor
-from elder.editors.weight_options import AlphaEditOptions, EmmetOptions, MemitOptions, RomeOptions
+from elder.editors.weights import locate, rome
+from elder.editors.weights.alphaedit import AlphaEditEditor
+from elder.editors.weights.alphaedit_options import AlphaEditOptions
+from elder.editors.weights.emmet import EmmetEditor
+from elder.editors.weights.emmet_options import EmmetOptions
+from elder.editors.weights.keys_memory import KeysMemory
+from elder.editors.weights.locate import LocateEditor
+from elder.editors.weights.memit import MemitEditor
+from elder.editors.weights.memit_options import MemitOptions
+from elder.editors.weights.rome import RomeEditor
+from elder.editors.weights.rome_options import RomeOptions
 from elder.errors import AdapterError, ConfigError, DataError, SolverError
-from elder.models import anatomy, wrap_base
+from elder.models.anatomy import anatomy
+from elder.models.load import wrap_base
 from elder.solvers.moments import SecondMoment
+from elder.state import pack_json, state_digest, unpack_json
 from elder.targets.contexts import sample_contexts
 from elder.targets.requests import essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import collect_moments, cut_windows

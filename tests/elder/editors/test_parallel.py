@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from elder.editors.base import Base, state_digest
+from elder.base import Base
 from elder.editors.make import make_editor
-from elder.models import wrap_base
+from elder.models.load import wrap_base
+from elder.state import state_digest
 from tests.double import trained_apart, worst
 from tests.elder.tiny import EDITS, OPTIONS, ThreadRuntime, on_ranks
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from elder.adapter import load_adapter, load_manifest
-from elder.editors.base import Base, Editor, pack_json, state_digest
+from elder.adapter import load_adapter
+from elder.adapter_files import load_manifest
+from elder.base import Base, Editor
 from elder.editors.make import make_editor
 from elder.errors import AdapterError
+from elder.state import pack_json, state_digest
 from tests.double import trained_apart, worst
 from tests.elder.tiny import EDITS, OPTIONS, OTHERS, logits_of, make_base, padded
 

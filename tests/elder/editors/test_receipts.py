@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base
 from elder.editors.make import make_editor
-from elder.editors.mixture_editor import default_layers
+from elder.editors.mixture.mixture_editor import default_layers
 from elder.errors import ConfigError, ModelError
 from elder.mixture.samples import edit_rows
-from elder.models import clone_sharing_weights, wrap_base
+from elder.models.anatomy import clone_sharing_weights
+from elder.models.load import wrap_base
 from tests.elder.tiny import EDITS, OPTIONS, logits_of, padded
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from elder.editors.base import Base, state_digest
+from elder.base import Base
 from elder.editors.make import make_editor
-from elder.editors.rollback import rolled_back
+from elder.editors.weights.rollback import rolled_back
 from elder.errors import ConfigError
+from elder.state import state_digest
 from tests.elder.editors import test_hyper, test_locate
 from tests.elder.tiny import EDITS, OTHERS, logits_of, padded
 

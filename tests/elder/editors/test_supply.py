@@ -13,13 +13,14 @@ import pytest
 import elder.targets.moment_cache as moment_cache
 import elder.targets.supply as supply
 from elder.adapter import load_adapter
+from elder.base import Base, Preparing
 from elder.datasets.text import check_text, read_text
-from elder.editors.base import Base, Preparing, state_digest
 from elder.editors.make import make_editor
-from elder.editors.rollback import rolled_back
+from elder.editors.weights.rollback import rolled_back
 from elder.errors import AdapterError, ConfigError, DataError, ModelError, SolverError
-from elder.models import wrap_base
+from elder.models.load import wrap_base
 from elder.solvers.moments import SecondMoment
+from elder.state import state_digest
 from elder.targets.moment_cache import DirectoryMoments, write_moment
 from tests.elder.tiny import EDITS, OTHERS, ThreadRuntime, logits_of, on_ranks, padded
 

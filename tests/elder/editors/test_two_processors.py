@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from elder.base import Base
 from elder.edit import Probe
-from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
 from elder.errors import SolverError
 from elder.hyper.trainer import make_trainer
-from elder.models import wrap_base
+from elder.models.load import wrap_base
 from elder.registry import make_training
+from elder.state import state_digest
 from elder.targets.contexts import sample_contexts
 from tests.elder.tiny import EDITS, OPTIONS, ThreadRuntime, make_base, make_model, make_tokenizer, on_ranks
 

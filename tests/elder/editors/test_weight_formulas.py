@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elder.editors.base import Base
-from elder.editors.memit import MemitEditor
+from elder.base import Base
+from elder.editors.weights.memit import MemitEditor
 from elder.targets.requests import prompt_row
 from tests.elder.editors.test_locate import make
 from tests.elder.tiny import EDITS

@@ -18,18 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elder.attention import attention_of
+from elder.base import Base
 from elder.edit import Edit
-from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
 from elder.errors import ModelError
+from elder.forward.partial import PartialForward
+from elder.forward.value_row import Row
 from elder.metrics.generation import Decoder
-from elder.mixture.partial import PartialForward
-from elder.models import anatomy
+from elder.models.anatomy import anatomy
+from elder.models.attention import attention_of
 from elder.registry import METHODS, options_class
 from elder.runtime import LocalRuntime
+from elder.state import state_digest
 from elder.targets.observe import Observer
-from elder.targets.requests import Row
 from elder.tokens import encode_prompt, encode_target, end_ids
 from tests.elder.families.table import BEGIN, END, GRADIENTS, ONE_BLOCK, PAGE, REFUSED, SEVERAL, markdown
 from tests.elder.families.zoo import ANSWER, FAMILIES, WINDOW, build, make_base

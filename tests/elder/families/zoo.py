@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from elder.editors.base import Base
-from elder.models import wrap_base
+from elder.base import Base
+from elder.models.load import wrap_base
 from elder.runtime import LocalRuntime
 
 WINDOW = 16

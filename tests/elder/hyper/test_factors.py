@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.hyper.factors import Factors, Recorder, read_factors
 from elder.hyper.maps import edited_maps
 from elder.mixture.samples import Row, encode_rows
-from elder.models import anatomy, clone_sharing_weights
+from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.runtime import LocalRuntime
 from tests.elder.tiny import EDITS, make_base, on_ranks
 

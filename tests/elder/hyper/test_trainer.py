@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from elder.adapter import load_adapter
+from elder.base import Base
 from elder.edit import Edit, Probe
-from elder.editors.base import Base, state_digest
 from elder.editors.make import make_editor
-from elder.editors.rollback import rolled_back
+from elder.editors.weights.rollback import rolled_back
 from elder.errors import AdapterError, ConfigError, DataError
 from elder.hyper.facts import block_rows, check_facts
 from elder.hyper.meta import changes_of
 from elder.hyper.trained import load_trained
 from elder.hyper.trainer import MetaTrainer, make_trainer
-from elder.models import wrap_base
+from elder.models.load import wrap_base
 from elder.registry import make_training
+from elder.state import state_digest
 from elder.tokens import encode_prompt
 from tests.elder.tiny import EDITS, OTHERS, logits_of, make_base, on_ranks, padded
 

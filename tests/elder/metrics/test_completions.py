@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from elder.editors.base import Base, Editor
+from elder.base import Base, Editor
 from elder.editors.make import make_editor
 from elder.errors import ConfigError, DataError
 from elder.metrics.completions import Ask, Completer

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from elder.base import Base
 from elder.edit import Edit, Probe
-from elder.editors.base import Base
 from elder.metrics.evaluator import Evaluator
 from elder.runtime import LocalRuntime
 

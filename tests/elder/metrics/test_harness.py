@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from elder.editors.base import Base, Editor
+from elder import harness
+from elder.base import Base, Editor
 from elder.errors import AdapterError, ConfigError, DataError
-from elder.metrics import harness
+from elder.harness import ElderLM, ask_of
 from elder.metrics.completions import Ask
-from elder.metrics.harness import ElderLM, ask_of
 from elder.metrics.scoring import score
 from tests.architecture.sources import ROOT
 from tests.elder.metrics.test_completions import FACTS, learnt
@@ -44,7 +44,7 @@ def editor(base_of: Callable[..., Base]) -> Editor:
 
 def test_importing_the_house_never_imports_the_library() -> None:
     code = "import sys, elder, elder.metrics, elder.metrics.completions; elder.evaluate, elder.load_edited; "
-    code += "assert 'lm_eval' not in sys.modules and 'elder.metrics.harness' not in sys.modules"
+    code += "assert 'lm_eval' not in sys.modules and 'elder.harness' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elder.mixture.suffix import descend
+from elder.forward.suffix import descend
 from elder.runtime import LocalRuntime
 from tests.elder.tiny import ThreadRuntime, on_ranks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elder.mixture.packing import lines_of, pack
+from elder.forward.packing import lines_of, pack
 from elder.mixture.samples import Row
 
 ROWS = [Row((5, 6, 7), (8,), 0, ""), Row((9,), (10, 11, 12), 1, ""), Row((13, 14, 15, 16, 17), (18, 19), 2, "")]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.editors.make import make_editor
 from elder.mixture.samples import edit_rows
-from elder.models import anatomy
+from elder.models.anatomy import anatomy
 from tests.elder.tiny import EDITS, OPTIONS
 
 

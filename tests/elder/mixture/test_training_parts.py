@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.editors.make import make_editor
 from elder.mixture.route import Plan
 from elder.mixture.samples import Row, RowBatch, edit_rows

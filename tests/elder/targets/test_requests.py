@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.errors import DataError
 from elder.runtime import LocalRuntime
 from elder.targets.contexts import SEEDS, sample_contexts

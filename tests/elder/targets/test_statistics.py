@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from elder.editors.base import Base
+from elder.base import Base
 from elder.errors import DataError
-from elder.models import anatomy, wrap_base
+from elder.models.anatomy import anatomy
+from elder.models.load import wrap_base
 from elder.targets.statistics import collect_moments, cut_windows, moment_id
 from tests.elder.tiny import on_ranks
 

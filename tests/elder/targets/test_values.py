@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from elder.editors.base import Base
-from elder.mixture.partial import PartialForward
-from elder.models import anatomy, clone_sharing_weights
+from elder.base import Base
+from elder.forward.partial import PartialForward
+from elder.forward.upper import UpperBlocks
+from elder.forward.value_row import Row
+from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.runtime import LocalRuntime
-from elder.targets.requests import Row, essence_row, rewriting_row
-from elder.targets.upper import UpperBlocks
+from elder.targets.requests import essence_row, rewriting_row
 from elder.targets.values import ValueOptions, find_values
 from elder.tokens import pad_id
 from tests.double import trained_apart

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 import elder
-from elder.editors.base import Editor
+from elder.base import Editor
 from elder.errors import AdapterError, ElderError
 from elder.infra.tracking.elder_pyfunc import ElderModel, save_model
 from elder.infra.tracking.pointer import make_pointer

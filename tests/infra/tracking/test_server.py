@@ -9,7 +9,7 @@ import mlflow.pyfunc
 import pytest
 
 import elder
-from elder.editors.base import Editor
+from elder.base import Editor
 from elder.errors import AdapterError, UnreachableError
 from elder.infra.doctor.checks import check
 from elder.infra.stores.s3 import S3Store

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import elder as library
-from elder.editors.rollback import rolled_back
+from elder.editors.weights.rollback import rolled_back
 from elder.jobs.main import main
 from tests.infra.conftest import empty_database  # noqa: F401  # a fixture
 from tests.jobs.conftest import Elder, records, write_jsonl

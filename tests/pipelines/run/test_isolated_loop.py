@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from elder.editors.base import state_digest
 from elder.errors import ConfigError, ElderError
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState, adapter_files
@@ -15,6 +14,7 @@ from elder.pipelines.run.isolated_loop import totals
 from elder.pipelines.run.run_stages import run_stages
 from elder.pipelines.run.spec import Job
 from elder.runtime import LocalRuntime
+from elder.state import state_digest
 from tests.pipelines.fakes import (
     FakeEditor,
     FakeKit,

@@ -1,0 +1,170 @@
+"""What every editing method is to its callers. Methods live one to a file beside this one.
+
+Knows nothing of stages, stores or clusters. A method sees the machine through `base.runtime` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from elder.edit import Edit
+from elder.errors import ConfigError, DataError
+from elder.runtime import Runtime
+from elder.state import weights_digest
+
+
+@dataclass
+class Base:
+    """A loaded base model. Editors share its weights and never change them.
+
+    Attributes:
+        model: A transformers causal language model, in eval mode, all parameters frozen.
+        tokenizer: Its tokenizer, with a padding token.
+        source: What the user asked for: `world:small`, a directory, a hub id, an s3 address.
+        runtime: Where it lives: one process or a sharded group.
+        revision: Commit of a hub model, if known.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    runtime: Runtime
+    revision: str | None = None
+    _digest: str | None = field(default=None, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the weights at the time of the first call. Collective: with many ranks, all must ask."""
+        if self._digest is None:
+            self._digest = weights_digest(self.model, self.runtime)
+        return self._digest
+
+
+@dataclass(frozen=True)
+class EditOutcome:
+    """What happened to one edit: `final_loss` is the mean target cross-entropy of its prompts, in nats.
+
+    `details` are the method's figures about it, such as steps and norms of its value.
+    """
+
+    edit_id: str
+    accepted: bool
+    final_loss: float
+    note: str = ""
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one call of `Editor.edit` did.
+
+    Attributes:
+        outcomes: One for each edit, in the order given.
+        losses: The training loss of every step of every batch, for plots, `(batches, steps)`.
+        seconds: Wall time of the call.
+        notes: Figures of the method about itself (scope size, threshold, growth, ...), by name.
+    """
+
+    outcomes: tuple[EditOutcome, ...]
+    losses: tuple[tuple[float, ...], ...]
+    seconds: float
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+Progress = Callable[[int, int, float], None]
+"""Called after every batch with (edits done in this call, edits of this call, last loss)."""
+
+
+class Editor(Protocol):
+    """An edited model in the making: give it edits, use `model`, save it, go on.
+
+    `model` is an ordinary transformers model to its caller, with the edits active. It shares the
+    weights of `base.model`, which stays as it was; two editors on one base do not meet.
+    """
+
+    method: str
+    base: Base
+    model: PreTrainedModel
+    options: Any  # the frozen dataclass of this method's options
+
+    @property
+    def edits_applied(self) -> int:
+        """Number of edits since the beginning, those before a continuation included."""
+
+    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+        """Apply edits, in batches of `options.batch_size`; may be called again and again (lifelong).
+
+        Raises:
+            ConfigError: There are no edits.
+            DataError: An edit has an empty prompt or target, or lacks what the method needs; nothing was changed.
+        """
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Context in which `model` answers exactly like the base model."""
+
+    def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
+        """Context for teacher-forced calls of `model`.
+
+        Args:
+            positions: (B,) index of the last prompt token of each row, so that the answer that stands
+                behind it in the same row does not decide how the row is routed.
+        """
+
+    def in_scope(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
+        """(B,) bool: which prompts the edits are active for; None for methods without deferral."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that a continuation needs, gathered, on the CPU; text is kept as uint8 tensors."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state made by `state_dict` of the same method, options and base."""
+
+    def save(self, directory: str | Path) -> None:
+        """Write the adapter directory (see `elder.adapter_files`)."""
+
+    def base_digest(self) -> str:
+        """sha256 of the base weights as they are now. Collective."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An editor with work to do once before its first edit, such as statistics of text.
+
+    `edit` does it by itself if nobody has; who calls `prepare` before can show how far it is.
+    """
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> tuple[str, ...]:
+        """Do it, unless it is done. Collective.
+
+        Args:
+            progress: Called with (done, of) while it takes time; never called if it is done already.
+
+        Returns:
+            Sentences about what was done, for people.
+        """
+
+
+def check_edits(edits: Sequence[Edit]) -> None:
+    """What no method can learn is refused by all of them alike, before anything is changed.
+
+    Raises:
+        ConfigError: There are no edits.
+        DataError: Prompts or targets without text; all of them.
+    """
+    if not edits:
+        raise ConfigError("edit: there are no edits to apply")
+    problems = [
+        f"edit {edit.id}: its {name} is empty"
+        for edit in edits
+        for name in ("prompt", "target")
+        if not getattr(edit, name).strip()
+    ]
+    if problems:
+        raise DataError(problems)

@@ -1,0 +1,1 @@
+"""Editors that turn gradients into changes of weights: UltraEdit, MEND, MALMEN."""

@@ -1,0 +1,228 @@
+"""Taking the keys of new edits from the states of their training prompts, and calibrating the gate on them.
+
+Part of elder-plus. Collective under sharding: every rank surveys its share of the rows and sees the result of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elder.base import Base
+from elder.edit import Edit
+from elder.forward.tail import Tail, TailTrainer
+from elder.mixture.calibration import Separator
+from elder.mixture.keys import KeyMemory, late_interaction
+from elder.mixture.prefixes import SENTENCES
+from elder.mixture.samples import Row
+from elder.mixture.subject import pick_subject
+from elder.runtime import merge_shares, tensors_by_first, told_by_first
+from elder.tokens import encode_prompt, pad_id
+
+SAMPLED = 256  # stored edits that new ones are compared with
+FEW = 4  # a first batch of fewer edits is not what keys can be centred on alone
+
+
+@dataclass(frozen=True)
+class KeyContext:
+    """What keys are made and compared with.
+
+    Attributes:
+        base: The base model.
+        keys: The key memory.
+        gates: Calibrators of the thresholds, by name: `subject` and `answer`.
+        tails: Runs rows up to the tap.
+        known: id, prompt and subject of every edit so far, by number.
+    """
+
+    base: Base
+    keys: KeyMemory
+    gates: Mapping[str, Separator]
+    tails: TailTrainer
+    known: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class KeyBatch:
+    """Keys of E new edits from J prompts each.
+
+    Attributes:
+        subject: (E, J, S, Q), real: (E, J, S), answer: (E, J, Q). The last of the J sources is the bare subject.
+        tokens: (E, J, T, Q) unit keys of all prompt tokens, prompt: (E, J, T) which are real.
+        worded: (E, J) bool, wordings that the user gave (not the prompt repeated behind a sentence).
+    """
+
+    subject: Tensor
+    real: Tensor
+    answer: Tensor
+    tokens: Tensor
+    prompt: Tensor
+    worded: Tensor
+
+
+def extract_keys(
+    context: KeyContext, edits: Sequence[Edit], prompts: Sequence[str], owners: Sequence[int], parts: Sequence[Tail]
+) -> KeyBatch:
+    """Read the keys of a batch of edits off their prepared rows. Rank 0 makes them for all: they are kept.
+
+    Args:
+        context: Whose key memory says how keys are made; its centres are set by the first batch.
+        edits: E edits.
+        prompts: The text of every row.
+        owners: The edit of every row, 0 to E-1.
+        parts: This rank's prepared rows.
+    """
+    states, keys, runtime = _gather_states(context, parts, len(prompts)), context.keys, context.base.runtime
+    if not len(keys):
+        typical = states + _plain_states(context) if len(edits) < FEW else states
+        keys.subject_center, keys.answer_center = tensors_by_first(lambda: _centers(typical, runtime.device), runtime)
+    bare = _bare_subjects(context, edits)
+    return KeyBatch(*tensors_by_first(lambda: _keys(context, edits, prompts, owners, states, bare), runtime))
+
+
+def _centers(typical: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> list[Tensor]:
+    """Where the states of tokens and of last prompt tokens lie, (D,) each."""
+    lows, lasts = torch.cat([low for low, _ in typical]), torch.stack([last for _, last in typical])
+    return [lows.float().mean(0).to(device), lasts.float().mean(0).to(device)]
+
+
+def _keys(
+    context: KeyContext,
+    edits: Sequence[Edit],
+    prompts: Sequence[str],
+    owners: Sequence[int],
+    states: Sequence[tuple[Tensor, Tensor]],
+    bare: Mapping[int, tuple[Tensor, int]],
+) -> list[Tensor]:
+    """The fields of `KeyBatch`, in order, from the states of all rows and of the bare subjects."""
+    keys, device = context.keys, context.base.runtime.device
+    units = [keys.unit(low.to(device), keys.subject_center) for low, _ in states]
+    lasts = [keys.unit(last.to(device), keys.answer_center) for _, last in states]
+    longest = max(len(u) for u in units)
+    shape = (len(edits), keys.sources)
+    subject = torch.zeros(*shape, keys.subject_tokens, keys.width, device=device)
+    real = torch.zeros(*shape, keys.subject_tokens, dtype=torch.bool, device=device)
+    answer = torch.zeros(*shape, keys.width, device=device)
+    tokens = torch.zeros(*shape, longest, keys.width, device=device)
+    prompt = torch.zeros(*shape, longest, dtype=torch.bool, device=device)
+    worded = torch.zeros(*shape, dtype=torch.bool, device=device)
+    filled = [0] * len(edits)
+    for text, owner, unit, last in zip(prompts, owners, units, lasts, strict=True):
+        j, edit = filled[owner], edits[owner]
+        if j == keys.sources - 1:
+            continue
+        filled[owner] += 1
+        background = _background(units, owners, owner)
+        places = pick_subject(context.base.tokenizer, text, edit.subject, unit, background, keys.subject_tokens)
+        subject[owner, j, : len(places)], real[owner, j, : len(places)] = unit[places], True
+        answer[owner, j], tokens[owner, j, : len(unit)], prompt[owner, j, : len(unit)] = last, unit, True
+        worded[owner, j] = text in edit.training_prompts
+    for owner, (low, begin) in bare.items():
+        own = keys.unit(low.to(device), keys.subject_center)[begin:][-keys.subject_tokens :]
+        subject[owner, -1, : len(own)], real[owner, -1, : len(own)] = own, True
+    for owner, count in enumerate(filled):  # sources that an edit lacks repeat its first one
+        answer[owner, count:] = answer[owner, 0]
+    return [subject, real, answer, tokens, prompt, worded]
+
+
+def calibrate(context: KeyContext, edits: Sequence[Edit], seen: KeyBatch, first: int) -> None:
+    """Show the gate how alike the wordings of one edit are, and how alike different edits are.
+
+    A rephrase of an edit (or its prompt behind a sentence, where it has no rephrase for training) is compared with
+    the edit's other sources (wanted), and with other edits (unwanted): those of the batch and a sample of the stored
+    ones. For subjects the nearest other edit with another subject counts, for answers a spread of others. Rank 0
+    compares for all: thresholds are kept. Collective.
+    """
+
+    def samples() -> dict[str, tuple[list[float], list[float]]]:
+        _compare(context, edits, seen, first)
+        return {name: (gate.wanted, gate.unwanted) for name, gate in context.gates.items()}
+
+    for name, (wanted, unwanted) in told_by_first(samples, context.base.runtime).items():
+        context.gates[name].wanted, context.gates[name].unwanted = wanted, unwanted
+
+
+def _compare(context: KeyContext, edits: Sequence[Edit], seen: KeyBatch, first: int) -> None:
+    """See `calibrate`."""
+    others = _sample(context, len(edits), first)
+    names = [context.known[i]["subject"] for i in others.tolist()]
+    stored_subject, stored_real, stored_answer = (
+        t[others] for t in (context.keys.subject, context.keys.real, context.keys.answer)
+    )
+    for i, edit in enumerate(edits):
+        given = seen.worded[i].nonzero()[:, 0].tolist()
+        usable = seen.real[i].any(-1).nonzero()[:, 0].tolist()
+        asked = seen.prompt[i].any(-1).nonzero()[:, 0].tolist()
+        queries = [j for j in (given if len(given) > 1 else asked) if j] or asked
+        foreign = [
+            k
+            for k, (name, other) in enumerate(zip(names, others.tolist(), strict=True))
+            if other != first + i
+            and (name is None or name != edit.subject)
+            and context.known[other]["prompt"] is not None  # replaced edits are no strangers
+        ]
+        for j in queries:
+            tokens, prompt, last = seen.tokens[i, j][None], seen.prompt[i, j][None], seen.answer[i, j]
+            rest = [r for r in usable if r != j]
+            if rest:
+                same = late_interaction(tokens, prompt, seen.subject[i, rest][None], seen.real[i, rest][None])
+                context.gates["subject"].observe([float(same)], [])
+                context.gates["answer"].observe([float((seen.answer[i, rest] @ last).max())], [])
+            if foreign:
+                far = late_interaction(tokens, prompt, stored_subject[foreign], stored_real[foreign])
+                context.gates["subject"].observe([], [float(far.max())])
+                spread = (stored_answer[foreign] @ last).amax(-1)
+                context.gates["answer"].observe([], spread[:: max(1, len(spread) // 8)].tolist())
+
+
+def _gather_states(context: KeyContext, parts: Sequence[Tail], count: int) -> list[tuple[Tensor, Tensor]]:
+    """For every row of all ranks: states of its prompt's tokens (T, D), and at the last prompt token (D,)."""
+    mine = []
+    for part in parts:
+        rows = part.rows
+        for b in range(int(rows.weights.sum())):
+            end = int(rows.key_positions[b]) + 1
+            begin = int(rows.attention_mask[b].argmax())
+            mine.append((part.low[b, begin:end].cpu(), part.last[b].cpu()))
+    return merge_shares(context.base.runtime.gather_objects(mine))[:count]
+
+
+def _plain_states(context: KeyContext) -> list[tuple[Tensor, Tensor]]:
+    """States of unrelated sentences: centred on one edit alone, its own keys would be next to nothing."""
+    tokenizer = context.base.tokenizer
+    rows = [Row(tuple(encode_prompt(tokenizer, text)), (pad_id(tokenizer),), 0, "") for text in SENTENCES]
+    return _gather_states(context, context.tails.prepare(rows), len(rows))
+
+
+def _bare_subjects(context: KeyContext, edits: Sequence[Edit]) -> dict[int, tuple[Tensor, int]]:
+    """States of the subjects as they stand at the beginning of a text, where their first token often differs.
+
+    Returns:
+        For each edit with a subject, by number: (S, D), and where it begins behind a begin-of-text token.
+    """
+    tokenizer = context.base.tokenizer
+    named = [i for i, edit in enumerate(edits) if edit.subject]
+    if not named:
+        return {}
+    rows = [Row(tuple(encode_prompt(tokenizer, str(edits[i].subject))), (pad_id(tokenizer),), 0, "") for i in named]
+    states = _gather_states(context, context.tails.prepare(rows), len(rows))
+    skip = [int(len(row.prompt) > 1 and row.prompt[0] == tokenizer.bos_token_id) for row in rows]
+    return {i: (low, begin) for i, (low, _), begin in zip(named, states, skip, strict=True)}
+
+
+def _background(units: Sequence[Tensor], owners: Sequence[int], owner: int) -> Tensor:
+    """Token keys of the other edits' rows."""
+    other = [u for u, o in zip(units, owners, strict=True) if o != owner]
+    return torch.cat(other) if other else units[0][:0]
+
+
+def _sample(context: KeyContext, fresh: int, first: int) -> Tensor:
+    """Numbers of the batch's own edits and of at most `SAMPLED` earlier ones, spread evenly."""
+    own = torch.arange(first, first + fresh)
+    if not first:
+        return own
+    return torch.cat([torch.unique(torch.linspace(0, first - 1, min(SAMPLED, first)).round().long()), own])

@@ -1,0 +1,1 @@
+"""Editors that locate a fact and write weights: ROME, MEMIT, EMMET, AlphaEdit."""

@@ -1,0 +1,179 @@
+"""The weight files of a model: which they are, whether they stay inside their directory, what their headers say.
+
+Reads no values: a header of kilobytes tells the names, shapes and number formats of a file of gigabytes.
+Knows nothing of modules; `elder.models.rehearsal` compares the headers with the model.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils.hub import cached_file
+
+from elder.errors import ModelError
+
+SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+ORDER = (SAFE, SAFE_INDEX, PICKLED, PICKLED_INDEX)  # the first that is there is what transformers loads
+DAMAGED = (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, KeyError, EOFError, AttributeError)
+FORMATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the weight files of a model hold.
+
+    Attributes:
+        files: The files in the order in which they are read.
+        tensors: Name -> a tensor without values ("meta") of its shape and number format.
+    """
+
+    files: tuple[Path, ...]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a hub model, which its cache has in the path of every file; None for a directory."""
+        found = re.search(r"/models--[^/]+/snapshots/([0-9a-f]{40})/", self.files[0].as_posix())
+        return found.group(1) if found else None
+
+
+def read_checkpoint(place: str, source: str, revision: str | None = None, named: str | None = None) -> Checkpoint:
+    """Find the weight files and read their headers.
+
+    Args:
+        place: A directory, or a hub id whose files are taken from the hub's cache or fetched.
+        source: How the user calls it, for messages.
+        revision: Commit or branch of a hub id.
+        named: The file that the config names (`transformers_weights`), if it does.
+
+    Raises:
+        ModelError: An index leads out of the directory or is damaged; a file is missing or damaged; two files
+            hold the same tensor.
+    """
+    find = _finder(place, source, revision)
+    files = tuple(_weight_files(find, source, named))
+    tensors: dict[str, Tensor] = {}
+    home: dict[str, str] = {}
+    for file in files:
+        for name, header in _headers(file, source):
+            if name in home:
+                raise ModelError(
+                    f"model.source: '{source}' holds '{name}' twice, in {home[name]} and in {file.name}; which of "
+                    "them counts? Remove the shard that belongs to another save"
+                )
+            tensors[name], home[name] = header, file.name
+    return Checkpoint(files, tensors)
+
+
+def _finder(place: str, source: str, revision: str | None) -> Any:
+    """A function from a file's name to its path, None where there is no such file."""
+    directory = Path(place)
+    if directory.is_dir():
+        return lambda name: directory / name if (directory / name).is_file() else None
+
+    def ask(name: str) -> Path | None:
+        try:
+            found = cached_file(place, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(f"model.source: '{source}' cannot be loaded ({name}): {reason[0]}") from error
+        return Path(found) if found else None
+
+    return ask
+
+
+def _weight_files(find: Any, source: str, named: str | None) -> list[Path]:
+    for name in (_contained(named, "config.json", source),) if named else ORDER:
+        found = find(name)
+        if found is None:
+            continue
+        if not name.endswith(".index.json"):
+            return [found]
+        return [_shard(find, shard, name, source) for shard in _shards(found, name, source)]
+    raise ModelError(f"model.source: '{source}' has no {named or 'weights (expected ' + ' or '.join(ORDER) + ')'}")
+
+
+def _shards(index: Path, name: str, source: str) -> list[str]:
+    """The files that an index names, sorted as transformers reads them."""
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"model.source: '{source}': {name} is no index: expected a JSON with a weight_map") from error
+    if not shards or not all(isinstance(shard, str) for shard in shards):
+        raise ModelError(f"model.source: '{source}': {name} is no index: its weight_map must name files")
+    for shard in shards:
+        tensor = next(key for key, value in weight_map.items() if value == shard)
+        _contained(shard, f"{name} (weight_map, '{tensor}')", source)
+    return shards
+
+
+def _contained(file: str, said_by: str, source: str) -> str:
+    """The name of a file, if it lies inside the directory.
+
+    Links are followed: the owner of a directory makes them, and the hub's cache consists of them. The name comes
+    with a download.
+    """
+    posix, windows = PurePosixPath(file), PureWindowsPath(file)
+    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in (*posix.parts, *windows.parts):
+        raise ModelError(
+            f"model.source: '{source}': {said_by} points to '{file}', outside of the model's directory; "
+            "expected the name of a file beside it. Do not load this model before you know where it comes from"
+        )
+    return file
+
+
+def _shard(find: Any, shard: str, index: str, source: str) -> Path:
+    found = find(shard)
+    if found is None:
+        raise ModelError(f"model.source: '{source}' cannot be loaded: {index} names {shard}, which is not there")
+    return Path(found)
+
+
+def _headers(file: Path, source: str) -> Iterator[tuple[str, Tensor]]:
+    """Names of a file's tensors, each with a tensor without values."""
+    try:
+        if file.suffix == ".safetensors":
+            yield from _safe_headers(file)
+        else:
+            yield from _pickled_headers(file)
+    except DAMAGED as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model.source: '{source}' cannot be loaded: {file.name} is damaged: {reason}") from error
+
+
+def _safe_headers(file: Path) -> Iterator[tuple[str, Tensor]]:
+    with safe_open(file, framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118  # no mapping: it only has keys()
+            view = opened.get_slice(name)
+            yield name, torch.empty(view.get_shape(), dtype=FORMATS[view.get_dtype()], device="meta")
+
+
+def _pickled_headers(file: Path) -> Iterator[tuple[str, Tensor]]:
+    state = torch.load(file, map_location="meta", weights_only=True)
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            yield name, value

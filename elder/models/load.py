@@ -1,0 +1,241 @@
+"""Loading a base model, its tokenizer and its config. Knows nothing of editing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from elder.base import Base
+from elder.device import pick_device, pick_dtype
+from elder.errors import ModelError
+from elder.models.checkpoint import Checkpoint, read_checkpoint
+from elder.models.host_memory import give_back_memory
+from elder.models.loaded import check_loaded, check_tokenizer
+from elder.models.one_copy import one_copy
+from elder.models.peft_adapters import CONFIG as ADAPTER_CONFIG
+from elder.models.peft_adapters import REMEDY, Adapter, attach, find_adapter, is_adapted, merged
+from elder.models.rehearsal import Expected, refuse_incomplete, rehearse
+from elder.runtime import LocalRuntime, Runtime, together
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+GENERATION_CONFIG = "generation_config.json"
+UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+
+
+def load_base(
+    source: str,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    runtime: Runtime | None = None,
+    cache_dir: str | Path | None = None,
+) -> Base:
+    """Load a base model, frozen and in eval mode.
+
+    Args:
+        source: `world:small` (the embedded world's model, trained on first use), a directory in the hub's layout,
+            or a hub id.
+        revision: Commit or branch of a hub id.
+        dtype: float32, bfloat16 or float16.
+        device: auto, cpu, cuda or cuda:N; ignored when a runtime is given, which has its own.
+        runtime: The group of processes that holds the model; default: this process alone.
+        cache_dir: Where the embedded model is kept; default: the user's cache.
+
+    Raises:
+        ModelError: No such directory or hub id, no weights in it, no tokenizer, or not a causal language model.
+        ConfigError: Unknown dtype or device.
+    """
+    torch_dtype = pick_dtype(dtype)
+    if runtime is None:
+        runtime = LocalRuntime(pick_device(device))
+    place = resolve_source(source, cache_dir)
+    adapter = together(lambda: _editable_adapter(place, source, revision, runtime), runtime)
+    if adapter is None:
+        model, commit = _load_model(place, source, revision, torch_dtype, runtime)
+    else:
+        below = resolve_source(adapter.base, cache_dir)
+        model, _ = _load_model(below, adapter.base, adapter.revision, torch_dtype, runtime)
+        commit = None
+        model = together(lambda: merged(attach(model, adapter, source), source), runtime)
+        check_loaded(model, None, runtime, source, torch_dtype)
+    tokenizer = together(lambda: load_tokenizer(source, revision, cache_dir), runtime)
+    if not runtime.sharded:
+        model = model.to(runtime.device)  # type: ignore[arg-type]
+    base = wrap_base(model, tokenizer, source, runtime, commit or revision)
+    if runtime.world_size > 1:
+        _ = base.digest  # computed by one rank for all, here where all are: later, rank 0 may save alone
+    give_back_memory()
+    return base
+
+
+def _editable_adapter(place: str, source: str, revision: str | None, runtime: Runtime) -> Adapter | None:
+    """The PEFT adapter that is asked for, if it is one.
+
+    Raises:
+        ModelError: It cannot be merged where its base model is sharded.
+    """
+    adapter = find_adapter(place, source, revision)
+    if adapter is not None and runtime.sharded:
+        raise ModelError(
+            f"model.source: '{source}' is a PEFT adapter, which cannot be merged into a model that is sharded "
+            f"(cluster.sharding=zero3); {REMEDY}"
+        )
+    return adapter
+
+
+def _load_model(
+    place: str, source: str, revision: str | None, dtype: torch.dtype, runtime: Runtime
+) -> tuple[PreTrainedModel, str | None]:
+    """A whole model, as its files say it, and its commit if it comes from the hub. Collective.
+
+    Raises:
+        ModelError: Something is missing, damaged, or not what the config says; named, on every rank.
+    """
+
+    def look() -> tuple[Any, Checkpoint, Expected | None]:
+        config = _from_pretrained(AutoConfig, place, source, revision=revision)
+        named = getattr(config, "transformers_weights", None)
+        checkpoint = read_checkpoint(place, source, revision, named)
+        _check_generation_config(place, source)
+        try:
+            return config, checkpoint, rehearse(config, checkpoint, dtype, source)
+        except (*UNLOADABLE, TypeError, AttributeError) as error:
+            raise _cannot_load(source, "AutoModelForCausalLM", error) from error
+
+    config, checkpoint, expected = together(look, runtime)
+    options = {"revision": revision, "dtype": dtype, "output_loading_info": True}
+    with one_copy(place, checkpoint, expected, dtype, runtime) as directory, runtime.loading(dtype):
+        model, info = _from_pretrained(AutoModelForCausalLM, directory, source, **options)
+    model.config.name_or_path = config.name_or_path  # not the directory that is gone
+    together(lambda: refuse_incomplete(model, info, checkpoint.tensors, source), runtime)
+    check_loaded(model, expected, runtime, source, dtype)
+    return model, checkpoint.commit
+
+
+def wrap_base(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    runtime: Runtime | None = None,
+    revision: str | None = None,
+) -> Base:
+    """Freeze a model that is in memory already and make a `Base` of it.
+
+    A model that PEFT adapted (a PeftModel, or what is inside) is merged into a copy first and stays as it is. So does
+    the tokenizer: where it has no padding token, the base gets a copy that pads with the end token.
+
+    Raises:
+        ModelError: The tokenizer has ids that the model has no embedding for, or nothing to pad with; or adapters
+            cannot be merged.
+    """
+    if is_adapted(model):
+        if runtime is not None and runtime.sharded:
+            raise ModelError(f"'{source}': a PEFT model cannot be merged while it is sharded; {REMEDY}")
+        model = merged(model, source)
+    check_tokenizer(model, tokenizer, source)
+    model.requires_grad_(False)
+    model.eval()  # type: ignore[no-untyped-call]
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"'{source}': its tokenizer has neither a padding nor an end token; set one of them")
+        tokenizer = copy.deepcopy(tokenizer)  # the user's own stays as it is
+        tokenizer.pad_token = tokenizer.eos_token
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    commit = getattr(model.config, "_commit_hash", None) or revision
+    return Base(model, tokenizer, source, runtime or LocalRuntime(next(model.parameters()).device), commit)
+
+
+def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
+    """The directory or hub id to load from; trains the embedded model on first use; checks a directory's files.
+
+    Raises:
+        ModelError: The directory does not exist, or lacks its config, weights or tokenizer.
+    """
+    if source.startswith("world:"):
+        from elder.world.cache import ensure_world
+
+        return str(ensure_world(source.removeprefix("world:"), cache_dir=Path(cache_dir) if cache_dir else None))
+    path = Path(source).expanduser()
+    looks_local = source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.exists()
+    if not looks_local:
+        return source
+    if not path.is_dir():
+        raise ModelError(f"model.source: there is no directory '{source}'")
+    if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
+        return str(path)  # a PEFT adapter: its base model has the rest
+    if not (path / "config.json").is_file():
+        raise ModelError(f"model.source: '{source}' has no config.json; expected a model directory in the hub's layout")
+    if not any(next(path.glob(pattern), None) for pattern in WEIGHT_FILES):
+        raise ModelError(
+            f"model.source: '{source}' has no weights (expected model.safetensors, or model-*.safetensors and an index)"
+        )
+    if not any((path / name).exists() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"model.source: '{source}' has no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)"
+        )
+    return str(path)
+
+
+def load_config(source: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Any:
+    """The architecture config alone, without weights; of a PEFT adapter, that of its base model.
+
+    Raises:
+        ModelError: It cannot be found.
+    """
+    place = resolve_source(source, cache_dir)
+    adapter = find_adapter(place, source, revision)
+    if adapter is not None:
+        return load_config(adapter.base, adapter.revision, cache_dir)
+    return _from_pretrained(AutoConfig, place, source, revision=revision)
+
+
+def load_tokenizer(
+    source: str, revision: str | None = None, cache_dir: str | Path | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer alone; of a PEFT adapter that has none, that of its base model.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
+    place = resolve_source(source, cache_dir)
+    adapter = find_adapter(place, source, revision)
+    if adapter is not None and not any((adapter.place / name).exists() for name in TOKENIZER_FILES):
+        return load_tokenizer(adapter.base, adapter.revision, cache_dir)
+    return _from_pretrained(AutoTokenizer, place, source, revision=revision)  # type: ignore[no-any-return]
+
+
+def _check_generation_config(place: str, source: str) -> None:
+    """transformers passes over a generation config that it cannot read, and the model's end tokens with it.
+
+    Raises:
+        ModelError: It is there and is no JSON object.
+    """
+    path = Path(place) / GENERATION_CONFIG
+    if not path.is_file():
+        return
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.source: '{source}': {GENERATION_CONFIG} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"model.source: '{source}': {GENERATION_CONFIG} is no JSON object")
+
+
+def _from_pretrained(factory: Any, place: str, source: str, **options: Any) -> Any:
+    try:
+        return factory.from_pretrained(place, **{k: v for k, v in options.items() if v is not None})
+    except UNLOADABLE as error:
+        raise _cannot_load(source, factory.__name__, error) from error
+
+
+def _cannot_load(source: str, factory: str, error: BaseException) -> ModelError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(f"model.source: '{source}' cannot be loaded ({factory}): {reason}")

@@ -1,0 +1,1 @@
+"""How the options of methods are declared and checked. Imports no torch."""
