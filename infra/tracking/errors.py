@@ -48,8 +48,8 @@ def status_of(error: BaseException) -> int | None:
     """The HTTP status of a refusal, if the error tells it."""
     for link in _chain(error):
         answer = getattr(link, "response", None)
-        if getattr(answer, "status_code", None) is not None:
-            return int(answer.status_code)
+        if (status := getattr(answer, "status_code", None)) is not None:
+            return int(status)
         if getattr(link, "error_code", None) in REFUSED:
             return 403 if link.error_code == "PERMISSION_DENIED" else 401  # type: ignore[attr-defined]
         told = re.search(r"failed with error code (\d{3})", str(link))

@@ -11,7 +11,6 @@ from elder.errors import GateError
 from elder.jobs.shared.options import check_json_target, json_option, mlflow_option, write_json
 
 if TYPE_CHECKING:
-    from elder.infra.tracking.connection import Connection
     from elder.infra.tracking.promote import Candidate
 
 
@@ -39,6 +38,7 @@ def command(
     REF is a run id, runs:/ID/stage-0007, models:/NAME/3 or models:/NAME@candidate. A stage that is not registered yet
     becomes a new version first. Exit code 4: the gates do not hold, nothing was changed.
     """
+    from elder.infra.tracking.connection import Connection
     from elder.infra.tracking.promote import Order, find_candidate, move_alias, whoami
     from elder.infra.tracking.tracker import add_version
     from elder.jobs.shared.wiring import tracking_address

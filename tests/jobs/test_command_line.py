@@ -104,7 +104,6 @@ def test_interrupts_exit_130(elder: Elder, monkeypatch: pytest.MonkeyPatch) -> N
 def test_doctor_prints_a_line_or_a_remedy_for_each_part(
     elder: Elder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import elder.infra.doctor.checks
     from elder.infra.doctor.checks import Check
 
     given = {}
@@ -114,7 +113,7 @@ def test_doctor_prints_a_line_or_a_remedy_for_each_part(
         race = Check("store race", True, "two won", "one driver only", warn=True)
         return [Check("python", True, "3.11"), Check("object store", False, "no answer", "start it"), race]
 
-    monkeypatch.setattr(elder.infra.doctor.checks, "check", look)
+    monkeypatch.setattr("elder.infra.doctor.checks.check", look)
     monkeypatch.setenv("ELDER_HOME", str(tmp_path / "home"))
     found = elder("doctor", "demo", "tracking.store=s3://b/p", "tracking.s3.addressing=path", "--json", "d.json")
     assert found.code == 3

@@ -204,7 +204,6 @@ def test_our_packages_travel_whole_and_alone(tmp_path: Path) -> None:
     for path in ("configs/demo.yaml", "pipelines/run/driver.py", "jobs/main.py", "infra/stores/open.py"):
         assert (tmp_path / "elder" / path).is_file()
     assert not any(path.is_symlink() for path in tmp_path.rglob("*")), "a link would lead nowhere on another machine"
-    assert (tmp_path / "jobs" / "main.py").is_file()
     assert not list(tmp_path.rglob("__pycache__"))
 
 
@@ -217,9 +216,10 @@ def test_the_start_script_finds_a_python_with_ray(tmp_path: Path) -> None:
         fake.parent.mkdir(exist_ok=True)
         fake.write_text(f"#!/bin/sh\n{answer}\n")
         fake.chmod(0o755)
-    (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "__init__.py").write_text("")
-    (tmp_path / "jobs" / "main.py").write_text("import sys; print(sys.argv[1:])")
+    (tmp_path / "elder" / "jobs").mkdir(parents=True)
+    for package in ("elder", "elder/jobs"):
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "elder" / "jobs" / "main.py").write_text("import sys; print(sys.argv[1:])")
     paths = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
 
     def run() -> subprocess.CompletedProcess[str]:

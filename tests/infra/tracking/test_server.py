@@ -20,7 +20,7 @@ from elder.jobs.main import main
 from tests.cluster.tiny import make_edits, write_model
 from tests.contracts.tracker import CONFIG, write_adapter
 from tests.infra.servers import ACCESS, FaultyProxy, faulty_proxy
-from tests.infra.tracking.test_pyfunc import expected as answers
+from tests.infra.tracking.test_elder_pyfunc import expected as answers
 from tests.jobs.conftest import build_model, records, write_jsonl
 
 pytestmark = pytest.mark.cluster

@@ -159,7 +159,7 @@ def test_the_users_folder_does_not_shadow_ours_and_its_files_are_found(
     assert config.model.source == "files/llama"
     assert config.data.path == "files/edits.jsonl"
     assert (target / "files/jobs/main.py").read_text() == "wrong"
-    assert "def main" in (target / "jobs/main.py").read_text()
+    assert "def main" in (target / "elder/jobs/main.py").read_text()
 
 
 def test_places_that_the_nodes_would_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import elder
 from elder.pipelines.cluster import events as progress
 from elder.pipelines.cluster.events import Mailbox
 from elder.pipelines.cluster.placement import WAITING, _fit, needs, waiting_note, worker_resources
@@ -64,7 +65,7 @@ def test_the_states_that_wait_are_those_of_this_ray() -> None:
 
 def test_a_submitted_job_takes_its_code_from_rays_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cluster = make_config(cluster={"workers": 2}).cluster
-    root = Path(progress.__file__).resolve().parent.parent
+    root = Path(elder.__file__).resolve().parent.parent
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     monkeypatch.chdir(root)
     assert "PYTHONPATH" not in worker_environment(cluster)

@@ -64,7 +64,7 @@ def test_errors_travel_with_their_class_problems_and_traceback() -> None:
         there = pickle.loads(pickle.dumps(_portable(error)))
     assert isinstance(there, ConfigError)
     assert there.problems == ("one", "two")
-    assert "test_train_runner.py" in there.__notes__[0]
+    assert "test_ray_train.py" in there.__notes__[0]
     assert isinstance(_portable(GateError("no")), GateError)
 
 

@@ -79,7 +79,7 @@ def test_the_report_lies_beside_the_stages(tmp_path: Path) -> None:
 def test_the_report_is_told_what_it_cannot_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
     monkeypatch.setattr(
-        "elder.pipelines.pages.run_report.write_report", lambda directory, result, rows, **parts: told.update(parts)
+        "elder.pipelines.edit.driver.write_report", lambda directory, result, rows, **parts: told.update(parts)
     )
     run(tmp_path)
     assert told["retention_of"] == "reliability.generate"  # what the workers put into the matrix

@@ -206,12 +206,15 @@ def test_a_worker_fetches_the_pinned_checkpoint(tmp_path: Path) -> None:
     config = edit_config("train-1")
     pin = pin_trained(config, store(), {"run_id": "train-1", "stage": 1})
     job = Job(config, make_edits(2), store, trained=pin)
-    with trained_directory(job) as directory:
+    with trained_directory(job.config, job.store_factory, job.trained) as directory:
         assert directory is not None
         assert sorted(path.name for path in directory.iterdir()) == ["adapter.safetensors", "manifest.json"]
         assert '"steps": 6' in (directory / "manifest.json").read_text()
     other = replace(job, trained=TrainedPin("0" * 64, "train-1", 1))
-    with pytest.raises(ElderError, match="the run was begun with 000000000000"), trained_directory(other):
+    with (
+        pytest.raises(ElderError, match="the run was begun with 000000000000"),
+        trained_directory(other.config, other.store_factory, other.trained),
+    ):
         pass
 
 
