@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.targets.values import BETAS, EPS, ValueOptions
 
@@ -34,11 +34,11 @@ class PlainValues:
         self._at: Tensor | None = None
         anatomy(self.model).blocks[layer].register_forward_hook(self._add)
 
-    def find(self, rows: Sequence[Sequence[Row]], starts: Tensor, options: ValueOptions) -> Tensor:
+    def find(self, rows: Sequence[Sequence[ValueRow]], starts: Tensor, options: ValueOptions) -> Tensor:
         """The change of each edit, (E, D)."""
         return torch.stack([self._one(own, start, options) for own, start in zip(rows, starts, strict=True)])
 
-    def _one(self, rows: Sequence[Row], start: Tensor, o: ValueOptions) -> Tensor:
+    def _one(self, rows: Sequence[ValueRow], start: Tensor, o: ValueOptions) -> Tensor:
         width = max(len(row.ids) for row in rows)
         ids = torch.tensor([[*row.ids, *[self.pad] * (width - len(row.ids))] for row in rows])
         mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
@@ -63,7 +63,7 @@ class PlainValues:
         return change.detach()
 
     def _loss(
-        self, log_probs: Tensor, rows: Sequence[Row], before: list[Tensor], change: Tensor, start: Tensor, o: Any
+        self, log_probs: Tensor, rows: Sequence[ValueRow], before: list[Tensor], change: Tensor, start: Tensor, o: Any
     ) -> Tensor:
         nll, kl, quiet = [], [], []
         for i, row in enumerate(rows):

@@ -19,10 +19,10 @@ from elder.edit import Edit
 from elder.editors.weights.locate import LocateEditor
 from elder.editors.weights.memit import MemitEditor
 from elder.editors.weights.memit_options import MemitOptions
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.registry import editor_class, make_options
+from elder.solvers.key_covariance import KeyCovariance
 from elder.solvers.moments import SecondMoment
-from elder.solvers.prior import Prior
 from elder.solvers.ridge import ridge_gain
 from elder.state import pack_json, unpack_json
 from elder.targets.requests import essence_row, prompt_row, rewriting_row
@@ -142,7 +142,7 @@ def values(base: Base, shape: Shape, effort: Effort, now: Clock) -> Iterator[Fig
         yield Figure(name, speed["ours"], speed[other], "edits/s", ratio, target, at_least=True)
 
 
-def _requests(editor: LocateEditor, edits: list[Edit]) -> tuple[list[list[Row]], Tensor]:
+def _requests(editor: LocateEditor, edits: list[Edit]) -> tuple[list[list[ValueRow]], Tensor]:
     """What MEMIT optimises for these edits: six rewriting rows and one that must not change; and where they start."""
     tokenizer, last = editor.base.tokenizer, editor.layers[-1]
     texts = editor.contexts().texts
@@ -163,9 +163,9 @@ def solves(effort: Effort, now: Clock) -> Iterator[Figure]:
     m, n = effort.solve_width, effort.solve_keys
     generator = torch.Generator().manual_seed(0)
     keys = torch.randn(m, n, generator=generator, dtype=torch.float64)
-    yield _both_forms("identity", keys, Prior(None, m), effort, now, 20.0)
+    yield _both_forms("identity", keys, KeyCovariance(None, m), effort, now, 20.0)
     mixing = torch.randn(m, 64, generator=generator, dtype=torch.float64)
-    prior = Prior(mixing @ mixing.mT / 64 + torch.eye(m, dtype=torch.float64))
+    prior = KeyCovariance(mixing @ mixing.mT / 64 + torch.eye(m, dtype=torch.float64))
     begin = now()
     assert prior.factor.shape == (m, m)
     seconds = now() - begin
@@ -173,7 +173,7 @@ def solves(effort: Effort, now: Clock) -> Iterator[Figure]:
     yield _both_forms("factored prior", keys, prior, effort, now, 20.0)
 
 
-def _both_forms(label: str, keys: Tensor, prior: Prior, effort: Effort, now: Clock, target: float) -> Figure:
+def _both_forms(label: str, keys: Tensor, prior: KeyCovariance, effort: Effort, now: Clock, target: float) -> Figure:
     m, n = keys.shape
     times: dict[str, list[float]] = {"dual": [], "primal": []}
     for _ in range(effort.solve_rounds):

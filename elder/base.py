@@ -78,7 +78,7 @@ class Receipt:
     notes: Mapping[str, float] = field(default_factory=dict)
 
 
-Progress = Callable[[int, int, float], None]
+EditProgress = Callable[[int, int, float], None]
 """Called after every batch with (edits done in this call, edits of this call, last loss)."""
 
 
@@ -98,7 +98,7 @@ class Editor(Protocol):
     def edits_applied(self) -> int:
         """Number of edits since the beginning, those before a continuation included."""
 
-    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+    def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
         """Apply edits, in batches of `options.batch_size`; may be called again and again (lifelong).
 
         Raises:

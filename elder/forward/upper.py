@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from elder.forward.partial import PartialForward
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.models.attention import whole_attention_of
 
 
@@ -89,7 +89,7 @@ class UpperBlocks:
         """The first block that is run again."""
         return self.layer if self.inside else self.layer + 1
 
-    def prepare(self, rows: Sequence[Row]) -> Rows:
+    def prepare(self, rows: Sequence[ValueRow]) -> Rows:
         """Run everything that no change can reach, once. Rows end with the last place that is looked at."""
         rows = [replace(row, ids=row.ids[: max(row.places) + 1]) for row in rows]
         cuts = [row.at if self._remembers else 0 for row in rows]
@@ -142,7 +142,7 @@ class UpperBlocks:
         finally:
             self._places, self._change = None, None
 
-    def _wanted(self, rows: Sequence[Row], cuts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _wanted(self, rows: Sequence[ValueRow], cuts: Sequence[int]) -> tuple[Tensor, Tensor]:
         count = max(len(row.places) for row in rows)
         places = [
             [p - cut for p in row.places] + [row.places[0] - cut] * (count - len(row.places))

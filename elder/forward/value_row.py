@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Row:
+class ValueRow:
     """One text that is run while a value is optimised.
 
     Attributes:

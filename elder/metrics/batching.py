@@ -14,12 +14,12 @@ from elder.runtime import Runtime, merge_shares, rounds, share
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Progress = Callable[[int, int], None]
+MeasuringProgress = Callable[[int, int], None]
 """Called after every batch with (items done, items in all), counted over all ranks."""
 
 
 @dataclass
-class Meter:
+class ProgressMeter:
     """Counts items done towards a total that is known from the start.
 
     Each rank counts only its own batches; the others run beside it, so a batch of n rows stands for
@@ -27,7 +27,7 @@ class Meter:
     """
 
     total: int
-    report: Progress | None = None
+    report: MeasuringProgress | None = None
     settled: int = 0
     done: int = 0
 
@@ -52,7 +52,7 @@ def run_batched(
     batch_size: int,
     runtime: Runtime,
     run: Callable[[list[Item]], Sequence[Result]],
-    meter: Meter | None = None,
+    meter: ProgressMeter | None = None,
 ) -> list[Result]:
     """Run all items in batches, split over the ranks, and give every rank all results.
 

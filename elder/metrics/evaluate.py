@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from elder.base import Editor
 from elder.edit import Edit
-from elder.metrics.batching import Progress
+from elder.metrics.batching import MeasuringProgress
 from elder.metrics.evaluator import Evaluator
 from elder.metrics.questions import DEFAULT_PARTS, PROTOCOLS
-from elder.metrics.report import Report
+from elder.metrics.report import EvaluationReport
 
 
 def evaluate(
@@ -19,8 +19,8 @@ def evaluate(
     parts: Sequence[str] = DEFAULT_PARTS,
     max_new_tokens: int = 16,
     batch_size: int = 64,
-    progress: Progress | None = None,
-) -> Report:
+    progress: MeasuringProgress | None = None,
+) -> EvaluationReport:
     """Measure an edited model on edits; see `Evaluator` for the arguments and errors.
 
     Whoever measures the same editor more than once keeps an `Evaluator`, which remembers the base's answers.

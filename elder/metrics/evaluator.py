@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from elder.base import Editor
 from elder.edit import Edit
 from elder.errors import ConfigError, DataError
-from elder.metrics.batching import Meter, Progress
+from elder.metrics.batching import MeasuringProgress, ProgressMeter
 from elder.metrics.counterfact import Contest, Record, counterfact_scores
 from elder.metrics.fluency import ngram_entropy
 from elder.metrics.generation import Continuation
@@ -19,7 +19,7 @@ from elder.metrics.locality import same_continuation, same_predictions
 from elder.metrics.perplexity import TEXT, perplexity, windows
 from elder.metrics.prober import Ask, Prober
 from elder.metrics.questions import DEFAULT_PARTS, PROTOCOLS, Question, check_names, questions
-from elder.metrics.report import Ledger, Report
+from elder.metrics.report import EvaluationReport, ResultTable
 from elder.metrics.scoring import Pair, TokenScores
 from elder.metrics.text import same_answer
 from elder.metrics.zsre import asked as zsre_asked
@@ -74,8 +74,8 @@ class Evaluator:
         self._base_perplexity: float | None = None
 
     def measure(
-        self, edits: Sequence[Edit], parts: Sequence[str] = DEFAULT_PARTS, progress: Progress | None = None
-    ) -> Report:
+        self, edits: Sequence[Edit], parts: Sequence[str] = DEFAULT_PARTS, progress: MeasuringProgress | None = None
+    ) -> EvaluationReport:
         """Measure the editor as it is now on some of its edits.
 
         Args:
@@ -93,7 +93,7 @@ class Evaluator:
         pairs = self._pairs(asked, edits, parts)
         self._check_lengths(asked, edits)
         answers = self._ask(asked, edits, parts, pairs, progress)
-        ledger = Ledger(edits)
+        ledger = ResultTable(edits)
         for question in asked:
             self._judge(question, answers, ledger)
         if answers.scopes is not None:
@@ -157,7 +157,7 @@ class Evaluator:
         edits: Sequence[Edit],
         parts: Sequence[str],
         pairs: Sequence[Pair],
-        progress: Progress | None,
+        progress: MeasuringProgress | None,
     ) -> _Answers:
         """Run the models: every distinct request once."""
         prober, forced = self._prober, "forced" in self.protocols
@@ -170,7 +170,7 @@ class Evaluator:
         total = len(asks) + len(fresh) + len(pairs) + len(scoped) + len(long)
         if forced:
             total += len(unrelated) + len(fresh)
-        meter = Meter(total, progress)
+        meter = ProgressMeter(total, progress)
 
         answers = _Answers()
         answers.base_free = prober.base_answers(unrelated, meter)
@@ -194,7 +194,7 @@ class Evaluator:
             return question.prompt, self._prober.max_new_tokens
         return self._prober.ask(question.prompt, question.answer)
 
-    def _judge(self, question: Question, answers: _Answers, ledger: Ledger) -> None:
+    def _judge(self, question: Question, answers: _Answers, ledger: ResultTable) -> None:
         """Put the verdicts on one question into the ledger."""
         part, edit = question.part, question.edit
         if part == "locality":
@@ -216,7 +216,7 @@ class Evaluator:
             if part == "reliability":
                 ledger.note("reliability.forced.nll", edit, scores.nll)
 
-    def _judge_locality(self, question: Question, answers: _Answers, ledger: Ledger) -> None:
+    def _judge_locality(self, question: Question, answers: _Answers, ledger: ResultTable) -> None:
         base = answers.base_free[question.prompt]
         if "generate" in self.protocols:
             said = answers.free[self._free_ask(question)]
@@ -228,14 +228,14 @@ class Evaluator:
             same = same_predictions(answers.forced[pair], answers.base_forced[pair])
             ledger.add("locality.forced", question.edit, same)
 
-    def _judge_zsre(self, edits: Sequence[Edit], forced: dict[Pair, TokenScores], ledger: Ledger) -> None:
+    def _judge_zsre(self, edits: Sequence[Edit], forced: dict[Pair, TokenScores], ledger: ResultTable) -> None:
         for index, edit in enumerate(edits):
             for name, prompt, answer in zsre_asked(edit):
                 pair = self._prober.pair(prompt, answer)
                 ledger.add(name, index, token_accuracy(forced[pair].argmax, pair.target))
 
     def _judge_counterfact(
-        self, edits: Sequence[Edit], forced: dict[Pair, TokenScores], ledger: Ledger
+        self, edits: Sequence[Edit], forced: dict[Pair, TokenScores], ledger: ResultTable
     ) -> dict[str, float]:
         """CounterFact's scores of every edit with a ground truth; returns S, which has no rows."""
 
@@ -285,7 +285,7 @@ def _scope_prompts(edit: Edit) -> list[tuple[str, str]]:
     return named + [("scope.locality", probe.prompt) for probe in edit.locality]
 
 
-def _judge_scopes(edits: Sequence[Edit], scopes: dict[str, bool], ledger: Ledger) -> None:
+def _judge_scopes(edits: Sequence[Edit], scopes: dict[str, bool], ledger: ResultTable) -> None:
     for index, edit in enumerate(edits):
         for name, prompt in _scope_prompts(edit):
             ledger.add(name, index, scopes[prompt])

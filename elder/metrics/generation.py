@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from elder.metrics.batching import Meter, run_batched
+from elder.metrics.batching import ProgressMeter, run_batched
 from elder.runtime import Runtime
 from elder.tokens import decode, pad_id, pad_left, stop_ids
 
@@ -88,7 +88,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     decoder: Decoder,
     runtime: Runtime,
-    meter: Meter | None = None,
+    meter: ProgressMeter | None = None,
 ) -> list[Continuation]:
     """Continue every prompt greedily (collective; every rank gets all answers).
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from elder.base import Editor
-from elder.metrics.batching import Meter, run_batched
+from elder.metrics.batching import ProgressMeter, run_batched
 from elder.metrics.generation import Continuation, Decoder, generate
 from elder.metrics.scoring import Pair, TokenScores, score
 from elder.tokens import encode_prompt, encode_target, end_ids, pad_id, pad_left
@@ -71,7 +71,7 @@ class Prober:
         """Whether a prompt with its answer does not fit into the context of the model."""
         return self.context is not None and len(pair) > self.context
 
-    def answers(self, asks: Iterable[Ask], meter: Meter | None = None) -> dict[Ask, Continuation]:
+    def answers(self, asks: Iterable[Ask], meter: ProgressMeter | None = None) -> dict[Ask, Continuation]:
         """Free answers of the edited model, up to the natural stop."""
         by_limit: dict[int, list[str]] = {}
         for prompt, limit in dict.fromkeys(asks):
@@ -82,7 +82,7 @@ class Prober:
             found.update(zip(((p, limit) for p in prompts), self._generate(prompts, stop, meter), strict=True))
         return found
 
-    def long_texts(self, prompts: Iterable[str], tokens: int, meter: Meter | None = None) -> dict[str, str]:
+    def long_texts(self, prompts: Iterable[str], tokens: int, meter: ProgressMeter | None = None) -> dict[str, str]:
         """Continuations of the edited model of exactly so many tokens, EOS suppressed."""
         unique = list(dict.fromkeys(prompts))
         through = Decoder(self.tokenizer, frozenset(), tokens, self.batch_size, self.context, through=True)
@@ -92,7 +92,7 @@ class Prober:
         """The distinct prompts that the base has not answered yet."""
         return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._base_continuations]
 
-    def base_answers(self, prompts: Iterable[str], meter: Meter | None = None) -> dict[str, Continuation]:
+    def base_answers(self, prompts: Iterable[str], meter: ProgressMeter | None = None) -> dict[str, Continuation]:
         """Free answers of the unedited model; each prompt is run once in the life of the prober."""
         wanted = list(dict.fromkeys(prompts))
         missing = self.unknown_to_base(wanted)
@@ -102,14 +102,14 @@ class Prober:
             self._base_continuations.update(zip(missing, found, strict=True))
         return {prompt: self._base_continuations[prompt] for prompt in wanted}
 
-    def scores(self, pairs: Iterable[Pair], meter: Meter | None = None) -> dict[Pair, TokenScores]:
+    def scores(self, pairs: Iterable[Pair], meter: ProgressMeter | None = None) -> dict[Pair, TokenScores]:
         """Teacher-forced scores under the edited model, routed at the last prompt tokens."""
         unique = list(dict.fromkeys(pairs))
         pad = pad_id(self.tokenizer)
         found = score(self.editor.model, unique, self.batch_size, self.runtime, pad, self.editor.routed_at, meter)
         return dict(zip(unique, found, strict=True))
 
-    def base_scores(self, pairs: Iterable[Pair], meter: Meter | None = None) -> dict[Pair, TokenScores]:
+    def base_scores(self, pairs: Iterable[Pair], meter: ProgressMeter | None = None) -> dict[Pair, TokenScores]:
         """Teacher-forced scores under the unedited model; each pair is run once in the life of the prober."""
         wanted = list(dict.fromkeys(pairs))
         missing = [pair for pair in wanted if pair not in self._base_scores]
@@ -121,7 +121,7 @@ class Prober:
             self._base_scores.update(zip(missing, found, strict=True))
         return {pair: self._base_scores[pair] for pair in wanted}
 
-    def scopes(self, prompts: Iterable[str], meter: Meter | None = None) -> dict[str, bool] | None:
+    def scopes(self, prompts: Iterable[str], meter: ProgressMeter | None = None) -> dict[str, bool] | None:
         """Which prompts the edits are active for; None for methods without deferral."""
         unique = list(dict.fromkeys(prompts))
 
@@ -135,6 +135,6 @@ class Prober:
         known = {prompt: inside for prompt, inside in zip(unique, found, strict=True) if inside is not None}
         return known if len(known) == len(unique) else None
 
-    def _generate(self, prompts: Sequence[str], decoder: Decoder, meter: Meter | None) -> list[Continuation]:
+    def _generate(self, prompts: Sequence[str], decoder: Decoder, meter: ProgressMeter | None) -> list[Continuation]:
         ids = [self.prompt_ids(prompt) for prompt in prompts]
         return generate(self.editor.model, ids, decoder, self.runtime, meter)

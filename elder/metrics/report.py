@@ -14,7 +14,7 @@ from elder.edit import Edit
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """What a measurement found.
 
     Attributes:
@@ -51,8 +51,8 @@ class Report:
         return sorted(self.rows, key=merit)[:count]
 
 
-class Ledger:
-    """Collects values under (figure, edit) and turns them into a `Report`.
+class ResultTable:
+    """Collects values under (figure, edit) and turns them into a `EvaluationReport`.
 
     A figure of an edit is the mean of its values; a metric is the mean over the edits that have one, so
     an edit with ten rephrases weighs as much as an edit with one.
@@ -76,7 +76,7 @@ class Ledger:
         """One more item of a list field of a row."""
         self._rows[edit].setdefault(name, []).append(value)
 
-    def report(self, protocols: Sequence[str], extra: dict[str, float] | None = None) -> Report:
+    def report(self, protocols: Sequence[str], extra: dict[str, float] | None = None) -> EvaluationReport:
         """The means, with figures that have no rows of their own in `extra`."""
         metrics: dict[str, float] = {}
         counts: dict[str, int] = {}
@@ -87,4 +87,4 @@ class Ledger:
             metrics[name] = fmean(means.values())
             counts[name] = len(means)
         metrics.update(extra or {})
-        return Report(metrics=metrics, rows=self._rows, counts=counts, protocols=tuple(protocols))
+        return EvaluationReport(metrics=metrics, rows=self._rows, counts=counts, protocols=tuple(protocols))

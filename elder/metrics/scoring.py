@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elder.metrics.batching import Meter, run_batched
+from elder.metrics.batching import ProgressMeter, run_batched
 from elder.runtime import Runtime
 from elder.tokens import pad_left
 
@@ -59,7 +59,7 @@ def score(
     runtime: Runtime,
     pad: int,
     routed_at: RoutedAt | None = None,
-    meter: Meter | None = None,
+    meter: ProgressMeter | None = None,
 ) -> list[TokenScores]:
     """Score every continuation behind its prompt (collective; every rank gets all scores).
 

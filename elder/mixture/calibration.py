@@ -15,7 +15,7 @@ TAIL = 0.02  # share of wanted similarities that may fall below the threshold be
 ENOUGH = 8  # samples of a kind before it counts
 
 
-class Separator:
+class ThresholdCalibrator:
     """A threshold a little below the similarities that should pass.
 
     Args:

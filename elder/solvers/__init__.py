@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from elder.solvers.equality import equality_update as equality_update
+    from elder.solvers.key_covariance import KeyCovariance as KeyCovariance
     from elder.solvers.nullspace import NullSpace as NullSpace
     from elder.solvers.nullspace import nullspace_projector as nullspace_projector
-    from elder.solvers.prior import Prior as Prior
     from elder.solvers.recursive import RecursiveRidge as RecursiveRidge
     from elder.solvers.ridge import ridge_update as ridge_update
 
 _HOMES = {
     "NullSpace": "elder.solvers.nullspace",
-    "Prior": "elder.solvers.prior",
+    "Prior": "elder.solvers.key_covariance",
     "RecursiveRidge": "elder.solvers.recursive",
     "equality_update": "elder.solvers.equality",
     "nullspace_projector": "elder.solvers.nullspace",

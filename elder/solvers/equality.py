@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from elder.errors import SolverError
-from elder.solvers.prior import Prior, as_prior, columns
+from elder.solvers.key_covariance import KeyCovariance, as_prior, columns
 
 DEPENDENT = 1e-12  # smallest eigenvalue of the keys' correlation under C^-1 that still counts as independent
 ALIKE = 1 - 1e-9
 NAMED = 5  # how many pairs an error names
 
 
-def equality_update(keys: Tensor, residuals: Tensor, prior: Prior | Tensor | None = None) -> Tensor:
+def equality_update(keys: Tensor, residuals: Tensor, prior: KeyCovariance | Tensor | None = None) -> Tensor:
     """D = R (K^T C^-1 K)^-1 K^T C^-1, the D with D K = R of least tr(D C D^T).
 
     EMMET without regulariser (arXiv 2403.14236, eq. 7); for one key ROME (arXiv 2202.05262, eq. 2), its rank-one
@@ -22,7 +22,7 @@ def equality_update(keys: Tensor, residuals: Tensor, prior: Prior | Tensor | Non
     Args:
         keys: K (m, n), linearly independent columns.
         residuals: R (d, n).
-        prior: C (m, m), or a factored `Prior`, or None for the identity.
+        prior: C (m, m), or a factored `KeyCovariance`, or None for the identity.
 
     Returns:
         D (d, m), in the dtype of `residuals`; computed in float64.
@@ -34,7 +34,7 @@ def equality_update(keys: Tensor, residuals: Tensor, prior: Prior | Tensor | Non
     return (r @ equality_gain(k, prior)).to(residuals.dtype)
 
 
-def equality_gain(keys: Tensor, prior: Prior | Tensor | None = None) -> Tensor:
+def equality_gain(keys: Tensor, prior: KeyCovariance | Tensor | None = None) -> Tensor:
     """(K^T C^-1 K)^-1 K^T C^-1 (n, m): the update is R times this, so (R, gain) are its low-rank factors.
 
     Arguments and errors as `equality_update`; in float64.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elder.errors import SolverError
-from elder.solvers.prior import Prior
+from elder.solvers.key_covariance import KeyCovariance
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class NullSpace:
         """
         if threshold < 0:
             raise SolverError(f"the null-space threshold cannot be negative, found {threshold}")
-        matrix = Prior(moment).dense()
+        matrix = KeyCovariance(moment).dense()
         limit = threshold * float(matrix.diagonal().mean()) if relative else threshold
         values, vectors = torch.linalg.eigh(matrix)
         return cls(vectors[:, values.clamp(min=0) < limit].contiguous(), limit)

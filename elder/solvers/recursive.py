@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elder.errors import SolverError
-from elder.solvers.prior import Prior, as_prior, cholesky, columns
+from elder.solvers.key_covariance import KeyCovariance, as_prior, cholesky, columns
 from elder.solvers.ridge import ridge_gain
 
 STATE = ("inverse", "absorbed")
@@ -22,7 +22,7 @@ class RecursiveRidge:
     of speed. MEMIT with a cache of keys is this with C; AlphaEdit is this with the identity, in the null space.
 
     Args:
-        prior: C (m, m), a `Prior`, or None for the identity.
+        prior: C (m, m), a `KeyCovariance`, or None for the identity.
         ridge: Weight of C, greater than 0.
         width: m, needed only for the identity.
 
@@ -30,12 +30,12 @@ class RecursiveRidge:
         SolverError: The ridge is not positive, or C is singular.
     """
 
-    def __init__(self, prior: Prior | Tensor | None, ridge: float, width: int | None = None) -> None:
+    def __init__(self, prior: KeyCovariance | Tensor | None, ridge: float, width: int | None = None) -> None:
         if not ridge > 0:
             raise SolverError(f"the ridge must be greater than 0, found {ridge}")
         if prior is None and width is None:
             raise SolverError("the prior is the identity, but nobody said of which width")
-        self._prior = prior if isinstance(prior, Prior) else Prior(prior, width)
+        self._prior = prior if isinstance(prior, KeyCovariance) else KeyCovariance(prior, width)
         self.width, self.ridge = self._prior.width, ridge
         if not self._prior.identity:
             _ = self._prior.factor  # a singular C is refused here, not at a later batch
@@ -114,7 +114,7 @@ class RecursiveRidge:
 
 def _woodbury(inverse: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """(I + K^T Q K)^-1 K^T Q (n, m), and Q K (m, n)."""
-    as_prior(Prior(None, len(inverse)), k.shape[0])
+    as_prior(KeyCovariance(None, len(inverse)), k.shape[0])
     product = inverse @ k
     system = k.mT @ product
     system = (system + system.mT) / 2 + torch.eye(k.shape[1], dtype=k.dtype, device=k.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elder.errors import SolverError
-from elder.solvers.prior import Prior, as_prior, cholesky, columns
+from elder.solvers.key_covariance import KeyCovariance, as_prior, cholesky, columns
 
 Form = Literal["auto", "primal", "dual"]
 
@@ -16,7 +16,7 @@ Form = Literal["auto", "primal", "dual"]
 def ridge_update(
     keys: Tensor,
     residuals: Tensor,
-    prior: Prior | Tensor | None = None,
+    prior: KeyCovariance | Tensor | None = None,
     ridge: float | Tensor = 1.0,
     form: Form = "auto",
 ) -> Tensor:
@@ -29,7 +29,7 @@ def ridge_update(
     Args:
         keys: K (m, n), one column a fact.
         residuals: R (d, n), what the outputs at those keys lack.
-        prior: C (m, m), or a `Prior` that has been factored before, or None for the identity.
+        prior: C (m, m), or a `KeyCovariance` that has been factored before, or None for the identity.
         ridge: Weight of preservation, greater than 0.
         form: `primal` solves m x m, `dual` n x n with C^-1; `auto` takes the cheaper one. They are equal.
 
@@ -44,7 +44,7 @@ def ridge_update(
 
 
 def ridge_gain(
-    keys: Tensor, prior: Prior | Tensor | None = None, ridge: float | Tensor = 1.0, form: Form = "auto"
+    keys: Tensor, prior: KeyCovariance | Tensor | None = None, ridge: float | Tensor = 1.0, form: Form = "auto"
 ) -> Tensor:
     """K^T (ridge C + K K^T)^-1 (n, m): the update is R times this, so (R, gain) are its low-rank factors.
 
@@ -64,7 +64,7 @@ def ridge_gain(
     return _primal(k, c, ridge)
 
 
-def _cheaper(prior: Prior, m: int, n: int) -> Form:
+def _cheaper(prior: KeyCovariance, m: int, n: int) -> Form:
     """Compare multiplications; what both forms share is left out."""
     primal = 3 * m * m * n + m**3 / 3
     dual = m * n * n + n**3 / 3
@@ -73,7 +73,7 @@ def _cheaper(prior: Prior, m: int, n: int) -> Form:
     return "dual" if dual < primal else "primal"
 
 
-def _dual(k: Tensor, prior: Prior, ridge: float | Tensor) -> Tensor:
+def _dual(k: Tensor, prior: KeyCovariance, ridge: float | Tensor) -> Tensor:
     white = prior.whiten(k)
     gram = white.mT @ white
     system = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
@@ -81,7 +81,7 @@ def _dual(k: Tensor, prior: Prior, ridge: float | Tensor) -> Tensor:
     return torch.cholesky_solve(prior.unwhiten(white).mT, factor)
 
 
-def _primal(k: Tensor, prior: Prior, ridge: float | Tensor) -> Tensor:
+def _primal(k: Tensor, prior: KeyCovariance, ridge: float | Tensor) -> Tensor:
     system = k @ k.mT + ridge * prior.dense().to(k.device)
     factor = cholesky(system, "the system of prior and facts", "raise the ridge, or take statistics over more tokens")
     return torch.cholesky_solve(k, factor).mT

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elder.forward.partial import PartialForward
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.models.anatomy import check_rows
 from elder.runtime import Runtime, merge_shares, rounds, share
 from elder.tokens import pad_left
@@ -59,7 +59,7 @@ class Observer:
         for layer, module in maps.items():
             module.register_forward_hook(lambda _, args, out, layer=layer: self._take(layer, args[0], out))
 
-    def look(self, rows: Sequence[Row], last: int, batch: int = 64) -> Seen:
+    def look(self, rows: Sequence[ValueRow], last: int, batch: int = 64) -> Seen:
         """Run rows that end where they are looked at, up to block `last`. Collective; the same on every rank.
 
         Args:
@@ -78,7 +78,7 @@ class Observer:
         outputs = {layer: self._merge([part[1][layer] for part in found], real) for layer in layers}
         return Seen(keys, outputs, self._merge([part[2] for part in found], real))
 
-    def share_of(self, row: Row, layer: int) -> float | None:
+    def share_of(self, row: ValueRow, layer: int) -> float | None:
         """What share of its map's output a block adds to the residual stream, found by trying. Collective.
 
         1 in most decoders, another number where a config scales it (Granite), None where something that is no scaling,
@@ -94,7 +94,7 @@ class Observer:
             return None
         return 1.0 if abs(share - 1) < ONE else share
 
-    def _moved(self, row: Row, layer: int, push: Tensor, before: Tensor) -> Tensor:
+    def _moved(self, row: ValueRow, layer: int, push: Tensor, before: Tensor) -> Tensor:
         """(1, D) how far the block's output moves when `push` (1, D) is added to its map's."""
         self._push = layer, push
         try:
@@ -102,7 +102,7 @@ class Observer:
         finally:
             self._push = None
 
-    def _pass(self, rows: Sequence[Row], last: int) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
+    def _pass(self, rows: Sequence[ValueRow], last: int) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
         ids, mask, positions = pad_left([row.ids for row in rows], self.pad, self.runtime.device)
         self._keys, self._outputs = {}, {}
         try:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from elder.edit import Edit
 from elder.errors import DataError
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.mixture.subject import subject_tokens
 from elder.tokens import encode_prompt, encode_target
 
@@ -58,7 +58,7 @@ def check_subjects(edits: Sequence[Edit]) -> None:
 
 def rewriting_row(
     tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, context: str, where: str = SUBJECT_LAST
-) -> Row:
+) -> ValueRow:
     """Context, prompt and all tokens of the target but the last; the target's tokens are wanted.
 
     Args:
@@ -72,23 +72,23 @@ def rewriting_row(
     head, answer = encode_prompt(tokenizer, prompt), encode_target(tokenizer, prompt, edit.target)
     places = tuple(range(len(head) - 1, len(head) - 1 + len(answer)))
     end = fact_token(tokenizer, prompt, str(edit.subject), where)
-    return Row(number, (*head, *answer[:-1]), end, places, tuple(answer))
+    return ValueRow(number, (*head, *answer[:-1]), end, places, tuple(answer))
 
 
 def essence_row(
     tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, at_end: bool, where: str = SUBJECT_LAST
-) -> Row:
+) -> ValueRow:
     """`SUBJECT is a`; its distribution is compared behind the token that is changed, or `at_end` of the text."""
     text = ESSENCE.replace("{}", str(edit.subject))
     ids = tuple(encode_prompt(tokenizer, text))
     end = fact_token(tokenizer, text, str(edit.subject), where)
-    return Row(number, ids, end, (len(ids) - 1 if at_end else end,))
+    return ValueRow(number, ids, end, (len(ids) - 1 if at_end else end,))
 
 
 def prompt_row(
     tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, context: str, where: str = SUBJECT_LAST
-) -> Row:
+) -> ValueRow:
     """Context and prompt up to the token at which the fact is written: all that a key depends on."""
     prompt = context.replace("{}", edit.prompt, 1)
     end = fact_token(tokenizer, prompt, str(edit.subject), where)
-    return Row(number, tuple(encode_prompt(tokenizer, prompt)[: end + 1]), end, (end,))
+    return ValueRow(number, tuple(encode_prompt(tokenizer, prompt)[: end + 1]), end, (end,))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from elder.forward.upper import UpperBlocks, select
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.mixture.samples import IGNORED
 from elder.runtime import Runtime, merge_shares, rounds, share
 
@@ -62,7 +62,7 @@ class Values:
 
 def find_values(
     upper: UpperBlocks,
-    rows: Sequence[Sequence[Row]],
+    rows: Sequence[Sequence[ValueRow]],
     starts: Tensor,
     options: ValueOptions,
     runtime: Runtime,
@@ -110,7 +110,7 @@ class _Group:
     """Edits that are run together, and how far each has come."""
 
     def __init__(
-        self, upper: UpperBlocks, rows: Sequence[Sequence[Row]], starts: Tensor, options: ValueOptions, real: int
+        self, upper: UpperBlocks, rows: Sequence[Sequence[ValueRow]], starts: Tensor, options: ValueOptions, real: int
     ) -> None:
         self.upper, self.o, self.real = upper, options, max(0, min(real, len(rows)))
         count, device = len(rows), upper.device
@@ -199,7 +199,7 @@ class _Group:
         self.rows = select(self.rows, stays.nonzero().flatten())
 
 
-def _reach(rows: Sequence[Row]) -> int:
+def _reach(rows: Sequence[ValueRow]) -> int:
     """Tokens of the longest row from the changed one to the last whose distribution is looked at."""
     return max(max(row.places) - row.at for row in rows)
 

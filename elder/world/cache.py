@@ -25,11 +25,13 @@ from elder.world.recipe import RECIPE_VERSION, Recipe, find_recipe
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "world.json")
 """A world directory is complete when it has all of these."""
 
-Progress = Callable[[int, int, float], None]
+TrainingProgress = Callable[[int, int, float], None]
 """Called after every training step with (steps done, steps of all, mean answer loss in nats)."""
 
 
-def ensure_world(name: str = "small", cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:
+def ensure_world(
+    name: str = "small", cache_dir: str | Path | None = None, progress: TrainingProgress | None = None
+) -> Path:
     """The directory of a world's trained Llama in the layout of the hub; trains it on first use.
 
     Args:
@@ -103,7 +105,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def _make(home: Path, recipe: Recipe, world: World, progress: Progress | None) -> None:
+def _make(home: Path, recipe: Recipe, world: World, progress: TrainingProgress | None) -> None:
     """Train into a temporary directory and rename it; the caller holds the lock."""
     for stale in home.parent.glob(f"{home.name}.*.tmp"):  # of a process that was killed: we hold its lock
         shutil.rmtree(stale, ignore_errors=True)
@@ -118,7 +120,7 @@ def _make(home: Path, recipe: Recipe, world: World, progress: Progress | None) -
         raise
 
 
-def _train_into(directory: Path, recipe: Recipe, world: World, progress: Progress | None) -> None:
+def _train_into(directory: Path, recipe: Recipe, world: World, progress: TrainingProgress | None) -> None:
     """Train, verify and save a world model.
 
     Raises:

@@ -27,7 +27,7 @@ THREADS = 1
 operators are small: a second thread gains little on an idle machine, and on a busy one the two wait for
 each other (395 s instead of 14 s were measured for `world:tiny` beside six other busy processes)."""
 
-Progress = Callable[[int, int, float], None]
+TrainingProgress = Callable[[int, int, float], None]
 """Called after every step with (steps done, steps of all, mean answer loss in nats)."""
 
 
@@ -101,7 +101,7 @@ def answer_mask(rows: Rows, length: int) -> Tensor:
 
 
 def train(
-    recipe: Recipe, world: World, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
+    recipe: Recipe, world: World, tokenizer: PreTrainedTokenizerBase, progress: TrainingProgress | None = None
 ) -> LlamaForCausalLM:
     """Train a model on the statements of a world, in the wordings that training may show.
 

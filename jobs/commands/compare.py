@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from elder.pipelines.config.comparison import CompareConfig
-    from elder.pipelines.suite.driver import Came
+    from elder.pipelines.suite.driver import SuiteOutcome
 
 
 @click.command("compare")
@@ -73,7 +73,7 @@ def opening(compare: CompareConfig, edits: int) -> dict[str, str]:
     }
 
 
-def closing_page(console: Console, came: Came, out: Path) -> None:
+def closing_page(console: Console, came: SuiteOutcome, out: Path) -> None:
     """The tables, and where the report is."""
     from elder.jobs.terminal.summary import pairs
     from elder.pipelines.suite.comparison_result import same_moment

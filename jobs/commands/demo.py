@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from elder.jobs.commands.edit import Job, finish, perform_and_write
+from elder.jobs.commands.edit import EditCommand, finish, perform_and_write
 from elder.jobs.shared.options import all_overrides, check_json_target, json_option
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def command(overrides: tuple[str, ...], run_id: str | None, json_file: Path | No
     from elder.jobs.terminal.display import make_console
 
     check_json_target(json_file)
-    job = Job.from_arguments("demo", all_overrides(overrides, run_id))
+    job = EditCommand.from_arguments("demo", all_overrides(overrides, run_id))
     console = make_console()
     result = perform_and_write(job, console, json_file)
     pulled = pull_back(job, result)
@@ -34,7 +34,7 @@ def command(overrides: tuple[str, ...], run_id: str | None, json_file: Path | No
         ask(job, console, pulled)
 
 
-def pull_back(job: Job, result: Mapping[str, Any]) -> Path | None:
+def pull_back(job: EditCommand, result: Mapping[str, Any]) -> Path | None:
     """Fetch the registered adapter from MLflow into a folder beside the store; None when none is registered."""
     registered = result.get("registered")
     if not registered:
@@ -50,13 +50,13 @@ def pull_back(job: Job, result: Mapping[str, Any]) -> Path | None:
     return directory
 
 
-def ask(job: Job, console: Console, directory: Path) -> None:
+def ask(job: EditCommand, console: Console, directory: Path) -> None:
     """Load the pulled adapter onto a fresh base model and let it answer a few prompts."""
     import elder
-    from elder.jobs.shared.preflight import load_stream
     from elder.jobs.shared.wiring import home
     from elder.jobs.terminal.answers import before_and_after
     from elder.jobs.terminal.summary import answers
+    from elder.pipelines.run.inputs import load_stream
 
     base = elder.load_base(job.config.model.source, dtype=job.config.model.dtype, device="cpu", cache_dir=home())
     edited = elder.load_edited(directory, base=base)

@@ -35,14 +35,14 @@ def command(
     from elder.jobs.terminal.display import make_console
 
     check_json_target(json_file)
-    job = Job.from_arguments(config, all_overrides(overrides, run_id, address))
+    job = EditCommand.from_arguments(config, all_overrides(overrides, run_id, address))
     console = make_console()
     result = perform_and_write(job, console, json_file)
     finish(job, console, result, next_steps(job.config, result))
 
 
 @dataclass(frozen=True)
-class Job:
+class EditCommand:
     """A run as the user asked for it: the config's argument, all overrides, and the resolved config."""
 
     argument: str
@@ -50,7 +50,7 @@ class Job:
     config: RunConfig
 
     @classmethod
-    def from_arguments(cls, argument: str, overrides: Sequence[str]) -> Job:
+    def from_arguments(cls, argument: str, overrides: Sequence[str]) -> EditCommand:
         """Resolve the config.
 
         Raises:
@@ -69,7 +69,7 @@ class Job:
         return submitted or resume_command(self.argument, self.overrides, self.config.run_id)
 
 
-def perform_and_write(job: Job, console: Console, json_file: Path | None) -> dict[str, Any]:
+def perform_and_write(job: EditCommand, console: Console, json_file: Path | None) -> dict[str, Any]:
     """`perform`, and write the result, that of a refused run too.
 
     Raises:
@@ -86,7 +86,7 @@ def perform_and_write(job: Job, console: Console, json_file: Path | None) -> dic
     return result
 
 
-def perform(job: Job, console: Console) -> dict[str, Any]:
+def perform(job: EditCommand, console: Console) -> dict[str, Any]:
     """Check, run, show. Returns the driver's result.
 
     Raises:
@@ -114,8 +114,10 @@ def perform(job: Job, console: Console) -> dict[str, Any]:
         with display:
             if config.cluster.workers:
                 display({"kind": "phase", "name": "start"})
-            edits = inputs.checked_edits
-            return run_edit(config, factory, tracker, display, cache_dir=home(), edits=edits, tags=job_tags())
+            return run_edit(
+                config, factory, tracker, display, cache_dir=home(), edits=inputs.checked_edits,
+                windows=inputs.windows, tags=job_tags(),
+            )  # fmt: skip
     except InputError:
         raise  # nothing was started
     except BaseException:
@@ -123,7 +125,7 @@ def perform(job: Job, console: Console) -> dict[str, Any]:
         raise
 
 
-def finish(job: Job, console: Console, result: Mapping[str, Any], following: Sequence[str]) -> None:
+def finish(job: EditCommand, console: Console, result: Mapping[str, Any], following: Sequence[str]) -> None:
     """Print the closing page."""
     from elder.jobs.shared.wiring import make_store_factory
     from elder.jobs.terminal.summary import closing_page
@@ -166,7 +168,7 @@ def next_steps(config: RunConfig, result: Mapping[str, Any]) -> list[str]:
     return steps
 
 
-def _say_what_stands(job: Job, committed: Sequence[Mapping[str, Any]]) -> None:
+def _say_what_stands(job: EditCommand, committed: Sequence[Mapping[str, Any]]) -> None:
     if committed:
         last = committed[-1]
         click.echo(f"stage {last['stage']} stands committed ({last['edits']} edits)", err=True)

@@ -19,7 +19,7 @@ from elder.jobs.shared.options import json_option, write_json
 @json_option
 def command(address: str | None, everyone: bool, limit: int, json_file: Path | None) -> None:
     """List the jobs of the cluster at --address, the newest first."""
-    from elder.jobs.remote.run_status import Standing, duration, standing_of
+    from elder.jobs.remote.run_status import RunStatus, duration, run_status_of
 
     server = open_server(address)
     known = sorted(server.jobs(), key=lambda job: -(job.started or 0))
@@ -28,7 +28,7 @@ def command(address: str | None, everyone: bool, limit: int, json_file: Path | N
     for job in shown:
         # Stages are read where that costs nothing (a directory), and for what runs now.
         near = not job.metadata.get("elder.store", "").startswith("s3://")
-        standing = standing_of(job.metadata, run_of(job)) if near or not job.over else Standing()
+        standing = run_status_of(job.metadata, run_of(job)) if near or not job.over else RunStatus()
         stages = standing.words(time.time()) if standing.readable else "-"
         started = f"{duration(time.time() - job.started)} ago" if job.started else "-"
         rows.append((job.id, job.metadata.get("elder.command", "-"), job.status, started, stages))

@@ -13,7 +13,7 @@ from elder.jobs.shared.suite_commands import load_several, method_options
 
 if TYPE_CHECKING:
     from elder.pipelines.planning.plan import Plan
-    from elder.pipelines.planning.suite_plan import FleetPlan
+    from elder.pipelines.planning.suite_plan import SuitePlan
 
 
 @click.command("plan")
@@ -42,7 +42,7 @@ def command(
     from elder.pipelines.config.run import kind_of, load_config
     from elder.pipelines.planning.plan import plan
     from elder.pipelines.planning.sharding import worker_memory
-    from elder.pipelines.planning.suite_plan import fleet_plan
+    from elder.pipelines.planning.suite_plan import suite_plan
 
     check_json_target(json_file)
     given = all_overrides(overrides, run_id)
@@ -56,7 +56,7 @@ def command(
     resolved = several.run if several else load_config(config, given)
     available = worker_memory(resolved) if memory_gib is None else int(memory_gib * 2**30)
     if several:
-        fleet = fleet_plan(several, available)
+        fleet = suite_plan(several, available)
         show_fleet(fleet)
         write_json(json_file, fleet.to_dict())
         return
@@ -65,7 +65,7 @@ def command(
     write_json(json_file, found.to_dict())
 
 
-def show_fleet(fleet: FleetPlan) -> None:
+def show_fleet(fleet: SuitePlan) -> None:
     """Print the plan of several runs for people."""
     from elder.pipelines.planning.memory import gib
 

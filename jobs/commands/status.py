@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @json_option
 def command(job_id: str, address: str | None, json_file: Path | None) -> None:
     """Say how the job or run ID stands; of a run, the latest attempt."""
-    from elder.jobs.remote.run_status import SEVERAL, quiet_warning, said_last, sentence, standing_of
+    from elder.jobs.remote.run_status import SEVERAL, quiet_warning, run_status_of, said_last, sentence
 
     server = open_server(address)
     job, attempts = find_job(server, job_id)
-    standing = standing_of(job.metadata, attempts.run_id)
+    standing = run_status_of(job.metadata, attempts.run_id)
     told = sentence(job, standing)
     warning = quiet_warning(job, standing)
     click.echo(f"{job.id}: {told}")

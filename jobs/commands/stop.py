@@ -13,7 +13,7 @@ from elder.jobs.remote.lookup import address_option, find_job, open_server
 from elder.jobs.shared.options import json_option, write_json
 
 if TYPE_CHECKING:
-    from elder.jobs.remote.run_status import Standing
+    from elder.jobs.remote.run_status import RunStatus
 
 PATIENCE_S = 60.0
 PENDING_S = 8.0  # Ray cannot end a job whose driver has found no room; it ends as soon as it would start
@@ -26,7 +26,7 @@ PENDING_S = 8.0  # Ray cannot end a job whose driver has found no room; it ends 
 def command(job_id: str, address: str | None, json_file: Path | None) -> None:
     """End the job or run ID; of a run, the latest attempt. A job that has ended already is left as it is."""
     from elder.infra.ray_jobs.submit import wait
-    from elder.jobs.remote.run_status import sentence, standing_of
+    from elder.jobs.remote.run_status import run_status_of, sentence
 
     server = open_server(address)
     job, attempts = find_job(server, job_id)
@@ -42,7 +42,7 @@ def command(job_id: str, address: str | None, json_file: Path | None) -> None:
                 "ask again, or look at the cluster (ray status)"
             )
         job = ended
-    standing = standing_of(job.metadata, attempts.run_id)
+    standing = run_status_of(job.metadata, attempts.run_id)
     told = sentence(job, standing)
     click.echo(f"{job.id} had ended before: {told}" if already else f"{job.id}: {told}")
     if standing.readable and not already:
@@ -66,7 +66,7 @@ def _not_begun(job_id: str, json_file: Path | None) -> None:
     write_json(json_file, {"submission_id": job_id, "status": "PENDING", "had_ended": False, "standing": None})
 
 
-def stands(standing: Standing) -> str:
+def stands(standing: RunStatus) -> str:
     """Which stage stands: counted from 1 as `elder status` does, and by its name in the store."""
     if standing.runs is not None or standing.trials is not None:
         return f"what is committed stands: {standing.words(time.time())}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from elder.pipelines.config.study import StudyConfig
-    from elder.pipelines.suite.driver import Came
+    from elder.pipelines.suite.driver import SuiteOutcome
 
 
 @click.command("study")
@@ -54,7 +54,7 @@ def opening(study: StudyConfig) -> dict[str, str]:
     }
 
 
-def closing_page(console: Console, came: Came, out: Path) -> None:
+def closing_page(console: Console, came: SuiteOutcome, out: Path) -> None:
     """A line for each run, and where the report is."""
     from rich.table import Table
 

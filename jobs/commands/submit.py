@@ -70,12 +70,12 @@ def command(
     elder status RUN --address http://HEAD:8265
     """
     from elder.infra.ray_jobs.server import check_address, default_address
-    from elder.jobs.remote.package import Request, resolve_request, variables
+    from elder.jobs.remote.package import SubmitRequest, resolve_request, variables
 
     check_usage(verb, arguments, resume, run_id)
     check_json_target(json_file)
     place = check_address(address or default_address(os.environ))
-    request = Request(
+    request = SubmitRequest(
         verb, arguments, place, resume or run_id, environment, working_dir, excluded, max_upload_mb, methods, strategy
     )  # fmt: skip
     if verb != "compare" and (methods is not None or strategy is not None):
@@ -172,14 +172,14 @@ def check_again(parcel: Any, packed: Any, facts: dict[str, str], earlier: Attemp
         ConfigError: With the state of the first, and how to follow it or go on.
     """
     from elder.jobs.remote.package import check_stored
-    from elder.jobs.remote.run_status import sentence, standing_of
+    from elder.jobs.remote.run_status import run_status_of, sentence
 
     run_id, again = parcel.run_id, facts["elder.resume"]
-    standing = standing_of(facts, run_id)
+    standing = run_status_of(facts, run_id)
     running = [job for job in earlier.jobs if not job.over] if earlier else []
     if earlier and (running or not resume):
         job = running[-1] if running else earlier.latest
-        state = sentence(job, standing_of(job.metadata, run_id))
+        state = sentence(job, run_status_of(job.metadata, run_id))
         lines = [f"run '{run_id}' has been submitted to {parcel.request.address} before: {state} (job {job.id})"]
         if running:
             lines.append(f"  follow it with elder logs -f {job.id}, or end it with elder stop {run_id}")
@@ -198,7 +198,7 @@ def check_again(parcel: Any, packed: Any, facts: dict[str, str], earlier: Attemp
 def follow_to_the_end(job_id: str, address: str) -> tuple[int, dict[str, Any]]:
     """Show the log until the job has ended; returns the exit code and what `--json` says of the end."""
     from elder.infra.ray_jobs.submit import follow
-    from elder.jobs.remote.run_status import sentence, standing_of
+    from elder.jobs.remote.run_status import run_status_of, sentence
 
     server = open_server(address)
     try:
@@ -210,7 +210,7 @@ def follow_to_the_end(job_id: str, address: str) -> tuple[int, dict[str, Any]]:
             err=True,
         )
         return INTERRUPTED, {"status": "RUNNING", "exit_code": None}
-    standing = standing_of(job.metadata, job.metadata.get("elder.run_id", job_id))
+    standing = run_status_of(job.metadata, job.metadata.get("elder.run_id", job_id))
     code = exit_code_of(job)
     click.echo(f"{job_id}: {sentence(job, standing)}")
     if code and job.exit_code is None and job.message:

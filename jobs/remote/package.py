@@ -29,7 +29,7 @@ from elder.infra.ray_jobs.packaging import (
     stage_start,
 )
 from elder.infra.ray_jobs.server import is_loopback
-from elder.jobs.remote.paths import Trip
+from elder.jobs.remote.paths import PathRewriter
 from elder.jobs.remote.run_status import COMMAND_KEY, S3_KEY, SIZE_KEY, STAGES_KEY, STORE_KEY
 from elder.jobs.shared.options import all_overrides
 from elder.jobs.shared.suite_commands import load_several
@@ -47,7 +47,7 @@ OWN_NAMES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "ELDER_SUBMISSION_ID"
 
 
 @dataclass(frozen=True)
-class Request:
+class SubmitRequest:
     """What the user asked to have run elsewhere.
 
     Attributes:
@@ -106,7 +106,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class SubmissionPackage:
     """A request that has been found good.
 
     Attributes:
@@ -115,7 +115,7 @@ class Parcel:
         whole: The config that is written down: the run's, or that of a search, comparison or study around it.
     """
 
-    request: Request
+    request: SubmitRequest
     config: Any
     whole: Any
 
@@ -125,7 +125,7 @@ class Parcel:
         return str(self.config.run_id)
 
 
-def resolve_request(request: Request) -> Parcel:
+def resolve_request(request: SubmitRequest) -> SubmissionPackage:
     """Resolve the config and check the stream of edits as far as this machine has it.
 
     Raises:
@@ -149,14 +149,14 @@ def resolve_request(request: Request) -> Parcel:
 
         training = load_train_config(request.config_argument, overrides)
         _check_facts(training)
-        return Parcel(request, training, training)
+        return SubmissionPackage(request, training, training)
     else:
         config = whole = load_config(request.config_argument, overrides)
         if request.command == "evaluate" and request.run_id is None:
             # A run id in the file names the edit run; measuring it again is another job.
             config = whole = replace(config, run_id=fresh_run_id(f"evaluate-{config.name}"))
     _check_data(config)
-    return Parcel(request, config, whole)
+    return SubmissionPackage(request, config, whole)
 
 
 def _check_facts(config: TrainConfig) -> None:
@@ -174,14 +174,14 @@ def _check_facts(config: TrainConfig) -> None:
 
 def _check_data(config: RunConfig) -> None:
     """Check the stream where that needs nothing but a file that is here; lengths in tokens are checked by the job."""
-    from elder.jobs.shared.preflight import load_stream
+    from elder.pipelines.run.inputs import load_stream
 
     path = config.data.path
     if config.data.source.startswith("world:") or (path is not None and Path(path).expanduser().is_file()):
         load_stream(config)
 
 
-def pack(parcel: Parcel, target: Path) -> tuple[Any, list[str]]:
+def pack(parcel: SubmissionPackage, target: Path) -> tuple[Any, list[str]]:
     """Fill the directory that travels; returns the whole config as the job reads it, and notes for the user.
 
     Raises:
@@ -193,7 +193,7 @@ def pack(parcel: Parcel, target: Path) -> tuple[Any, list[str]]:
     inside: Sequence[Path] = ()
     if request.working_dir is not None:
         inside = stage_folder(request.working_dir, target, request.excluded, limit)
-    trip = Trip(target, loopback, request.working_dir, inside)
+    trip = PathRewriter(target, loopback, request.working_dir, inside)
     several = request.command in SEVERAL
     whole = trip.pack_several(parcel.whole) if several else _around(parcel, trip.pack(parcel.config))
     adapter = request.adapter
@@ -208,7 +208,7 @@ def pack(parcel: Parcel, target: Path) -> tuple[Any, list[str]]:
     return whole, trip.notes
 
 
-def _around(parcel: Parcel, packed: Any) -> Any:
+def _around(parcel: SubmissionPackage, packed: Any) -> Any:
     """The config that is written down, with the packed run in it."""
     return packed if parcel.whole is parcel.config else replace(parcel.whole, run=packed)
 
@@ -223,7 +223,7 @@ def entrypoint(target: Path) -> str:
     return f"sh {RUN}/start.sh {(target / RUN / 'arguments').read_text(encoding='utf-8')}"
 
 
-def metadata(parcel: Parcel, attempt: int, packed: Any) -> dict[str, str]:
+def metadata(parcel: SubmissionPackage, attempt: int, packed: Any) -> dict[str, str]:
     """What everybody who can list jobs may know; no secret is among it."""
     config = run_of(packed)
     edits, size = edits_of(config), config.stream.stage_size
@@ -256,7 +256,7 @@ def edits_of(config: Any) -> int | None:
     return found
 
 
-def check_stored(parcel: Parcel, packed: Any) -> None:
+def check_stored(parcel: SubmissionPackage, packed: Any) -> None:
     """Refuse a run or search that its store has with another config; a store that cannot be read says nothing.
 
     Raises:

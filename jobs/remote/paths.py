@@ -22,7 +22,7 @@ INPUTS = f"{RUN}/inputs"
 
 
 @dataclass
-class Trip:
+class PathRewriter:
     """One packing: where from, where to, and what there is to say about it.
 
     Attributes:

@@ -31,7 +31,7 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """Committed stages of a run.
 
     Attributes:
@@ -74,11 +74,13 @@ class Standing:
         return asdict(self)
 
 
-def standing_of(metadata: Mapping[str, str], run_id: str, environment_s3: Mapping[str, Any] | None = None) -> Standing:
+def run_status_of(
+    metadata: Mapping[str, str], run_id: str, environment_s3: Mapping[str, Any] | None = None
+) -> RunStatus:
     """Read the store that a job names in its metadata."""
     store_uri = metadata.get(STORE_KEY)
     if not store_uri or metadata.get(COMMAND_KEY) not in ("edit", "train-editor", "tune", *SEVERAL):
-        return Standing(why="the job keeps no stages")
+        return RunStatus(why="the job keeps no stages")
     try:
         settings = json.loads(metadata.get(S3_KEY, "{}"))
     except ValueError:
@@ -86,7 +88,7 @@ def standing_of(metadata: Mapping[str, str], run_id: str, environment_s3: Mappin
     return read_standing(store_uri, settings, run_id, metadata)
 
 
-def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: Mapping[str, str]) -> Standing:
+def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: Mapping[str, str]) -> RunStatus:
     """The committed stages of a run in a store, as far as they can be read from here."""
     from elder.infra.stores.open import open_store
     from elder.pipelines.run.commits import RunState
@@ -95,21 +97,21 @@ def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: 
     try:
         store = open_store(store_uri, {**s3, **quick} if store_uri.startswith("s3://") else None)
         if not store_uri.startswith("s3://") and not _there(store.uri):
-            return Standing(why=f"{store_uri} is not on this machine")
+            return RunStatus(why=f"{store_uri} is not on this machine")
         if metadata.get(COMMAND_KEY) == "tune":
-            return Standing(True, of=_number(metadata.get(STAGES_KEY)), trials=_trials(store, run_id))
+            return RunStatus(True, of=_number(metadata.get(STAGES_KEY)), trials=_trials(store, run_id))
         if metadata.get(COMMAND_KEY) in SEVERAL:
             return _several(store, str(metadata[COMMAND_KEY]), run_id, _number(metadata.get(STAGES_KEY)))
         state = RunState(store, run_id)
         count, last = state.last_commit()
-        return Standing(True, "", count, _stages(state, metadata), last.edits if last else 0, _seconds(last))
+        return RunStatus(True, "", count, _stages(state, metadata), last.edits if last else 0, _seconds(last))
     except ElderError as error:
-        return Standing(why=str(error).splitlines()[0])
+        return RunStatus(why=str(error).splitlines()[0])
     except ImportError as error:
-        return Standing(why=f"{error.name or error} is not installed here (pip install 'elder[tracking]')")
+        return RunStatus(why=f"{error.name or error} is not installed here (pip install 'elder[tracking]')")
 
 
-def sentence(job: JobRecord, standing: Standing, now: float | None = None) -> str:
+def sentence(job: JobRecord, standing: RunStatus, now: float | None = None) -> str:
     """`running, stage 3 of 10 committed 2 min ago`."""
     now = time.time() if now is None else now
     state = WORDS.get(job.status, job.status.lower())
@@ -120,7 +122,7 @@ def sentence(job: JobRecord, standing: Standing, now: float | None = None) -> st
     return f"{state}, {standing.words(now)}" if standing.readable else state
 
 
-def quiet_warning(job: JobRecord, standing: Standing, now: float | None = None) -> str | None:
+def quiet_warning(job: JobRecord, standing: RunStatus, now: float | None = None) -> str | None:
     """A sentence when a running job has committed nothing for long, else None."""
     now = time.time() if now is None else now
     since = standing.committed_at or job.started
@@ -132,7 +134,7 @@ def quiet_warning(job: JobRecord, standing: Standing, now: float | None = None) 
     return f"running, but no commit for {duration(now - since)}: look at the log, and at the cluster's free resources"
 
 
-def _timed(standing: Standing) -> bool:
+def _timed(standing: RunStatus) -> bool:
     """Whether the time of the last commit is known: of a search, a comparison or a study nobody looks for it."""
     return standing.trials is None and standing.runs is None
 
@@ -178,7 +180,7 @@ def _trials(store: Any, run_id: str) -> int:
     return sum(1 for key in store.list(f"tunes/{run_id}/results/") if re.search(r"/\d+\.json$", key))
 
 
-def _several(store: Any, verb: str, run_id: str, known: int) -> Standing:
+def _several(store: Any, verb: str, run_id: str, known: int) -> RunStatus:
     """Finished runs of a comparison or study and the stages of all, in one listing; its config says which they are."""
     from elder.pipelines.config.comparison import parse_compare_config
     from elder.pipelines.config.study import parse_study_config
@@ -186,13 +188,13 @@ def _several(store: Any, verb: str, run_id: str, known: int) -> Standing:
     try:
         text = store.get(f"{SEVERAL[verb]}/{run_id}/config.yaml").decode()
     except KeyError:
-        return Standing(True, of=known, runs=0)
+        return RunStatus(True, of=known, runs=0)
     whole = parse_compare_config(text) if verb == "compare" else parse_study_config(text)
     own = {member.config.run_id for member in whole.members}
     keys = [key.split("/") for key in store.list(f"runs/{run_id}-")]
     found = [parts[2:] for parts in keys if len(parts) > 2 and parts[1] in own]
     done = sum(1 for parts in found if parts == ["result.json"])
-    return Standing(True, "", sum(1 for parts in found if parts[-1] == "COMMIT.json"), len(own), runs=done)
+    return RunStatus(True, "", sum(1 for parts in found if parts[-1] == "COMMIT.json"), len(own), runs=done)
 
 
 def _seconds(commit: Any) -> float | None:

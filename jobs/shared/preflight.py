@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elder.edit import Edit, dataset_digest
-from elder.errors import ConfigError, DataError, InputError
+from elder.errors import ConfigError, InputError
 from elder.jobs.shared.wiring import check_addresses, home
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
+from elder.pipelines.run.inputs import load_stream
 from elder.pipelines.run.requirements import check_blocks, check_subjects, check_text, read_windows
 
 if TYPE_CHECKING:
@@ -28,10 +29,18 @@ TEXT = ("text", "text_tokens")  # the options of an editor that say what is read
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the user gave, checked: the stream of edits, its digest, and what could not be checked."""
+    """What the user gave, read and checked once: a run takes it over.
+
+    Attributes:
+        edits: The stream.
+        digest: Its digest.
+        windows: The text of the statistics, or None where the method takes none or the tokenizer is not at hand.
+        notes: Sentences on what could not be checked.
+    """
 
     edits: list[Edit]
     digest: str
+    windows: Any = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -69,16 +78,17 @@ def check_inputs(config: RunConfig) -> Inputs:
     notes: list[str] = []
     tokenizer, positions = check_model(config, problems, notes)
     edits: list[Edit] = []
+    windows = None
     with noting(problems):
         edits = load_stream(config, tokenizer, positions)
         check_subjects(config, edits)
     with noting(problems):
         check_text(config)
         if tokenizer is not None:
-            read_windows(config, tokenizer, positions)
+            windows = read_windows(config, tokenizer, positions)
     if problems:
         raise ConfigError(problems)
-    return Inputs(edits, dataset_digest(edits), notes)
+    return Inputs(edits, dataset_digest(edits), windows, notes)
 
 
 def check_members(whole: SeveralConfig) -> list[str]:
@@ -141,26 +151,6 @@ def _blocks(config: RunConfig) -> int | None:
 
     place = resolve_source(str(place))
     return load_config(place).get_text_config().num_hidden_layers if Path(place).expanduser().is_dir() else None
-
-
-def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None = None) -> list[Edit]:
-    """The stream of edits of a config, read and checked as a whole.
-
-    Args:
-        config: The resolved config.
-        tokenizer: Counts tokens, when it is at hand.
-        positions: Longest context of the base model, in tokens.
-
-    Raises:
-        DataError: The data are missing, malformed, duplicate, contradictory or too long; all of it at once.
-    """
-    from elder.datasets import load_edits, validate_stream
-
-    data = config.data
-    edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
-    if not edits:
-        raise DataError(f"{data.path or data.source}: holds no edits; give a file with at least one (data.path)")
-    return validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=positions)
 
 
 def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | None]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from elder.pipelines.config.suite import SeveralConfig
-    from elder.pipelines.suite.driver import Came, Outside
+    from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -137,8 +137,8 @@ class Pages:
     """
 
     opening: Callable[[int], Mapping[str, str]]
-    closing: Callable[[Any, Came, Path], None]
-    drive: Callable[[Outside], Came]
+    closing: Callable[[Any, SuiteOutcome, Path], None]
+    drive: Callable[[SuiteIO], SuiteOutcome]
 
 
 def carry_out(call: Call, whole: SeveralConfig, pages: Pages) -> None:
@@ -163,12 +163,12 @@ def carry_out(call: Call, whole: SeveralConfig, pages: Pages) -> None:
         raise error
 
 
-def _perform(call: Call, whole: SeveralConfig, pages: Pages, console: Console, place: Path) -> Came:
+def _perform(call: Call, whole: SeveralConfig, pages: Pages, console: Console, place: Path) -> SuiteOutcome:
     from elder.jobs.shared.preflight import check_inputs, check_places
     from elder.jobs.shared.running import job_tags, show_world
     from elder.jobs.shared.wiring import home, make_store_factory, open_tracker, quiet_libraries
     from elder.jobs.terminal.summary import pairs
-    from elder.pipelines.suite.driver import Outside
+    from elder.pipelines.suite.driver import SuiteIO
 
     run, resume = whole.run, call.resume(whole.run.run_id)
     quiet_libraries(run)
@@ -178,8 +178,8 @@ def _perform(call: Call, whole: SeveralConfig, pages: Pages, console: Console, p
     check_places(factory())
     pairs(console, {**pages.opening(len(inputs.edits)), "store": run.tracking.store, "if it stops": resume})
     console.print()
-    outside = Outside(
-        factory, lambda: open_tracker(run), FleetLines(console), call.parallel, home(), place, tags=job_tags()
+    outside = SuiteIO(
+        factory, lambda: open_tracker(run), SuiteLines(console), call.parallel, home(), place, tags=job_tags()
     )
     try:
         return pages.drive(outside)
@@ -190,7 +190,7 @@ def _perform(call: Call, whole: SeveralConfig, pages: Pages, console: Console, p
         raise
 
 
-class FleetLines:
+class SuiteLines:
     """Events of several runs as lines, each with the name of its run in front."""
 
     def __init__(self, console: Console) -> None:

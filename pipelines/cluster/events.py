@@ -20,7 +20,7 @@ Event = Mapping[str, Any]
 THROTTLED = ("batch", "evaluated", "prepared")
 
 
-class Mailbox:
+class EventQueue:
     """The actor's state. Runs in a process of its own; every method is quick."""
 
     def __init__(self) -> None:
@@ -70,13 +70,13 @@ class Mailbox:
         return len(self._stopped), self._stopped[min(self._stopped)]
 
 
-def open_mailbox() -> Any:
+def open_queue() -> Any:
     """Start the actor beside the driver; it takes no CPU slot and ends with it, not with another node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Mailbox).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
+    return ray.remote(EventQueue).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
 
 
-class Sender:
+class EventSender:
     """The worker's end: passes events on without waiting, at most ten a second of those that only show progress."""
 
     def __init__(self, mailbox: Any, interval: float = 0.1) -> None:
@@ -91,7 +91,7 @@ class Sender:
         self._mailbox.put.remote(dict(event))
 
 
-class Listener:
+class EventListener:
     """The driver's end: a thread that fetches events beside a blocking call and hands them to a callback.
 
     What the callback raises comes out at the end of the `with` block, where it is not lost.
@@ -103,7 +103,7 @@ class Listener:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._listen, name="elder-events", daemon=True)
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> EventListener:
         self._thread.start()
         return self
 

@@ -18,7 +18,7 @@ import ray
 
 from elder.errors import UnreachableError
 from elder.pipelines.config.run import ClusterConfig
-from elder.pipelines.run.spec import Report
+from elder.pipelines.run.spec import EventHandler
 
 TELL_S = 15.0  # between two notes while there is no room
 START_S = 60.0  # between two notes while the workers have room and start
@@ -35,7 +35,7 @@ class PlacementWatch:
         report: Receives a note every quarter of a minute.
     """
 
-    def __init__(self, mailbox: Any, cluster: ClusterConfig, report: Report, look_s: float = LOOK_S) -> None:
+    def __init__(self, mailbox: Any, cluster: ClusterConfig, report: EventHandler, look_s: float = LOOK_S) -> None:
         self._mailbox, self._cluster, self._report, self._look_s = mailbox, cluster, report, look_s
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="elder-placement", daemon=True)

@@ -33,12 +33,12 @@ import elder
 from elder.device import backend_for, pick_device
 from elder.errors import ConfigError, ElderError, UnreachableError
 from elder.pipelines.cluster.cores import threads_each, usable_cores
-from elder.pipelines.cluster.events import Listener, Sender, open_mailbox
+from elder.pipelines.cluster.events import EventListener, EventSender, open_queue
 from elder.pipelines.cluster.node_address import speak_on
 from elder.pipelines.cluster.placement import WAITING, PlacementWatch
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import Job, Report, WorkersFailed
+from elder.pipelines.run.spec import EventHandler, RunSpec, WorkersFailed
 
 DRIVER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a config are relative to where the user stands
@@ -50,7 +50,7 @@ WHOLE_BELOW = 1024  # under ZeRO-3, weights of at most so many elements (norms) 
 OBJECT_STORE_BYTES = 160 * 2**20  # of a cluster of our own: edits and adapters are small
 
 
-def run_on_ray(job: Job, report: Report) -> None:
+def run_on_ray(job: RunSpec, report: EventHandler) -> None:
     """Bring the run to its last stage on `cluster.workers` Ray workers; events come as they happen.
 
     Raises:
@@ -61,7 +61,7 @@ def run_on_ray(job: Job, report: Report) -> None:
     cluster = job.config.cluster
     environment = worker_environment(cluster)
     with connection(cluster, environment, report) as environment_needed:
-        mailbox = open_mailbox()
+        mailbox = open_queue()
         storage = tempfile.mkdtemp(prefix="elder-train-")
         trainer = QuietTrainer(
             _train_function(job, mailbox),
@@ -76,7 +76,7 @@ def run_on_ray(job: Job, report: Report) -> None:
             ),
         )
         try:
-            with Listener(mailbox, report), PlacementWatch(mailbox, cluster, report) as watch:
+            with EventListener(mailbox, report), PlacementWatch(mailbox, cluster, report) as watch:
                 failure = _fit(trainer)
             error = watch.error or _verdict(mailbox)
         finally:
@@ -133,7 +133,7 @@ def threads_of(cluster: ClusterConfig, neighbours: int) -> int:
 
 @contextmanager
 def connection(
-    cluster: ClusterConfig, environment: dict[str, str], report: Report, everywhere: bool = False
+    cluster: ClusterConfig, environment: dict[str, str], report: EventHandler, everywhere: bool = False
 ) -> Iterator[bool]:
     """A connection to the Ray cluster that the config names; one that was made here ends with the block.
 
@@ -214,7 +214,7 @@ def _start_cluster(cluster: ClusterConfig, environment: dict[str, str]) -> None:
         )
 
 
-def _check_resources(cluster: ClusterConfig, report: Report) -> None:
+def _check_resources(cluster: ClusterConfig, report: EventHandler) -> None:
     """Say so when the cluster is too small as it stands; it may be one that grows."""
     present = _resources()
     for name, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
@@ -339,7 +339,7 @@ def _last_line(error: BaseException) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _train_function(job: Job, mailbox: Any) -> Any:
+def _train_function(job: RunSpec, mailbox: Any) -> Any:
     """The function that Ray Train runs on every rank; it carries the job with it."""
 
     def train() -> None:
@@ -348,7 +348,7 @@ def _train_function(job: Job, mailbox: Any) -> Any:
     return train
 
 
-def work(job: Job, mailbox: Any) -> None:
+def work(job: RunSpec, mailbox: Any) -> None:
     """One rank: set the process up, run the stages, and sort errors into final ones and ones worth a new try."""
     if ray.get(mailbox.verdict.remote())[0]:
         return  # Ray started the group again, but the run is to stop
@@ -356,7 +356,7 @@ def work(job: Job, mailbox: Any) -> None:
     rank, size = context.get_world_rank(), context.get_world_size()
     try:
         runtime = make_runtime(job, rank, size)
-        run_stages(replace(job, local_rank=context.get_local_rank()), runtime, Sender(mailbox))
+        run_stages(replace(job, local_rank=context.get_local_rank()), runtime, EventSender(mailbox))
     except ElderError as error:
         if not _agreed(mailbox, ray.get(mailbox.stop.remote(rank, _portable(error))), size):
             raise  # others still wait for this rank: only the end of the group frees them
@@ -365,7 +365,7 @@ def work(job: Job, mailbox: Any) -> None:
         raise
 
 
-def make_runtime(job: Job, rank: int, size: int) -> Any:
+def make_runtime(job: RunSpec, rank: int, size: int) -> Any:
     """The runtime of this rank: alone, data parallel or sharded."""
     import torch
 

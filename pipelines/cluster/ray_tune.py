@@ -28,12 +28,12 @@ from elder.device import pick_device
 from elder.edit import Edit
 from elder.errors import ElderError
 from elder.pipelines.cluster.ray_train import threads_of, worker_environment
-from elder.pipelines.cluster.trial_source import Source
+from elder.pipelines.cluster.trial_source import TrialSource
 from elder.pipelines.config.objective import objective_value, unmeasured
 from elder.pipelines.config.run import ClusterConfig, RunConfig, parse_config
 from elder.pipelines.protocols import Store
-from elder.pipelines.run.spec import Job, Kit
-from elder.pipelines.run.stepping import FAILED, STAGE, UNREACHABLE, Host, LocalHost
+from elder.pipelines.run.spec import RunSpec, WorkerParts
+from elder.pipelines.run.stepping import FAILED, STAGE, UNREACHABLE, LocalTrialHost, TrialHost
 from elder.pipelines.run.trained import TrainedPin, named_trained
 from elder.runtime import LocalRuntime
 
@@ -51,7 +51,7 @@ OBJECTIVE, FAILURE, REFUSED = "objective", "failure", "refused"
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedParts:
     """What all runs of a search have in common; shipped to the cluster once.
 
     Attributes:
@@ -72,13 +72,13 @@ class Shared:
     objective: tuple[str, ...]
     cache_dir: Path | None = None
     perplexity_text: str | None = None
-    kit: Kit = field(default_factory=Kit)
+    kit: WorkerParts = field(default_factory=WorkerParts)
     configs_per_group: int | None = None
     trained: Mapping[str, TrainedPin] = field(default_factory=dict)
 
-    def job(self, config: RunConfig) -> Job:
+    def job(self, config: RunConfig) -> RunSpec:
         """A run as it travels."""
-        return Job(
+        return RunSpec(
             config=config,
             edits=tuple(self.edits[config.seed]),
             store_factory=self.store_factory,
@@ -113,7 +113,7 @@ def grouped(cluster: ClusterConfig, sharding: str) -> bool:
 
 
 def run_trials(
-    source: Source, shared: Shared, cluster: ClusterConfig, asha: Asha | None, resident: bool = True
+    source: TrialSource, shared: SharedParts, cluster: ClusterConfig, asha: Asha | None, resident: bool = True
 ) -> None:
     """Do what a source asks for, until it stops. A Ray connection must be there.
 
@@ -128,7 +128,7 @@ def run_trials(
         ElderError: Ray Tune itself failed, or what `source` raised.
     """
     storage = tempfile.mkdtemp(prefix="elder-tune-")
-    hearing = _Hearing(source)
+    hearing = _SearchAdapter(source)
     actor = tune.with_parameters(TrialActor, shared=shared, cluster=cluster)
     tuner = tune.Tuner(
         tune.with_resources(actor, tune.PlacementGroupFactory([_own_resources(cluster, shared.sharding)])),
@@ -168,7 +168,7 @@ class TrialActor(tune.Trainable):
     """The actor of a trial: one `step` is one stage. It outlives its trial, with the base model loaded."""
 
     def setup(self, config: dict[str, Any], shared: Any = None, cluster: Any = None) -> None:
-        """Called once in a process, with the `Shared` and `ClusterConfig` of the search."""
+        """Called once in a process, with the `SharedParts` and `ClusterConfig` of the search."""
         self.shared, self.done = shared, 0
         self.host = _make_host(cluster, shared.sharding)
         self._begin(config)
@@ -214,15 +214,15 @@ class TrialActor(tune.Trainable):
         self.host.close()
 
 
-def _make_host(cluster: ClusterConfig, sharding: str) -> Host:
+def _make_host(cluster: ClusterConfig, sharding: str) -> TrialHost:
     if grouped(cluster, sharding):
-        from elder.pipelines.cluster.trial_group import GroupHost
+        from elder.pipelines.cluster.trial_group import GroupTrialHost
 
-        return GroupHost(cluster, worker_environment(cluster))
+        return GroupTrialHost(cluster, worker_environment(cluster))
     import torch
 
     torch.set_num_threads(threads_of(cluster, neighbours=1))
-    return LocalHost(LocalRuntime(pick_device("auto" if cluster.gpus_per_worker else "cpu")))
+    return LocalTrialHost(LocalRuntime(pick_device("auto" if cluster.gpus_per_worker else "cpu")))
 
 
 class _Unsaved:
@@ -235,10 +235,10 @@ class _Unsaved:
         return self
 
 
-class _Hearing(_Unsaved, Searcher):
+class _SearchAdapter(_Unsaved, Searcher):
     """Between Tune's search algorithm and the source. Keeps the first error of the source and then asks for an end."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: TrialSource) -> None:
         super().__init__()
         self.source = source
         self.error: Exception | None = None
@@ -297,7 +297,7 @@ class _Hearing(_Unsaved, Searcher):
 class _Watcher(_Unsaved, tune.Callback):
     """What the search algorithm is not told: starts, and deaths of processes. Ends the experiment on an error."""
 
-    def __init__(self, hearing: _Hearing) -> None:
+    def __init__(self, hearing: _SearchAdapter) -> None:
         self.hearing = hearing
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -326,7 +326,7 @@ def _death(trial: Any) -> str:
     return "its process ended"
 
 
-def _scheduler(asha: Asha | None, source: Source) -> Any:
+def _scheduler(asha: Asha | None, source: TrialSource) -> Any:
     if asha is None:
         return FIFOScheduler()  # type: ignore[no-untyped-call]
     return _Scheduler(asha, source.past())

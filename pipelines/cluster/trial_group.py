@@ -36,14 +36,14 @@ from elder.pipelines.cluster.ray_train import (
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.resident import ResidentBases, ResidentRuntime
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import Job
-from elder.pipelines.run.stepping import END, STAGE, Outcome, failure
+from elder.pipelines.run.spec import RunSpec
+from elder.pipelines.run.stepping import END, STAGE, StepOutcome, failure
 
 WAIT_S = 2.0  # how long one question to the box waits for its answer
 CLOSE_S = 60.0  # how long a group may take to end
 
 
-class Box:
+class TrialBroker:
     """The actor's state: one run at a time, numbered from 0. Every method is quick or waits at most `WAIT_S`."""
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class Box:
 
     def _clear(self) -> None:
         self._asked, self._stopped = 0, False
-        self._stages: dict[int, Outcome] = {}
-        self._last: Outcome | None = None
-        self._refused: dict[int, Outcome] = {}
+        self._stages: dict[int, StepOutcome] = {}
+        self._last: StepOutcome | None = None
+        self._refused: dict[int, StepOutcome] = {}
         self._stumbles: Counter[str] = Counter()
 
     async def _say(self) -> None:
@@ -86,7 +86,7 @@ class Box:
         await self._say()
         return self._asked
 
-    async def answer(self, count: int) -> Outcome | None:
+    async def answer(self, count: int) -> StepOutcome | None:
         """What became of the request of this number; None while nothing has."""
         await self._until(lambda: count - 1 in self._stages or self._last is not None)
         return self._stages.get(count - 1, self._last)
@@ -118,7 +118,7 @@ class Box:
 
     async def committed(self, stage: int, metrics: Mapping[str, float]) -> None:
         """A stage of the run is committed; said again by a group that started again."""
-        self._stages.setdefault(stage, Outcome(STAGE, stage, metrics))
+        self._stages.setdefault(stage, StepOutcome(STAGE, stage, metrics))
         await self._say()
 
     async def may_go_on(self, stage: int) -> bool | None:
@@ -126,12 +126,12 @@ class Box:
         await self._until(lambda: self._stopped or self._asked >= stage + 2)
         return False if self._stopped else (True if self._asked >= stage + 2 else None)
 
-    async def end(self, outcome: Outcome) -> None:
+    async def end(self, outcome: StepOutcome) -> None:
         """The run has ended on all ranks."""
         self._last = self._last or outcome
         await self._say()
 
-    async def refuse(self, rank: int, size: int, outcome: Outcome) -> bool:
+    async def refuse(self, rank: int, size: int, outcome: StepOutcome) -> bool:
         """A rank cannot go on with the run; whether all ranks have said so, which ends it."""
         self._refused[rank] = outcome
         if len(self._refused) >= size:
@@ -139,14 +139,14 @@ class Box:
             await self._say()
         return self._last is not None
 
-    async def stumble(self, outcome: Outcome) -> None:
+    async def stumble(self, outcome: StepOutcome) -> None:
         """One rank alone met an error that may go away; the same words twice mean that it does not."""
         self._stumbles[outcome.error] += 1
         if self._stumbles[outcome.error] > 1:
             await self.end(outcome)
 
 
-class GroupHost:
+class GroupTrialHost:
     """A `pipelines.run.stepping.Host` that runs trials on a worker group, which starts with the first of them.
 
     Args:
@@ -157,25 +157,25 @@ class GroupHost:
     def __init__(self, cluster: ClusterConfig, environment: Mapping[str, str]) -> None:
         self._cluster, self._environment = cluster, dict(environment)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._box: Any = ray.remote(Box).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._box: Any = ray.remote(TrialBroker).options(num_cpus=0, scheduling_strategy=here).remote()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._job: Job | None = None
+        self._job: RunSpec | None = None
         self._posted = False
 
-    def begin(self, job: Job) -> None:
+    def begin(self, job: RunSpec) -> None:
         """See `Host.begin`."""
         self.stop()
         self._job, self._posted = job, False
 
-    def advance(self) -> Outcome:
+    def advance(self) -> StepOutcome:
         """See `Host.advance`.
 
         Raises:
             ElderError: The group failed more often than `cluster.max_failures`; committed stages stand.
         """
         if self._job is None:
-            return Outcome(END)
+            return StepOutcome(END)
         if self._thread is None:
             self._thread = threading.Thread(target=self._fit, name="elder-group", daemon=True)
             self._thread.start()
@@ -184,7 +184,7 @@ class GroupHost:
             self._posted = True
         count = ray.get(self._box.ask.remote())
         while True:
-            outcome: Outcome | None = ray.get(self._box.answer.remote(count))
+            outcome: StepOutcome | None = ray.get(self._box.answer.remote(count))
             if outcome is not None:
                 return outcome
             self._check()
@@ -252,7 +252,7 @@ def serve(box: Any) -> None:
         after, reference = taken
         if reference is None:
             return
-        job: Job = ray.get(reference[0])
+        job: RunSpec = ray.get(reference[0])
         try:
             runtime = runtimes.get(job, lambda job: make_runtime(job, rank, size))
             own = replace(job, local_rank=local, kit=bases.kit(job.kit))
@@ -263,7 +263,7 @@ def serve(box: Any) -> None:
                 raise  # others still wait for this rank: only the end of the group frees them
         else:
             if rank == 0:
-                ray.get(box.end.remote(Outcome(END)))
+                ray.get(box.end.remote(StepOutcome(END)))
 
 
 def _asking(box: Any) -> Callable[[int, Mapping[str, float]], bool]:
@@ -279,7 +279,7 @@ def _asking(box: Any) -> Callable[[int, Mapping[str, float]], bool]:
     return proceed
 
 
-def _agreed(box: Any, rank: int, size: int, outcome: Outcome) -> bool:
+def _agreed(box: Any, rank: int, size: int, outcome: StepOutcome) -> bool:
     """Whether all ranks say soon that the run cannot go on: then the group is in step and takes the next one."""
     end = time.monotonic() + AGREEMENT_S
     while not (done := ray.get(box.refuse.remote(rank, size, outcome))) and time.monotonic() < end:

@@ -10,7 +10,7 @@ from elder.pipelines.config.run import RunConfig
 
 
 @dataclass(frozen=True)
-class Work:
+class TrialRun:
     """One run that is to be done: a trial, or a repetition of a finalist.
 
     Attributes:
@@ -24,10 +24,10 @@ class Work:
     guarded: bool = True
 
 
-class Source(Protocol):
+class TrialSource(Protocol):
     """What decides which runs are done, and hears of them. Called in the driver's main thread only."""
 
-    def next(self) -> Work | None:
+    def next(self) -> TrialRun | None:
         """The next run, None when there is none now.
 
         Raises:

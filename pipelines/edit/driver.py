@@ -19,19 +19,19 @@ from elder.pipelines.run.commits import Commit
 from elder.pipelines.run.driver import Driver, Runner, drive
 from elder.pipelines.run.inputs import read_stream, read_text, read_tokenizer
 from elder.pipelines.run.requirements import needs_text, read_windows
-from elder.pipelines.run.spec import Job, Kit, Report
+from elder.pipelines.run.spec import EventHandler, RunSpec, WorkerParts
 
 
 def run_edit(
     config: RunConfig,
     store_factory: Callable[[], Store],
     tracker: Tracker,
-    on_event: Report = lambda event: None,
+    on_event: EventHandler = lambda event: None,
     *,
     cache_dir: Path | None = None,
     edits: Sequence[Edit] | None = None,
     tags: Mapping[str, str] | None = None,
-    kit: Kit | None = None,
+    kit: WorkerParts | None = None,
     runner: Runner | None = None,
     windows: Any = None,
 ) -> dict[str, Any]:
@@ -62,14 +62,14 @@ def run_edit(
     stream = read_stream(config, cache_dir) if edits is None else list(edits)
     if windows is None and needs_text(config):
         windows = read_windows(config, *read_tokenizer(config, cache_dir))
-    job = Job(
+    job = RunSpec(
         config=config,
         edits=tuple(stream),
         store_factory=store_factory,
         sharding=decide_sharding(config),
         cache_dir=cache_dir,
         perplexity_text=read_text(config),
-        kit=kit or Kit(),
+        kit=kit or WorkerParts(),
         windows=windows,
     )
     return drive(job, tracker, on_event, tags or {}, runner or choose_runner(config), EditDriver)

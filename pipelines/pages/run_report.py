@@ -51,7 +51,7 @@ def report_blocks(
 
     Args:
         result: The result of `edit` (docs: the JSON result).
-        rows: One for each edit, as `elder.metrics.report.Report.rows`.
+        rows: One for each edit, as `elder.metrics.report.EvaluationReport.rows`.
         title: Name of the run; its id by default.
         examples: Rows with `prompt`, `target`, `before`, `after`.
         references: Published numbers to be quoted, each `{"source", "setting"?, "rows": [{"method", name: number}]}`.

@@ -17,7 +17,7 @@ TEXT_OPTIONS = ("text", "text_tokens", "bos")  # with the model and the block th
 
 
 @dataclass(frozen=True)
-class FleetPlan:
+class SuitePlan:
     """What `elder plan` prints of several runs.
 
     Attributes:
@@ -60,7 +60,7 @@ class FleetPlan:
         }
 
 
-def fleet_plan(whole: SeveralConfig, memory_per_worker: int | None = None) -> FleetPlan:
+def suite_plan(whole: SeveralConfig, memory_per_worker: int | None = None) -> SuitePlan:
     """Work out what all runs would do.
 
     Args:
@@ -81,7 +81,7 @@ def fleet_plan(whole: SeveralConfig, memory_per_worker: int | None = None) -> Fl
             problems += [text for text in whole.named(member.name, error) if text not in problems]
     if problems:
         raise ConfigError(problems)
-    return FleetPlan(whole, shape, plans, {name: _statistics(one) for name, one in plans.items()})
+    return SuitePlan(whole, shape, plans, {name: _statistics(one) for name, one in plans.items()})
 
 
 def _statistics(one: Plan) -> tuple[str, ...]:

@@ -22,11 +22,11 @@ from elder.pipelines.protocols import Tracker
 from elder.pipelines.run.commits import Commit, RunState, RunTakenOver
 from elder.pipelines.run.publisher import Publisher
 from elder.pipelines.run.result import make_result
-from elder.pipelines.run.retry import PatientStore
-from elder.pipelines.run.spec import Event, Job, Report, WorkersFailed
+from elder.pipelines.run.retry import RetryingStore
+from elder.pipelines.run.spec import Event, EventHandler, RunSpec, WorkersFailed
 from elder.pipelines.run.trained import pin_trained
 
-Runner = Callable[[Job, Report], None]
+Runner = Callable[[RunSpec, EventHandler], None]
 
 
 class StageRefused(GateError):
@@ -36,7 +36,12 @@ class StageRefused(GateError):
 
 
 def drive(
-    job: Job, tracker: Tracker, on_event: Report, tags: Mapping[str, str], runner: Runner, driver: type[Driver]
+    job: RunSpec,
+    tracker: Tracker,
+    on_event: EventHandler,
+    tags: Mapping[str, str],
+    runner: Runner,
+    driver: type[Driver],
 ) -> dict[str, Any]:
     """Begin or continue a job, from its record in the store on.
 
@@ -67,10 +72,12 @@ def drive(
 class Driver:
     """One call of `run_edit`, once the run record is written. A subclass may say otherwise what a run is about."""
 
-    def __init__(self, job: Job, state: RunState, tracker: Tracker, on_event: Report, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, job: RunSpec, state: RunState, tracker: Tracker, on_event: EventHandler, tags: Mapping[str, str]
+    ) -> None:
         self.job, self.config, self.tracker, self.on_event = job, job.config, tracker, on_event
         # The publisher runs beside the work and comes back to what failed; everything else had better wait.
-        store = PatientStore(state.store, self.config.tracking.patience_s, self._note)
+        store = RetryingStore(state.store, self.config.tracking.patience_s, self._note)
         self.state = RunState(store, self.config.run_id)
         self.refused: Event | None = None
         all_tags = {**self.tags(), **tags}
@@ -129,8 +136,8 @@ class Driver:
         self.state.check_claim(self.job.claim)
         self.publisher.complete()
         result = self.result(self._register(self.outcome(commits)))
-        self.publisher.patiently(lambda: self._report(result, commits))
-        self.publisher.patiently(lambda: self.tracker.finish("FINISHED"))
+        self.publisher.retrying(lambda: self._report(result, commits))
+        self.publisher.retrying(lambda: self.tracker.finish("FINISHED"))
         self.state.finish(result)
         return result
 
@@ -141,7 +148,7 @@ class Driver:
             return None
         tags = {"elder.run_id": self.config.run_id, "elder.state_digest": last.state_digest}
         model = self.publisher.models[last.stage]
-        version = self.publisher.patiently(lambda: self.tracker.register(model, name, tracking.alias, tags))
+        version = self.publisher.retrying(lambda: self.tracker.register(model, name, tracking.alias, tags))
         return {"name": name, "version": version}
 
     def _report(self, result: Mapping[str, Any], commits: Sequence[Commit]) -> None:

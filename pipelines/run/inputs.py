@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from elder.edit import Edit
-from elder.errors import ConfigError
+from elder.errors import ConfigError, DataError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.requirements import check_blocks, check_subjects
@@ -23,17 +23,31 @@ def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = 
     Raises:
         InputError: All that is wrong with data and model files.
     """
+    tokenizer, context = read_tokenizer(config, cache_dir, needs)
+    stream = load_stream(config, tokenizer, context)
+    if needs:
+        check_subjects(config, stream)
+    return stream
+
+
+def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None = None) -> list[Edit]:
+    """The stream of edits of a config, read and checked as a whole.
+
+    Args:
+        config: The resolved config.
+        tokenizer: Counts tokens, when it is at hand.
+        positions: Longest context of the base model, in tokens.
+
+    Raises:
+        DataError: The data are missing, malformed, duplicate, contradictory or too long; all of it at once.
+    """
     from elder.datasets import load_edits, validate_stream
 
     data = config.data
     edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
-    tokenizer, context = read_tokenizer(config, cache_dir, needs)
-    stream = validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=context)
-    if not stream:
-        raise ConfigError(f"data.source: '{data.source}' holds no edits")
-    if needs:
-        check_subjects(config, stream)
-    return list(stream)
+    if not edits:
+        raise DataError(f"{data.path or data.source}: holds no edits; give a file with at least one (data.path)")
+    return validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=positions)
 
 
 def read_tokenizer(config: StagedConfig, cache_dir: Path | None, needs: bool = True) -> tuple[Any, int | None]:

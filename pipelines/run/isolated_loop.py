@@ -28,7 +28,7 @@ from elder.state import state_digest
 SCORE, PARTS = "counterfact.S", ("counterfact.ES", "counterfact.PS", "counterfact.NS")
 
 
-class ApartLoop(StageLoop):
+class IsolatedLoop(StageLoop):
     """As `StageLoop`, but nothing stays in the editor from batch to batch."""
 
     def _load(self) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from elder.device import pick_device
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import Job, Report
+from elder.pipelines.run.spec import EventHandler, RunSpec
 from elder.runtime import LocalRuntime
 
 
-def run_locally(job: Job, report: Report) -> None:
+def run_locally(job: RunSpec, report: EventHandler) -> None:
     """Bring the run to its last stage; events come as they happen.
 
     Raises:

@@ -18,7 +18,7 @@ from elder.errors import UnreachableError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Tracker
 from elder.pipelines.run.commits import Commit, RunState, RunTakenOver, adapter_files
-from elder.pipelines.run.retry import first_line, patiently, pauses_within
+from elder.pipelines.run.retry import call_with_retries, first_line
 
 
 class Publisher:
@@ -47,7 +47,7 @@ class Publisher:
         self.config, self.state, self.tracker = config, state, tracker
         self.models: dict[int, str] = {}
         self._dataset, self._tags, self._note, self._claim = dict(dataset), dict(tags), note, claim
-        self._pauses = pauses_within(config.tracking.patience_s)
+        self._timeout_s = config.tracking.patience_s
         self._started = False
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "elder-tracker")
@@ -76,16 +76,16 @@ class Publisher:
             UnreachableError: The tracker did not answer at any of several tries; what is committed stands.
         """
         self.close()
-        self.patiently(self.catch_up)
+        self.retrying(self.catch_up)
 
-    def patiently(self, call: Callable[[], Any]) -> Any:
+    def retrying(self, call: Callable[[], Any]) -> Any:
         """A call to the tracker, tried again after pauses for `tracking.patience_s`.
 
         Raises:
             UnreachableError: It failed every time.
         """
         try:
-            return patiently(call, self._pauses, self._note, "the tracker")
+            return call_with_retries(call, self._timeout_s, self._note, "the tracker")
         except UnreachableError as error:
             raise UnreachableError(
                 f"{error}\nAll edits are applied and committed under {self.state.store.uri}; "

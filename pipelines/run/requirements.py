@@ -54,7 +54,7 @@ def check_text(config: RunConfig) -> None:
         ConfigError: There is none; the message names `editor.text`.
     """
     if needs_text(config):
-        from elder.targets.supply import check_source
+        from elder.targets.load_or_collect import check_source
 
         check_source(config.editor.options["text"], config.model.source)
 
@@ -72,7 +72,7 @@ def read_windows(config: RunConfig, tokenizer: Any, positions: int | None) -> An
     """
     if not needs_text(config):
         return None
-    from elder.targets.supply import read_windows as read
+    from elder.targets.load_or_collect import read_windows as read
 
     options = config.editor.options
     return read(options["text"], options["text_tokens"], config.model.source, tokenizer, positions)

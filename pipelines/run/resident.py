@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from elder.base import Base, Editor
-from elder.pipelines.run.spec import Job, Kit, Meter
+from elder.pipelines.run.spec import Measuring, RunSpec, WorkerParts
 from elder.runtime import Runtime
 
 
@@ -27,7 +27,7 @@ class ResidentRuntime:
         self._key: tuple[Any, ...] | None = None
         self._runtime: Any = None
 
-    def get(self, job: Job, make: Callable[[Job], Any]) -> Any:
+    def get(self, job: RunSpec, make: Callable[[RunSpec], Any]) -> Any:
         """The runtime for a job. All ranks come here with the same jobs in the same order."""
         key = (job.sharding, job.config.model.device)
         if key != self._key:
@@ -43,7 +43,7 @@ class ResidentBases:
         self._key: tuple[Any, ...] | None = None
         self._base: Base | None = None
 
-    def get(self, job: Job, runtime: Runtime) -> Base:
+    def get(self, job: RunSpec, runtime: Runtime) -> Base:
         """The base of a job, loaded if it is not here. Collective."""
         model = job.config.model
         where = (job.sharding, str(runtime.device), runtime.world_size, runtime.sharded)
@@ -55,27 +55,27 @@ class ResidentBases:
             self.loads += 1
         return self._base
 
-    def kit(self, inner: Kit) -> Kit:
+    def kit(self, inner: WorkerParts) -> WorkerParts:
         """The parts of a kit, with the base taken from here."""
-        return ResidentKit(inner, self)
+        return ResidentParts(inner, self)
 
 
 @dataclass(frozen=True)
-class ResidentKit(Kit):
+class ResidentParts(WorkerParts):
     """A kit whose base is resident; it stays in its process."""
 
-    inner: Kit
+    inner: WorkerParts
     bases: ResidentBases
 
-    def base(self, job: Job, runtime: Runtime) -> Base:
+    def base(self, job: RunSpec, runtime: Runtime) -> Base:
         """See `ResidentBases.get`."""
         return self.bases.get(replace(job, kit=self.inner), runtime)
 
-    def editor(self, job: Job, base: Base) -> Editor:
+    def editor(self, job: RunSpec, base: Base) -> Editor:
         """As the inner kit."""
         return self.inner.editor(job, base)
 
-    def meter(self, job: Job, editor: Editor) -> Meter:
+    def meter(self, job: RunSpec, editor: Editor) -> Measuring:
         """As the inner kit."""
         return self.inner.meter(job, editor)
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elder.pipelines.run.commits import Commit, RunState, adapter_files
-from elder.pipelines.run.spec import Event, Job
+from elder.pipelines.run.spec import Event, RunSpec
 
 SECONDS = ("load_s", "edit_s", "evaluate_s", "commit_s")
 
 
 def make_result(
-    job: Job, state: RunState, registered: Mapping[str, Any] | None = None, refused: Event | None = None
+    job: RunSpec, state: RunState, registered: Mapping[str, Any] | None = None, refused: Event | None = None
 ) -> dict[str, Any]:
     """The result in the layout of docs/design.md, section 3.
 

@@ -7,49 +7,50 @@ most outages end by themselves. Knows no implementation of either.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from elder.errors import UnreachableError
 from elder.pipelines.protocols import ObjectInfo, Store
 
-FIRST_S, LONGEST_S = 1.0, 30.0
+GROWING = wait_exponential(multiplier=1.0, max=30.0)
 
 T = TypeVar("T")
 Note = Callable[[str], None]
 
 
-def pauses_within(patience_s: float) -> tuple[float, ...]:
-    """Seconds between tries: doubling from 1 to 30, together `patience_s`."""
-    pauses: list[float] = []
-    pause, left = FIRST_S, patience_s
-    while left > 0:
-        pauses.append(min(pause, left))
-        left -= pauses[-1]
-        pause = min(2 * pause, LONGEST_S)
-    return tuple(pauses)
-
-
-def patiently(call: Callable[[], T], pauses: Sequence[float], note: Note, who: str) -> T:
-    """Call, and call again after each pause while nobody answers.
+def call_with_retries(call: Callable[[], T], timeout_s: float, note: Note, who: str) -> T:
+    """Call, and call again while nobody answers; pauses double from 1 to 30 s and come to `timeout_s` together.
 
     Args:
         call: May be repeated.
-        pauses: Seconds before the second, third, ... try.
+        timeout_s: Seconds of pauses, beside what the tries themselves take; 0 tries once.
         note: Receives a sentence before each pause.
         who: Who does not answer, as the sentence begins.
 
     Raises:
         UnreachableError: Of the last try.
     """
-    for pause in pauses:
-        try:
-            return call()
-        except UnreachableError as error:
-            note(f"{who} does not answer, trying again in {pause:g} s: {first_line(error)}")
-            time.sleep(pause)
-    return call()
+
+    def pause(state: RetryCallState) -> float:
+        return min(GROWING(state), timeout_s - state.idle_for)
+
+    def tell(state: RetryCallState) -> None:
+        assert state.outcome is not None
+        reason = first_line(state.outcome.exception() or UnreachableError())
+        note(f"{who} does not answer, trying again in {state.upcoming_sleep:g} s: {reason}")
+
+    return Retrying(
+        retry=retry_if_exception_type(UnreachableError),
+        stop=lambda state: state.idle_for >= timeout_s,
+        wait=pause,
+        before_sleep=tell,
+        sleep=time.sleep,
+        reraise=True,
+    )(call)
 
 
 def first_line(error: BaseException) -> str:
@@ -58,7 +59,7 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-class PatientStore:
+class RetryingStore:
     """A store whose calls are repeated for a while when it does not answer.
 
     A conditional write may be taken by a try of our own whose answer was lost: whoever calls `create` looks at what
@@ -66,13 +67,13 @@ class PatientStore:
 
     Args:
         store: The store.
-        patience_s: Seconds of pauses, beside what the tries themselves take.
+        timeout_s: Seconds of pauses, beside what the tries themselves take.
         note: Receives a sentence before each pause.
     """
 
-    def __init__(self, store: Store, patience_s: float, note: Note) -> None:
+    def __init__(self, store: Store, timeout_s: float, note: Note) -> None:
         self.uri = store.uri
-        self._store, self._pauses, self._note = store, pauses_within(patience_s), note
+        self._store, self._timeout_s, self._note = store, timeout_s, note
 
     def put(self, key: str, data: bytes | Path) -> ObjectInfo:
         """As `Store.put`."""
@@ -103,4 +104,4 @@ class PatientStore:
         return self._call(lambda: self._store.list(prefix))
 
     def _call(self, action: Callable[[], T]) -> T:
-        return patiently(action, self._pauses, self._note, "the store")
+        return call_with_retries(action, self._timeout_s, self._note, "the store")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from elder.pipelines.run.isolated_loop import ApartLoop
-from elder.pipelines.run.spec import Event, Job, Report
+from elder.pipelines.run.isolated_loop import IsolatedLoop
+from elder.pipelines.run.spec import Event, EventHandler, RunSpec
 from elder.pipelines.run.stage_loop import Proceed, StageLoop
 from elder.runtime import Runtime
 
 
-def run_stages(job: Job, runtime: Runtime, report: Report, proceed: Proceed | None = None) -> None:
+def run_stages(job: RunSpec, runtime: Runtime, report: EventHandler, proceed: Proceed | None = None) -> None:
     """Bring the run to its last stage, from wherever it is committed. Collective.
 
     Args:
@@ -22,7 +22,7 @@ def run_stages(job: Job, runtime: Runtime, report: Report, proceed: Proceed | No
         GateError: A gate refused a stage; the stages before it stay committed.
         ElderError: See `pipelines.run.commits`; or the ranks disagree about the state.
     """
-    loop = ApartLoop if job.config.stream.strategy == "apart" else StageLoop
+    loop = IsolatedLoop if job.config.stream.strategy == "apart" else StageLoop
     loop(job, runtime, report if runtime.rank == 0 else _silence, proceed).run()
 
 

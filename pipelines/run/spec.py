@@ -16,7 +16,7 @@ from elder.errors import ElderError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import ADAPTER_FILES
-from elder.pipelines.run.retry import PatientStore
+from elder.pipelines.run.retry import RetryingStore
 from elder.pipelines.run.stage_plan import StagePlan, split
 from elder.pipelines.run.trained import TrainedPin, trained_directory
 from elder.runtime import Runtime
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Event = Mapping[str, Any]
 """What happens, with a "kind"; see docs/reliability.md."""
 
-Report = Callable[[Event], None]
+EventHandler = Callable[[Event], None]
 """Where events go; must be cheap and must not fail."""
 
 
@@ -36,7 +36,7 @@ class WorkersFailed(ElderError):
 
 
 class Measurement(Protocol):
-    """The part of `elder.metrics.report.Report` that a stage uses."""
+    """The part of `elder.metrics.report.EventHandler` that a stage uses."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -47,7 +47,7 @@ class Measurement(Protocol):
         """One for each edit, in the order asked."""
 
 
-class Meter(Protocol):
+class Measuring(Protocol):
     """The part of `elder.metrics.evaluator.Evaluator` that a stage uses."""
 
     def measure(
@@ -57,10 +57,10 @@ class Meter(Protocol):
 
 
 @dataclass(frozen=True)
-class Kit:
+class WorkerParts:
     """How a worker makes its parts. Tests hand in others; everything must be picklable."""
 
-    def base(self, job: Job, runtime: Runtime) -> Base:
+    def base(self, job: RunSpec, runtime: Runtime) -> Base:
         """Load the base model; the embedded one is trained by one rank of each machine, the others wait."""
         from elder.models.load import load_base, resolve_source
 
@@ -72,7 +72,7 @@ class Kit:
             model.source, revision=model.revision, dtype=model.dtype, runtime=runtime, cache_dir=job.cache_dir
         )
 
-    def editor(self, job: Job, base: Base) -> Editor:
+    def editor(self, job: RunSpec, base: Base) -> Editor:
         """A fresh editor of the config's method."""
         from elder.registry import editor_class
 
@@ -88,11 +88,11 @@ class Kit:
         if hasattr(editor, "moments"):  # it takes statistics: all runs on this store share them
             from elder.pipelines.run.statistics_store import StoreMoments
 
-            store = PatientStore(job.store_factory(), job.config.tracking.patience_s, lambda _: None)
+            store = RetryingStore(job.store_factory(), job.config.tracking.patience_s, lambda _: None)
             editor.moments, editor.windows = StoreMoments(store), job.windows
         return editor  # type: ignore[no-any-return]
 
-    def meter(self, job: Job, editor: Editor) -> Meter:
+    def meter(self, job: RunSpec, editor: Editor) -> Measuring:
         """The evaluator of the config."""
         from elder.metrics.evaluator import Evaluator
 
@@ -117,7 +117,7 @@ class Kit:
 
 
 @dataclass(frozen=True)
-class Job:
+class RunSpec:
     """One run as it travels to the workers.
 
     Attributes:
@@ -142,7 +142,7 @@ class Job:
     sharding: str = "none"
     cache_dir: Path | None = None
     perplexity_text: str | None = None
-    kit: Kit = field(default_factory=Kit)
+    kit: WorkerParts = field(default_factory=WorkerParts)
     local_rank: int = 0
     claim: int = 0
     validation: Sequence[Edit] | None = None

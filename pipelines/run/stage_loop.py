@@ -26,8 +26,8 @@ from elder.errors import AdapterError, ElderError, GateError
 from elder.metrics.retention import retention_summary
 from elder.pipelines.run.commits import Commit, RunState, RunTakenOver, write_stage_files
 from elder.pipelines.run.gates import refusals
-from elder.pipelines.run.retry import PatientStore
-from elder.pipelines.run.spec import Job, Report
+from elder.pipelines.run.retry import RetryingStore
+from elder.pipelines.run.spec import EventHandler, RunSpec
 from elder.pipelines.run.stage_plan import StagePlan
 from elder.runtime import Runtime
 from elder.state import state_digest
@@ -60,10 +60,10 @@ class Done:
 class StageLoop:
     """Loads the model once, then goes through the stages that are not committed yet."""
 
-    def __init__(self, job: Job, runtime: Runtime, report: Report, proceed: Proceed | None = None) -> None:
+    def __init__(self, job: RunSpec, runtime: Runtime, report: EventHandler, proceed: Proceed | None = None) -> None:
         self.job, self.runtime, self.report, self.proceed = job, runtime, report, proceed
         patience = job.config.tracking.patience_s
-        store = PatientStore(job.store_factory(), patience, lambda text: report({"kind": "note", "text": text}))
+        store = RetryingStore(job.store_factory(), patience, lambda text: report({"kind": "note", "text": text}))
         self.state = RunState(store, job.config.run_id)
         first = runtime.rank == 0
         # Rank 0 reads for all, so that all go on from the same stage whatever happens in between.

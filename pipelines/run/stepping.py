@@ -17,14 +17,14 @@ from typing import Any, Protocol
 from elder.errors import ElderError, GateError, UnreachableError
 from elder.pipelines.run.resident import ResidentBases
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import Job
+from elder.pipelines.run.spec import RunSpec
 from elder.pipelines.run.stage_loop import Proceed
 
 STAGE, END, FAILED, UNREACHABLE = "stage", "end", "failed", "unreachable"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What became of one request for a stage.
 
     Attributes:
@@ -43,13 +43,13 @@ class Outcome:
     refused: bool = False
 
 
-class Host(Protocol):
+class TrialHost(Protocol):
     """Where trials run one after another: this process, or a worker group."""
 
-    def begin(self, job: Job) -> None:
+    def begin(self, job: RunSpec) -> None:
         """Take up a run; nothing is done before the first `advance`."""
 
-    def advance(self) -> Outcome:
+    def advance(self) -> StepOutcome:
         """One more stage of the run, from the store if it is committed already."""
 
     def stop(self) -> None:
@@ -68,14 +68,14 @@ class SteppedRun:
 
     def __init__(self, work: Callable[[Proceed], None]) -> None:
         self._asked: Queue[bool] = Queue()
-        self._outcomes: Queue[Outcome] = Queue()
+        self._outcomes: Queue[StepOutcome] = Queue()
         self._thread = threading.Thread(target=self._run, args=(work,), name="elder-trial", daemon=True)
         self._ended = False
 
-    def advance(self) -> Outcome:
+    def advance(self) -> StepOutcome:
         """Let it do one more stage and wait for that."""
         if self._ended:
-            return Outcome(END)
+            return StepOutcome(END)
         if self._thread.ident is None:
             self._thread.start()
         else:
@@ -92,7 +92,7 @@ class SteppedRun:
             self._thread.join()
 
     def _proceed(self, stage: int, metrics: Mapping[str, float]) -> bool:
-        self._outcomes.put(Outcome(STAGE, stage, dict(metrics)))
+        self._outcomes.put(StepOutcome(STAGE, stage, dict(metrics)))
         return self._asked.get()
 
     def _run(self, work: Callable[[Proceed], None]) -> None:
@@ -101,10 +101,10 @@ class SteppedRun:
         except Exception as error:
             self._outcomes.put(failure(error))
         else:
-            self._outcomes.put(Outcome(END))
+            self._outcomes.put(StepOutcome(END))
 
 
-class LocalHost:
+class LocalTrialHost:
     """Runs trials in this process, on its device, with the base model kept between them.
 
     Args:
@@ -115,39 +115,39 @@ class LocalHost:
         self.runtime, self.bases = runtime, ResidentBases()
         self._run: SteppedRun | None = None
 
-    def begin(self, job: Job) -> None:
-        """See `Host.begin`."""
+    def begin(self, job: RunSpec) -> None:
+        """See `TrialHost.begin`."""
         self.stop()
         own = replace(job, kit=self.bases.kit(job.kit))
         self._run = SteppedRun(lambda proceed: run_stages(own, self.runtime, _silence, proceed))
 
-    def advance(self) -> Outcome:
-        """See `Host.advance`."""
-        return Outcome(END) if self._run is None else self._run.advance()
+    def advance(self) -> StepOutcome:
+        """See `TrialHost.advance`."""
+        return StepOutcome(END) if self._run is None else self._run.advance()
 
     def stop(self) -> None:
-        """See `Host.stop`."""
+        """See `TrialHost.stop`."""
         if self._run is not None:
             self._run.stop()
             self._run = None
             gc.collect()  # editors are full of cycles, and their memory is wanted for the next trial
 
     def close(self) -> None:
-        """See `Host.close`."""
+        """See `TrialHost.close`."""
         self.stop()
         self.bases = ResidentBases()
 
 
-def failure(error: BaseException) -> Outcome:
+def failure(error: BaseException) -> StepOutcome:
     """An error as an outcome; one that does not explain itself with the place where it was raised."""
     if isinstance(error, UnreachableError):
-        return Outcome(UNREACHABLE, error=str(error))
+        return StepOutcome(UNREACHABLE, error=str(error))
     if isinstance(error, ElderError):
-        return Outcome(FAILED, error=str(error), refused=isinstance(error, GateError))
+        return StepOutcome(FAILED, error=str(error), refused=isinstance(error, GateError))
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
     lines = str(error).strip().splitlines() or [""]
-    return Outcome(FAILED, error=f"{type(error).__name__}: {lines[0][:300]}{place}")
+    return StepOutcome(FAILED, error=f"{type(error).__name__}: {lines[0][:300]}{place}")
 
 
 def _silence(event: Mapping[str, Any]) -> None:

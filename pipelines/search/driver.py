@@ -17,7 +17,7 @@ from typing import Any
 
 from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, ElderError
-from elder.pipelines.cluster.ray_tune import Asha, Shared, free_slots, run_trials
+from elder.pipelines.cluster.ray_tune import Asha, SharedParts, free_slots, run_trials
 from elder.pipelines.cluster.trial_resources import concurrency, trial_cluster
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import TuneConfig
@@ -26,8 +26,8 @@ from elder.pipelines.protocols import Store, Tracker
 from elder.pipelines.run.commits import RunState
 from elder.pipelines.run.inputs import read_stream, read_text
 from elder.pipelines.run.result import make_result
-from elder.pipelines.run.retry import PatientStore
-from elder.pipelines.run.spec import Event, Kit, Report
+from elder.pipelines.run.retry import RetryingStore
+from elder.pipelines.run.spec import Event, EventHandler, WorkerParts
 from elder.pipelines.run.stage_plan import split
 from elder.pipelines.run.trained import named_trained, pin_trained
 from elder.pipelines.search.publisher import TunePublisher
@@ -44,20 +44,20 @@ NEEDED: Mapping[str, Callable[[Edit], Sequence[Any]]] = {
 """What an edit must have for a quantity to be measured on it."""
 
 
-Runner = Callable[[Trials, Shared, Report], None]
+Runner = Callable[[Trials, SharedParts, EventHandler], None]
 
 
 def run_tune(
     config: TuneConfig,
     store_factory: Callable[[], Store],
     tracker_factory: Callable[[], Tracker],
-    on_event: Report = lambda event: None,
+    on_event: EventHandler = lambda event: None,
     *,
     cache_dir: Path | None = None,
     out: Path | None = None,
     edits: Callable[[RunConfig], Sequence[Edit]] | None = None,
     tags: Mapping[str, str] | None = None,
-    kit: Kit | None = None,
+    kit: WorkerParts | None = None,
     runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Search for the best config, from wherever an earlier call came to.
@@ -86,7 +86,7 @@ def run_tune(
     return search.run(runner or run_on_tune)
 
 
-def run_on_tune(trials: Trials, shared: Shared, on_event: Report) -> None:
+def run_on_tune(trials: Trials, shared: SharedParts, on_event: EventHandler) -> None:
     """Connect to Ray, see how much room there is, and run the trials under Ray Tune."""
     from elder.pipelines.cluster.ray_train import connection, worker_environment
 
@@ -108,29 +108,29 @@ class _Search:
         config: TuneConfig,
         store_factory: Callable[[], Store],
         tracker_factory: Callable[[], Tracker],
-        on_event: Report,
+        on_event: EventHandler,
         cache_dir: Path | None,
         out: Path | None,
         edits: Callable[[RunConfig], Sequence[Edit]] | None,
         tags: Mapping[str, str],
-        kit: Kit | None,
+        kit: WorkerParts | None,
     ) -> None:
         self.config, self.on_event, self.out, self.begun = config, on_event, out, time.time()
         read = edits or (lambda run: read_stream(run, cache_dir))
         seeds = config.tune.seeds if config.tune.finalists else 1
         self.streams = {seed: tuple(read(replace(config.run, seed=seed))) for seed in _seeds(config.run.seed, seeds)}
         check_measurable(config, self.streams[config.run.seed])
-        store = PatientStore(store_factory(), config.run.tracking.patience_s, self._note)
+        store = RetryingStore(store_factory(), config.run.tracking.patience_s, self._note)
         self.state = TuneState(store, config.tune_id)
         pin = pin_trained(config.run, store, (self.state.record() or {}).get("trained"))  # once for all trials
-        self.shared = Shared(
+        self.shared = SharedParts(
             edits=self.streams,
             store_factory=store_factory,
             sharding=decide_sharding(config.run),
             objective=config.metrics,
             cache_dir=cache_dir,
             perplexity_text=read_text(config.run),
-            kit=kit or Kit(),
+            kit=kit or WorkerParts(),
             configs_per_group=config.tune.configs_per_group,
             trained={str(named_trained(config.run)): pin} if pin else {},
         )

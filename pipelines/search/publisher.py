@@ -18,7 +18,7 @@ from elder.errors import UnreachableError
 from elder.pipelines.config.objective import better
 from elder.pipelines.protocols import Tracker
 from elder.pipelines.run.commits import RunState
-from elder.pipelines.run.retry import first_line, patiently, pauses_within
+from elder.pipelines.run.retry import call_with_retries, first_line
 from elder.pipelines.search.records import FAILED, FINISHED, PRUNED
 from elder.pipelines.search.trials import Trials
 
@@ -90,7 +90,7 @@ class TunePublisher:
             UnreachableError: The tracker did not answer for `tracking.patience_s`; the same command tries again.
         """
         self._pool.shutdown(wait=True)
-        self._patiently(self.catch_up)
+        self._retrying(self.catch_up)
 
     def catch_up(self) -> None:
         """Log every run of which more is known than was logged."""
@@ -128,12 +128,12 @@ class TunePublisher:
                 self._child.finish("FINISHED")
                 return version
 
-        return {"name": tracking.register, "version": self._patiently(call)}
+        return {"name": tracking.register, "version": self._retrying(call)}
 
     def artifact(self, path: Path, name: str) -> None:
         """A file of the report beside the search."""
         folder = Path(name).parent.as_posix()
-        self._patiently(lambda: self._parent.log_artifact(path, "" if folder == "." else folder))
+        self._retrying(lambda: self._parent.log_artifact(path, "" if folder == "." else folder))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """The best parameters as tags and figures of the search, and its end."""
@@ -150,7 +150,7 @@ class TunePublisher:
             self._parent.log_metrics(values, step=len(result["trials"]))
             self._parent.finish("FINISHED")
 
-        self._patiently(call)
+        self._retrying(call)
 
     def abandon(self, status: str) -> None:
         """Log what can be logged of a search that ends early; never hides the reason."""
@@ -194,9 +194,9 @@ class TunePublisher:
             if best is not None:
                 self._parent.log_metrics({"objective.best": best}, step=number)
 
-    def _patiently(self, call: Callable[[], Any]) -> Any:
+    def _retrying(self, call: Callable[[], Any]) -> Any:
         try:
-            return patiently(call, pauses_within(self._config.run.tracking.patience_s), self._note, "the tracker")
+            return call_with_retries(call, self._config.run.tracking.patience_s, self._note, "the tracker")
         except UnreachableError as error:
             raise UnreachableError(
                 f"{error}\nAll trials are recorded under {self._trials.state.store.uri}; the same command with "

@@ -38,7 +38,7 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Record:
+class TrialRecord:
     """What became of a trial, or of a repetition of a finalist.
 
     Attributes:
@@ -146,16 +146,16 @@ class TuneState:
         found = [Suggestion(**self._read(key)) for key in self.store.list(self.key("trials/"))]
         return {suggestion.number: suggestion for suggestion in found}
 
-    def finish(self, record: Record) -> Record:
+    def finish(self, record: TrialRecord) -> TrialRecord:
         """Write a record down; returns the one that stands."""
         key = self.key(f"results/{record.name.removeprefix('t')}.json")
         if self.store.create(key, _json(record.to_dict())):
             return record
-        return Record(**self._read(key))
+        return TrialRecord(**self._read(key))
 
-    def records(self) -> dict[str, Record]:
+    def records(self) -> dict[str, TrialRecord]:
         """All records by name."""
-        found = [Record(**self._read(key)) for key in self.store.list(self.key("results/"))]
+        found = [TrialRecord(**self._read(key)) for key in self.store.list(self.key("results/"))]
         return {record.name: record for record in found}
 
     def result(self) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import yaml
 
 from elder.pipelines.config.objective import pareto
 from elder.pipelines.search.optuna_tpe import Past, importance
-from elder.pipelines.search.records import FINISHED, Record
+from elder.pipelines.search.records import FINISHED, TrialRecord
 from elder.pipelines.search.trials import Repeats, Trials
 
 ENOUGH = 8  # trials below which the importance of a parameter is noise
@@ -58,7 +58,7 @@ def summary(
     }
 
 
-def trial_row(record: Record) -> dict[str, Any]:
+def trial_row(record: TrialRecord) -> dict[str, Any]:
     """One trial, without the metrics of its earlier stages."""
     return {
         "trial": record.name,
@@ -72,7 +72,7 @@ def trial_row(record: Record) -> dict[str, Any]:
     }
 
 
-def front(records: list[Record], protocol: str) -> list[dict[str, Any]]:
+def front(records: list[TrialRecord], protocol: str) -> list[dict[str, Any]]:
     """Finished trials that no other beats in both reliability and locality."""
     x, y = f"reliability.{protocol}", f"locality.{protocol}"
     known = [r for r in records if r.status == FINISHED and r.final.get(x) is not None and r.final.get(y) is not None]

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elder.errors import UnreachableError
-from elder.pipelines.cluster.trial_source import Work
+from elder.pipelines.cluster.trial_source import TrialRun
 from elder.pipelines.config.objective import better, objective_value
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import TuneConfig
 from elder.pipelines.run.commits import Commit, RunState
-from elder.pipelines.run.spec import Event, Report
+from elder.pipelines.run.spec import Event, EventHandler
 from elder.pipelines.search.optuna_tpe import Past
 from elder.pipelines.search.records import (
     FAILED,
     FINISHED,
     PRUNED,
-    Record,
     Suggestion,
+    TrialRecord,
     TuneState,
     repeat_name,
     seconds_of,
@@ -45,8 +45,8 @@ class Repeats:
     """
 
     rank: int
-    trial: Record
-    runs: Sequence[Record] = ()
+    trial: TrialRecord
+    runs: Sequence[TrialRecord] = ()
 
     @property
     def objectives(self) -> list[float | None]:
@@ -94,7 +94,7 @@ class Trials:
         state: TuneState,
         opened: Callable[[RunConfig], None],
         stages: Mapping[int, int],
-        on_event: Report = lambda event: None,
+        on_event: EventHandler = lambda event: None,
         concurrent: int = 1,
     ) -> None:
         self.config, self.state, self.concurrent = config, state, concurrent
@@ -107,7 +107,7 @@ class Trials:
         self._search = make_searcher(
             config.tune.searcher, config.space, config.run.seed, self.total, config.tune.mode, config.possible
         )
-        self._waiting: Work | None = None
+        self._waiting: TrialRun | None = None
         self._lock = threading.RLock()  # the record in MLflow is written from another thread
 
     # ---- the source ---------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Trials:
             return False
         return True
 
-    def next(self) -> Work | None:
+    def next(self) -> TrialRun | None:
         """See `pipelines.cluster.trial_source.Source.next`."""
         if self._waiting is not None:
             work, self._waiting = self._waiting, None
@@ -139,7 +139,7 @@ class Trials:
         self._opened(found.config)
         with self._lock:
             self.running[found.name] = found
-        return Work(found.name, found.config, guarded=found.name.startswith("t"))
+        return TrialRun(found.name, found.config, guarded=found.name.startswith("t"))
 
     def started(self, name: str) -> None:
         """See `Source.started`."""
@@ -181,7 +181,7 @@ class Trials:
 
     # ---- the outcome --------------------------------------------------------------------------------------------
 
-    def ranking(self) -> list[Record]:
+    def ranking(self) -> list[TrialRecord]:
         """Finished trials, the best first; of equal ones the earlier."""
         found = [record for record in self._recorded_trials() if record.status == FINISHED]
         sign = -1 if self.config.tune.mode == "max" else 1
@@ -221,7 +221,7 @@ class Trials:
         assert record is not None, name
         return self.config.trial_config(record.parameters, self.state.run_id(name), record.seed)
 
-    def snapshot(self) -> tuple[dict[str, Record], list[str]]:
+    def snapshot(self) -> tuple[dict[str, TrialRecord], list[str]]:
         """Records by name and the names of what is running, together; for another thread."""
         with self._lock:
             return dict(self.records), list(self.running)
@@ -260,13 +260,13 @@ class Trials:
     def _run(self, name: str, parameters: Mapping[str, Any], seed: int) -> Running:
         return Running(name, self.config.trial_config(parameters, self.state.run_id(name), seed), parameters)
 
-    def _judge(self, run: Running, commits: Sequence[Commit], failure: str | None) -> Record:
+    def _judge(self, run: Running, commits: Sequence[Commit], failure: str | None) -> TrialRecord:
         value = objective_value(commits[-1].metrics, self.config.metrics) if commits else None
         finished = len(commits) >= self.stages[run.config.seed] and value is not None
         if failure is None and value is None:
             failure = "it ended without a stage that has an objective"
         failure = None if finished else failure  # a process may die behind the last commit
-        return Record(
+        return TrialRecord(
             name=run.name,
             parameters=dict(run.parameters),
             seed=run.config.seed,
@@ -278,7 +278,7 @@ class Trials:
             error=failure or "",
         )
 
-    def _recorded_trials(self) -> list[Record]:
+    def _recorded_trials(self) -> list[TrialRecord]:
         return [self.records[name] for name in sorted(self.records) if name.startswith("t")]
 
     def _past(self) -> list[Past]:
@@ -286,7 +286,7 @@ class Trials:
         going = [Past(run.parameters, list(run.values.values()), "running") for run in self.running.values()]
         return recorded + going
 
-    def values(self, record: Record) -> list[float]:
+    def values(self, record: TrialRecord) -> list[float]:
         """The objective of a recorded run after each of its stages, as far as it has one."""
         values = [objective_value(metrics, self.config.metrics) for metrics in record.metrics]
         return [value for value in values if value is not None]

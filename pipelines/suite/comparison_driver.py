@@ -12,10 +12,10 @@ from typing import Any
 from elder.pipelines.config.comparison import CompareConfig
 from elder.pipelines.suite.comparison_report import write_compare_report
 from elder.pipelines.suite.comparison_result import compare_result
-from elder.pipelines.suite.driver import Came, Outside, Whole, run_fleet
+from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome, SuiteRun, run_fleet
 
 
-def run_compare(config: CompareConfig, outside: Outside) -> Came:
+def run_compare(config: CompareConfig, outside: SuiteIO) -> SuiteOutcome:
     """Run every method to its end, from wherever an earlier call came to.
 
     Args:
@@ -27,7 +27,7 @@ def run_compare(config: CompareConfig, outside: Outside) -> Came:
         UnreachableError: Cluster, store or tracker does not answer; what is committed stands.
     """
     text = config.dump_yaml()
-    whole = Whole(
+    whole = SuiteRun(
         kind=config.KIND,
         root=config.root,
         run=config.run,

@@ -14,7 +14,7 @@ from elder.pipelines.config.strategies import MEANINGS, moment
 from elder.pipelines.config.suite import Member
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import RunState
-from elder.pipelines.suite.members import FINISHED, Ended
+from elder.pipelines.suite.members import FINISHED, MemberResult
 
 QUANTITIES = ("reliability", "generalization", "locality", "locality_answer", "portability")
 COUNTERFACT = ("ES", "PS", "NS", "S", "EM", "PM", "NM")
@@ -24,7 +24,7 @@ RETENTION = ("retention.backward_transfer", "retention.first_last_gap")
 def compare_result(
     config: CompareConfig,
     members: Sequence[Member],
-    ended: Mapping[str, Ended],
+    ended: Mapping[str, MemberResult],
     store: Store,
     stream: Sequence[Edit],
     timing: Mapping[str, float],

@@ -20,17 +20,17 @@ from elder.pipelines.config.suite import Member
 from elder.pipelines.protocols import Store, Tracker
 from elder.pipelines.run.commits import check_same_runs
 from elder.pipelines.run.inputs import read_text
-from elder.pipelines.run.retry import PatientStore, patiently, pauses_within
-from elder.pipelines.run.spec import Kit, Report
-from elder.pipelines.suite.members import FINISHED, Ended, Parent, World, run_here, settled, streams_of
+from elder.pipelines.run.retry import RetryingStore, call_with_retries
+from elder.pipelines.run.spec import EventHandler, WorkerParts
+from elder.pipelines.suite.members import FINISHED, MemberResult, ParentRun, SuiteContext, run_here, settled, streams_of
 
-FleetRunner = Callable[[Sequence[Member], World], Mapping[str, Ended]]
-Summary = Callable[[Sequence[Member], Mapping[str, Ended], Store, Sequence[Edit], float], dict[str, Any]]
+FleetRunner = Callable[[Sequence[Member], SuiteContext], Mapping[str, MemberResult]]
+Summary = Callable[[Sequence[Member], Mapping[str, MemberResult], Store, Sequence[Edit], float], dict[str, Any]]
 """(members, what became of them, store, the longest stream, seconds) -> the result."""
 
 
 @dataclass(frozen=True)
-class Whole:
+class SuiteRun:
     """A comparison or a study, as far as its driver needs to know it.
 
     Attributes:
@@ -61,7 +61,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Outside:
+class SuiteIO:
     """What the caller wires in.
 
     Attributes:
@@ -79,13 +79,13 @@ class Outside:
 
     store_factory: Callable[[], Store]
     tracker_factory: Callable[[], Tracker]
-    on_event: Report = lambda event: None
+    on_event: EventHandler = lambda event: None
     parallel: int | None = None
     cache_dir: Path | None = None
     out: Path | None = None
     edits: Callable[[RunConfig], Sequence[Edit]] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    kit: Kit = field(default_factory=Kit)
+    kit: WorkerParts = field(default_factory=WorkerParts)
     runner: FleetRunner | None = None
 
     def note(self, text: str) -> None:
@@ -95,14 +95,14 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class Came:
+class SuiteOutcome:
     """The result for `--json`, and what became of every run."""
 
     result: Mapping[str, Any]
-    ended: Mapping[str, Ended]
+    ended: Mapping[str, MemberResult]
 
 
-def run_fleet(whole: Whole, outside: Outside) -> Came:
+def run_fleet(whole: SuiteRun, outside: SuiteIO) -> SuiteOutcome:
     """Bring every run to its end, from wherever an earlier call came to, and write the report.
 
     Raises:
@@ -111,12 +111,12 @@ def run_fleet(whole: Whole, outside: Outside) -> Came:
     """
     begun, patience_s = time.time(), whole.run.tracking.patience_s
     members, sharding = settled(whole.members)
-    store = PatientStore(outside.store_factory(), patience_s, outside.note)
+    store = RetryingStore(outside.store_factory(), patience_s, outside.note)
     check_same_runs([member.config for member in members], store)
     read_text(whole.run)  # what all of them read is not one member's failure
     streams = streams_of(members, outside.edits, outside.cache_dir)
     longest = max(streams.values(), key=len)
-    world = World(
+    world = SuiteContext(
         outside.store_factory, outside.tracker_factory, outside.on_event, streams, sharding, outside.cache_dir,
         dict(outside.tags), outside.kit, adapters=whole.adapters,
     )  # fmt: skip
@@ -137,29 +137,29 @@ def run_fleet(whole: Whole, outside: Outside) -> Came:
         # Ray's own answer to SIGTERM is SystemExit.
         parent.abandon("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
-    return Came(result, ended)
+    return SuiteOutcome(result, ended)
 
 
 def _choose(run: RunConfig, parallel: int | None) -> FleetRunner:
     if run.cluster.workers == 0:
         return run_here
-    from elder.pipelines.suite.parallel import fleet_runner
+    from elder.pipelines.suite.parallel import suite_runner
 
-    return fleet_runner(parallel)
+    return suite_runner(parallel)
 
 
-def _parent(whole: Whole, outside: Outside) -> Parent:
-    pauses = pauses_within(whole.run.tracking.patience_s)
+def _parent(whole: SuiteRun, outside: SuiteIO) -> ParentRun:
+    timeout_s = whole.run.tracking.patience_s
 
     def patience(call: Callable[[], Any]) -> Any:
-        return patiently(call, pauses, outside.note, "the tracker")
+        return call_with_retries(call, timeout_s, outside.note, "the tracker")
 
     tags = {"elder.kind": whole.kind, "elder.base_model": whole.run.model.source, **whole.tags, **outside.tags}
-    return Parent(outside.tracker_factory(), whole.run.run_id, whole.run.name, whole.plain, tags, patience)
+    return ParentRun(outside.tracker_factory(), whole.run.run_id, whole.run.name, whole.plain, tags, patience)
 
 
 def _report(
-    whole: Whole, outside: Outside, result: Mapping[str, Any], store: Store, parent: Parent, step: int, good: bool
+    whole: SuiteRun, outside: SuiteIO, result: Mapping[str, Any], store: Store, parent: ParentRun, step: int, good: bool
 ) -> None:
     """Write the report where the user asked for it, in the store and in the tracker."""
     with tempfile.TemporaryDirectory() as folder:

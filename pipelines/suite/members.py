@@ -29,7 +29,7 @@ from elder.pipelines.run.inputs import read_stream, read_text, read_tokenizer
 from elder.pipelines.run.requirements import needs_text, read_windows
 from elder.pipelines.run.resident import ResidentBases
 from elder.pipelines.run.result import make_result
-from elder.pipelines.run.spec import Event, Job, Kit, Report
+from elder.pipelines.run.spec import Event, EventHandler, RunSpec, WorkerParts
 from elder.pipelines.run.stepping import failure
 
 FINISHED, FAILED, REFUSED = "finished", "failed", "refused"
@@ -40,7 +40,7 @@ EMPTY: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Ended:
+class MemberResult:
     """What became of a member.
 
     Attributes:
@@ -54,7 +54,7 @@ class Ended:
     error: str = ""
 
 
-class Texts:
+class StatisticsTexts:
     """Texts of statistics, each read once, however many members name it."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class World:
+class SuiteContext:
     """What the members of a fleet have in common.
 
     Attributes:
@@ -97,19 +97,19 @@ class World:
 
     store_factory: Callable[[], Store]
     tracker_factory: Callable[[], Tracker]
-    on_event: Report
+    on_event: EventHandler
     streams: Mapping[tuple[int, int | None], Sequence[Edit]]
     sharding: str
     cache_dir: Path | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    kit: Kit = field(default_factory=Kit)
+    kit: WorkerParts = field(default_factory=WorkerParts)
     parent: str | None = None
     adapters: bool = True
-    texts: Texts = field(default_factory=Texts)
+    texts: StatisticsTexts = field(default_factory=StatisticsTexts)
 
-    def job(self, config: RunConfig) -> Job:
+    def job(self, config: RunConfig) -> RunSpec:
         """A member as it travels."""
-        return Job(
+        return RunSpec(
             config=config,
             edits=tuple(self.stream(config)),
             store_factory=self.store_factory,
@@ -149,7 +149,7 @@ def settled(members: Sequence[Member]) -> tuple[list[Member], str]:
     return [Member(m.name, replace(m.config, cluster=cluster)) for m in members], sharding
 
 
-def run_member(member: Member, world: World, runner: Runner | None, kit: Kit) -> Ended:
+def run_member(member: Member, world: SuiteContext, runner: Runner | None, kit: WorkerParts) -> MemberResult:
     """Bring one member to its end; what goes wrong with it alone is its outcome.
 
     Raises:
@@ -167,21 +167,21 @@ def run_member(member: Member, world: World, runner: Runner | None, kit: Kit) ->
             edits=world.stream(member.config), kit=kit, runner=runner,
             windows=world.texts.windows(member.config, world.cache_dir),
         )  # fmt: skip
-        return Ended(FINISHED, result)
+        return MemberResult(FINISHED, result)
     except (UnreachableError, RunTakenOver):
         raise
     except GateError as error:
         partial = getattr(error, "result", None) or _committed(member, world)
-        return Ended(REFUSED, partial, str(error))
+        return MemberResult(REFUSED, partial, str(error))
     except Exception as error:  # whatever it is, the others go on
         said = failure(error).error if not isinstance(error, InputError) else "; ".join(error.problems)
         if not isinstance(error, ElderError):  # it does not explain itself, and the result has one line of it
             with suppress(Exception):
                 hear({"kind": "note", "text": traceback.format_exc().rstrip()})
-        return Ended(FAILED, _committed(member, world), said)
+        return MemberResult(FAILED, _committed(member, world), said)
 
 
-def _committed(member: Member, world: World) -> Mapping[str, Any]:
+def _committed(member: Member, world: SuiteContext) -> Mapping[str, Any]:
     """The result of what a member has committed; of one whose record is damaged nothing, and it is told why."""
     state = RunState(world.store_factory(), member.config.run_id)
     try:
@@ -190,12 +190,12 @@ def _committed(member: Member, world: World) -> Mapping[str, Any]:
         return {**EMPTY, "run_id": state.run_id, "config_digest": member.config.digest()}
 
 
-def run_here(members: Sequence[Member], world: World) -> dict[str, Ended]:
+def run_here(members: Sequence[Member], world: SuiteContext) -> dict[str, MemberResult]:
     """One member after another in this process, on one base model that is loaded once."""
     from elder.pipelines.run.local_runner import run_locally
 
     bases = ResidentBases()
-    ended: dict[str, Ended] = {}
+    ended: dict[str, MemberResult] = {}
     kit = bases.kit(world.kit)
     for member in members:
         tell(world, member, "running", len(ended), len(members))
@@ -205,7 +205,9 @@ def run_here(members: Sequence[Member], world: World) -> dict[str, Ended]:
     return ended
 
 
-def tell(world: World, member: Member, status: str, done: int, of: int, ended: Ended | None = None) -> None:
+def tell(
+    world: SuiteContext, member: Member, status: str, done: int, of: int, ended: MemberResult | None = None
+) -> None:
     """An event about a member; `done` counts those that have ended. Never fails."""
     event: dict[str, Any] = {"kind": "member", "name": member.name, "status": status, "done": done, "of": of}
     if ended is not None:
@@ -236,7 +238,7 @@ class ChildTracker:
         return getattr(self._inner, name)
 
 
-class Parent:
+class ParentRun:
     """The tracked run that stands above those of the members.
 
     Args:
@@ -293,7 +295,7 @@ class Parent:
             self._tracker.finish(status)
 
 
-def outcome_error(ended: Mapping[str, Ended]) -> ElderError | None:
+def outcome_error(ended: Mapping[str, MemberResult]) -> ElderError | None:
     """What a fleet ends with: nothing when all finished, a gate's error when only gates refused, else a failure."""
     bad = {name: one for name, one in ended.items() if one.status != FINISHED}
     if not bad:

@@ -13,32 +13,34 @@ from dataclasses import dataclass, replace
 from queue import Queue
 
 from elder.errors import ElderError, GateError, InputError, UnreachableError
-from elder.pipelines.cluster.ray_tune import Shared, free_slots, run_trials
+from elder.pipelines.cluster.ray_tune import SharedParts, free_slots, run_trials
 from elder.pipelines.cluster.trial_resources import concurrency, trial_cluster
-from elder.pipelines.cluster.trial_source import Work
+from elder.pipelines.cluster.trial_source import TrialRun
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.suite import Member
 from elder.pipelines.run.commits import RunState
-from elder.pipelines.run.spec import Job, Report
+from elder.pipelines.run.spec import EventHandler, RunSpec
 from elder.pipelines.run.trained import pin_trained
-from elder.pipelines.suite.members import FAILED, Ended, World, run_member, tell
+from elder.pipelines.suite.members import FAILED, MemberResult, SuiteContext, run_member, tell
 
 ABORT_S = 60.0  # how long an interrupted member may take to close its record
 
 
 @dataclass(frozen=True)
-class FleetShared(Shared):
-    """`Shared` for members of different streams; ships the whole world but what cannot travel."""
+class SuiteShared(SharedParts):
+    """`SharedParts` for members of different streams; ships the whole world but what cannot travel."""
 
-    jobs: Mapping[str, Job] | None = None
+    jobs: Mapping[str, RunSpec] | None = None
 
-    def job(self, config: RunConfig) -> Job:
+    def job(self, config: RunConfig) -> RunSpec:
         """A member as it travels."""
         assert self.jobs is not None
         return self.jobs[config.run_id]
 
 
-def run_side_by_side(members: Sequence[Member], world: World, parallel: int | None = None) -> dict[str, Ended]:
+def run_side_by_side(
+    members: Sequence[Member], world: SuiteContext, parallel: int | None = None
+) -> dict[str, MemberResult]:
     """All members on the Ray cluster of the config, as many at a time as there is room for.
 
     Args:
@@ -55,7 +57,7 @@ def run_side_by_side(members: Sequence[Member], world: World, parallel: int | No
     with connection(cluster, worker_environment(cluster), world.on_event, everywhere=True):
         count = concurrency(free_slots(cluster), parallel, len(members))
         world.on_event({"kind": "note", "text": f"{count} runs at a time"})
-        placed = Placed(members, world, count)
+        placed = PlacedMembers(members, world, count)
         try:
             run_trials(placed, shared_of(members, world), cluster, None, True)
         except BaseException:
@@ -64,9 +66,9 @@ def run_side_by_side(members: Sequence[Member], world: World, parallel: int | No
         return placed.close()
 
 
-def shared_of(members: Sequence[Member], world: World) -> FleetShared:
+def shared_of(members: Sequence[Member], world: SuiteContext) -> SuiteShared:
     """What the actors of the members get."""
-    return FleetShared(
+    return SuiteShared(
         edits={},
         store_factory=world.store_factory,
         sharding=world.sharding,
@@ -75,7 +77,7 @@ def shared_of(members: Sequence[Member], world: World) -> FleetShared:
     )
 
 
-def travelling(config: RunConfig, world: World) -> Job:
+def travelling(config: RunConfig, world: SuiteContext) -> RunSpec:
     """The job of a member with what its method needs beside: text of statistics, trained editor."""
     job, store = world.job(config), world.store_factory()
     try:
@@ -86,7 +88,7 @@ def travelling(config: RunConfig, world: World) -> Job:
         return job  # its driver meets the same error, and it is the member's outcome
 
 
-class Placed:
+class PlacedMembers:
     """Hands members out and tells their drivers what is committed. A `pipelines.cluster.trial_source.Source`.
 
     Args:
@@ -95,25 +97,25 @@ class Placed:
         concurrent: How many at a time.
     """
 
-    def __init__(self, members: Sequence[Member], world: World, concurrent: int) -> None:
+    def __init__(self, members: Sequence[Member], world: SuiteContext, concurrent: int) -> None:
         self._waiting, self._world, self._concurrent = list(members), world, concurrent
         self._of = len(members)
         self._names = [member.name for member in members]
-        self._drivers: dict[str, _Driver] = {}
+        self._drivers: dict[str, _MemberDriver] = {}
         self._busy: set[str] = set()
 
-    def next(self) -> Work | None:
+    def next(self) -> TrialRun | None:
         """See `Source.next`. Members that had ended before, or cannot begin, are passed over."""
         self._raise_broken()
         if len(self._busy) >= self._concurrent:
             return None
         while self._waiting:
             member = self._waiting.pop(0)
-            driver = _Driver(member, self._world, self._told)
+            driver = _MemberDriver(member, self._world, self._told)
             self._drivers[member.name] = driver
             if driver.wants_work():
                 self._busy.add(member.name)
-                return Work(member.name, member.config, guarded=False)
+                return TrialRun(member.name, member.config, guarded=False)
             self._raise_broken()
         if not self._busy:
             raise StopIteration
@@ -148,7 +150,7 @@ class Placed:
         """See `Source.unreachable`."""
         raise UnreachableError(f"{reason}\nwhat is committed stands; the same command goes on from there")
 
-    def close(self) -> dict[str, Ended]:
+    def close(self) -> dict[str, MemberResult]:
         """Wait for the drivers to close their records; what became of every member, in order.
 
         Raises:
@@ -166,7 +168,7 @@ class Placed:
         for driver in self._drivers.values():
             driver.thread.join(ABORT_S)
 
-    def _told(self, member: Member, status: str, ended: Ended | None = None) -> None:
+    def _told(self, member: Member, status: str, ended: MemberResult | None = None) -> None:
         done = sum(1 for driver in list(self._drivers.values()) if driver.ended is not None)
         tell(self._world, member, status, done, self._of, ended)
 
@@ -188,13 +190,13 @@ class _Over:
     error: BaseException | None
 
 
-class _Driver:
+class _MemberDriver:
     """The driver of one member in a thread: all of `run_edit` but the work itself, of which it hears."""
 
-    def __init__(self, member: Member, world: World, told: Callable[..., None]) -> None:
+    def __init__(self, member: Member, world: SuiteContext, told: Callable[..., None]) -> None:
         self.member, self.world, self._told = member, world, told
         self.heard: Queue[_Staged | _Over] = Queue()
-        self.ended: Ended | None = None
+        self.ended: MemberResult | None = None
         self.broken: BaseException | None = None
         self._ready = threading.Event()
         self._working = False
@@ -206,9 +208,9 @@ class _Driver:
         self._ready.wait()
         return self._working
 
-    def outcome(self) -> Ended:
+    def outcome(self) -> MemberResult:
         """What became of the member."""
-        return self.ended or Ended(FAILED, {}, "its driver ended without a word")
+        return self.ended or MemberResult(FAILED, {}, "its driver ended without a word")
 
     def _run(self) -> None:
         try:
@@ -219,7 +221,7 @@ class _Driver:
         finally:
             self._ready.set()
 
-    def _work(self, job: Job, hear: Report) -> None:
+    def _work(self, job: RunSpec, hear: EventHandler) -> None:
         """A `Runner`: passes on what the actor says, until the run is over there."""
         self._working = True
         self._told(self.member, "running")
@@ -234,10 +236,10 @@ class _Driver:
             hear({"kind": "committed", "stage": word.stage, "edits": done, "metrics": dict(word.metrics)})
 
 
-def fleet_runner(parallel: int | None) -> Callable[[Sequence[Member], World], dict[str, Ended]]:
+def suite_runner(parallel: int | None) -> Callable[[Sequence[Member], SuiteContext], dict[str, MemberResult]]:
     """`run_side_by_side` with its cap."""
 
-    def run(members: Sequence[Member], world: World) -> dict[str, Ended]:
+    def run(members: Sequence[Member], world: SuiteContext) -> dict[str, MemberResult]:
         return run_side_by_side(members, world, parallel)
 
     return run

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from elder.pipelines.config.study import StudyConfig
-from elder.pipelines.suite.driver import Came, Outside, Whole, run_fleet
+from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome, SuiteRun, run_fleet
 from elder.pipelines.suite.study_report import figures_of, read_published, study_result, write_study_report
 
 
-def run_study(config: StudyConfig, outside: Outside) -> Came:
+def run_study(config: StudyConfig, outside: SuiteIO) -> SuiteOutcome:
     """Bring every run of a study to its end, from wherever an earlier call came to.
 
     Raises:
@@ -20,7 +20,7 @@ def run_study(config: StudyConfig, outside: Outside) -> Came:
     """
     read_published(config.study.published)  # found out before the work
     text = config.dump_yaml()
-    whole = Whole(
+    whole = SuiteRun(
         kind=config.KIND,
         root=config.root,
         run=config.run,

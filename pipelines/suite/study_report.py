@@ -19,7 +19,7 @@ from elder.pipelines.pages.page import Block, Code, Heading, Picture, Table, Tex
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import RunState
 from elder.pipelines.suite.comparison_result import costs, right_after, shown_metrics
-from elder.pipelines.suite.members import FINISHED, Ended
+from elder.pipelines.suite.members import FINISHED, MemberResult
 from elder.pipelines.suite.study_plots import Line, against_axis, bars
 
 SCORES = ("ES", "PS", "NS", "S")
@@ -48,7 +48,7 @@ def read_published(name: str | None) -> dict[str, Any] | None:
 def study_result(
     config: StudyConfig,
     members: Sequence[Member],
-    ended: Mapping[str, Ended],
+    ended: Mapping[str, MemberResult],
     store: Store,
     stream: Sequence[Edit],
     wall_s: float,

@@ -19,7 +19,7 @@ from elder.pipelines.run.commits import Commit
 from elder.pipelines.run.driver import Driver, Runner, drive
 from elder.pipelines.run.inputs import read_tokenizer
 from elder.pipelines.run.result import make_result
-from elder.pipelines.run.spec import Job, Kit, Report
+from elder.pipelines.run.spec import EventHandler, RunSpec, WorkerParts
 from elder.pipelines.run.trained import chosen_checkpoint
 from elder.pipelines.training.data import Blocks, TrainingData, read_training
 from elder.pipelines.training.job import TrainingKit
@@ -29,12 +29,12 @@ def run_training(
     config: TrainConfig,
     store_factory: Callable[[], Store],
     tracker: Tracker,
-    on_event: Report = lambda event: None,
+    on_event: EventHandler = lambda event: None,
     *,
     cache_dir: Path | None = None,
     data: TrainingData | None = None,
     tags: Mapping[str, str] | None = None,
-    kit: Kit | None = None,
+    kit: WorkerParts | None = None,
     runner: Runner | None = None,
 ) -> dict[str, Any]:
     """Train an editor to its last checkpoint, from wherever it is committed.
@@ -58,7 +58,7 @@ def run_training(
         ElderError: As `pipelines.edit.driver.run_edit`.
     """
     found = read_training(config, *read_tokenizer(config, cache_dir)) if data is None else data
-    job = Job(
+    job = RunSpec(
         config=config,
         edits=found.blocks,
         store_factory=store_factory,

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from elder.base import Base, Editor, Progress, Receipt
+from elder.base import Base, Editor, EditProgress, Receipt
 from elder.edit import Edit
 from elder.errors import ElderError
-from elder.metrics.report import Report
+from elder.metrics.report import EvaluationReport
 from elder.pipelines.run.commits import ADAPTER_FILES, CONTINUATION
-from elder.pipelines.run.spec import Job, Kit, Meter
+from elder.pipelines.run.spec import Measuring, RunSpec, WorkerParts
 
 WEIGHTS = ADAPTER_FILES[0]
 
@@ -44,7 +44,7 @@ class Trainer(Protocol):
         """Write the trained editor."""
 
 
-class Apprentice:
+class TrainerAsEditor:
     """A trainer in the place of an editor: `edit` trains on the given facts, block after block.
 
     Args:
@@ -56,7 +56,7 @@ class Apprentice:
     def __init__(self, trainer: Trainer, base: Base, block_size: int) -> None:
         self.trainer, self.base, self.block_size = trainer, base, block_size
 
-    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+    def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
         """Train on facts.
 
         Raises:
@@ -88,7 +88,7 @@ class Apprentice:
         self.trainer.load_state_dict(state)
 
 
-class Examiner:
+class TrainerEvaluator:
     """Measures a trainer on facts that it is not trained on.
 
     Args:
@@ -101,7 +101,7 @@ class Examiner:
 
     def measure(
         self, edits: Sequence[Edit], parts: Sequence[str], progress: Callable[[int, int], None] | None = None
-    ) -> Report:
+    ) -> EvaluationReport:
         """Means over all facts, and a row for each block of them."""
         rows: list[dict[str, Any]] = []
         for first in range(0, len(edits), self.block_size):
@@ -113,30 +113,30 @@ class Examiner:
         names = [name for name in rows[0] if name not in ("block", "edits", "validation.seconds")]
         total = sum(row["edits"] for row in rows)
         means = {name: sum(row[name] * row["edits"] for row in rows) / total for name in names}
-        return Report({name: value for name, value in means.items() if math.isfinite(value)}, rows)
+        return EvaluationReport({name: value for name, value in means.items() if math.isfinite(value)}, rows)
 
 
 @dataclass(frozen=True)
-class TrainingKit(Kit):
+class TrainingKit(WorkerParts):
     """How a worker makes the parts of a training. A checkpoint holds the trained editor, as others fetch it, and
     beside it what only a continuation needs, such as the moments of the optimiser."""
 
-    def trainer(self, job: Job, base: Base) -> Trainer:
+    def trainer(self, job: RunSpec, base: Base) -> Trainer:
         """A fresh trainer of the config's method."""
         from elder.hyper.trainer import make_trainer
 
         trainer: Trainer = make_trainer(job.config.editor.method, base, job.config.editor_options())
         return trainer
 
-    def editor(self, job: Job, base: Base) -> Editor:
+    def editor(self, job: RunSpec, base: Base) -> Editor:
         """The trainer, in the place of an editor."""
-        return Apprentice(self.trainer(job, base), base, job.config.stream.batch_size)  # type: ignore[return-value]
+        return TrainerAsEditor(self.trainer(job, base), base, job.config.stream.batch_size)  # type: ignore[return-value]
 
-    def meter(self, job: Job, editor: Editor) -> Meter:
+    def meter(self, job: RunSpec, editor: Editor) -> Measuring:
         """The measurement of checkpoints."""
         size = getattr(job.config, "validation", None)
         block = size.block_size if size is not None else None
-        return Examiner(_trainer(editor), block or job.config.stream.batch_size)
+        return TrainerEvaluator(_trainer(editor), block or job.config.stream.batch_size)
 
     def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
         """Write the trained editor, and the rest of the state beside it: no tensor is written twice."""
@@ -170,5 +170,5 @@ class TrainingKit(Kit):
 
 
 def _trainer(editor: Any) -> Trainer:
-    assert isinstance(editor, Apprentice)
+    assert isinstance(editor, TrainerAsEditor)
     return editor.trainer

@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "infra/dev": ("elder", "infra/stores"),
     "jobs/terminal": ("elder", "elder/metrics", "infra/tracking", "pipelines/config"),
     "jobs/shared": (
-        "elder", "elder/datasets", "elder/models", "elder/world", "infra/stores", "infra/tracking", "jobs/terminal",
+        "elder", "elder/models", "elder/world", "infra/stores", "infra/tracking", "jobs/terminal",
         "pipelines", "pipelines/config", "pipelines/run", "pipelines/suite",
     ),
     "jobs/remote": (

@@ -14,7 +14,7 @@ LIBRARIES = {
     "elder": {"torch", "transformers", "safetensors", "tokenizers", "numpy", "lm_eval", "elder"},
     "pipelines": {
         "torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "rich", "optuna",
-        "elder",
+        "tenacity", "elder",
     },
     "infra": {
         "boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "swift", "psutil", "torch",

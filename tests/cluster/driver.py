@@ -24,7 +24,7 @@ from elder.infra.stores.open import store_factory
 from elder.jobs.main import BRISK, SILENT, exit_code
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.protocols import Tracker
-from elder.pipelines.run.spec import Job, Kit
+from elder.pipelines.run.spec import RunSpec, WorkerParts
 from elder.runtime import Runtime
 from tests.cluster.nodes import leave_trace
 from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, make_config, make_edits
@@ -79,12 +79,12 @@ class SlowFakeKit(FakeKit):
     pause: float = 0.0
     ballast: int = 0
 
-    def base(self, job: Job, runtime: Runtime) -> Base:
+    def base(self, job: RunSpec, runtime: Runtime) -> Base:
         if self.where:
             leave_trace(self.where, runtime.rank)
         return super().base(job, runtime)
 
-    def editor(self, job: Job, base: Base) -> Any:
+    def editor(self, job: RunSpec, base: Base) -> Any:
         editor = SlowFakeEditor(base, job.config.stream.batch_size, job.config.seed, self.mishaps)
         editor.pause = self.pause
         return editor
@@ -105,12 +105,12 @@ class SlowFakeEditor(FakeEditor):
 
 
 @dataclass(frozen=True)
-class TracedKit(Kit):
+class TracedKit(WorkerParts):
     """The real parts; every rank leaves a trace."""
 
     where: str = ""
 
-    def base(self, job: Job, runtime: Runtime) -> Base:
+    def base(self, job: RunSpec, runtime: Runtime) -> Base:
         leave_trace(self.where, runtime.rank)
         return super().base(job, runtime)
 
@@ -120,7 +120,7 @@ def carry_out(order: Order, on_event: Callable[[Mapping[str, Any]], None]) -> di
     tracking = {"mlflow": order.mlflow or "unused.db", "store": order.store, "experiment": "test"}
     cluster = {"workers": order.workers, "sharding": "none", **(order.cluster or {})}
     sections: dict[str, Any] = {"tracking": {**tracking, **(order.tracking or {})}, "cluster": cluster}
-    kit: Kit
+    kit: WorkerParts
     if order.model:
         from tests.cluster.tiny import make_edits as real_edits
 

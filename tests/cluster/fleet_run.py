@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from elder.pipelines.run.commits import RunState
-from elder.pipelines.run.spec import Job
-from elder.pipelines.suite.driver import Came, Outside
+from elder.pipelines.run.spec import RunSpec
+from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome
 from tests.cluster.nodes import NAME, wait_until
 from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, StoreAt, make_edits
 
@@ -32,17 +32,17 @@ class FleetKit(FakeKit):
     struck: Mapping[str, tuple[Mishap, ...]] = field(default_factory=dict)
     meet: int = 0  # no editor is made before so many processes have loaded a base: fake runs are over in no time
 
-    def base(self, job: Job, runtime: Any) -> Any:
+    def base(self, job: RunSpec, runtime: Any) -> Any:
         self._leave("base", job)
         return super().base(job, runtime)
 
-    def editor(self, job: Job, base: Any) -> Any:
+    def editor(self, job: RunSpec, base: Any) -> Any:
         wait_until(lambda: Path(self.where).read_text().count("base ") >= self.meet, "the other processes")
         self._leave("editor", job)
         mishaps = self.struck.get(job.config.run_id, ())
         return FakeEditor(base, job.config.stream.batch_size, job.config.seed, mishaps)
 
-    def _leave(self, what: str, job: Job) -> None:
+    def _leave(self, what: str, job: RunSpec) -> None:
         with Path(self.where).open("a") as file:
             file.write(f"{what} {job.config.run_id} {os.environ.get(NAME, '?')}\n")
 
@@ -70,7 +70,7 @@ class Order:
         return json.dumps(vars(self))
 
 
-def carry_out(order: Order, events: list[Mapping[str, Any]] | None = None) -> Came:
+def carry_out(order: Order, events: list[Mapping[str, Any]] | None = None) -> SuiteOutcome:
     """Do it."""
     root = Path(order.root)
     root.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def carry_out(order: Order, events: list[Mapping[str, Any]] | None = None) -> Ca
         "tracking": {"mlflow": None, "patience_s": 0},
     }  # fmt: skip
     mishaps = {run: (Mishap(**given),) for run, given in order.struck.items()}
-    outside = Outside(
+    outside = SuiteIO(
         StoreAt(str(root / "store")), RecordingTracker, (lambda event: None) if events is None else events.append,
         out=root / "out", edits=lambda run: make_edits(run.data.edits or EDITS),
         kit=FleetKit(where=str(root / "lines"), struck=mishaps, meet=order.meet),

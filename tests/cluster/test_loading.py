@@ -16,7 +16,7 @@ from elder.errors import ModelError
 from elder.models.anatomy import clone_sharing_weights
 from elder.models.load import load_base
 from elder.pipelines.run.resident import ResidentBases
-from elder.pipelines.run.spec import Kit
+from elder.pipelines.run.spec import WorkerParts
 from elder.runtime import LocalRuntime
 from elder.state import weights_digest
 from tests.cluster.ranks import on_ranks
@@ -139,7 +139,7 @@ def _trials(directory: Path, source: str, runtime: Any) -> list[tuple[str, str]]
     """Trials that differ in `model.dtype`, one after another on what stays resident."""
     bases, seen = ResidentBases(), []
     for dtype in ("float32", "bfloat16", "bfloat16", "float32"):
-        job = make_job(directory, kit=Kit(), model={"source": source, "dtype": dtype})
+        job = make_job(directory, kit=WorkerParts(), model={"source": source, "dtype": dtype})
         base = bases.get(job, runtime)
         seen.append((str(base.model.dtype), base.digest))
     assert bases.loads == 3

@@ -26,7 +26,7 @@ from elder.errors import ElderError, UnreachableError
 from elder.infra.stores.local import LocalStore
 from elder.infra.tracking.null import NullTracker
 from elder.pipelines.config.run import RunConfig, parse_config
-from elder.pipelines.run.spec import Job, Kit
+from elder.pipelines.run.spec import RunSpec, WorkerParts
 from elder.runtime import Runtime, share
 from elder.state import pack_json, state_digest, unpack_json, weights_digest
 
@@ -178,22 +178,22 @@ class FakeMeter:
 
 
 @dataclass(frozen=True)
-class FakeKit(Kit):
+class FakeKit(WorkerParts):
     """Fake parts; `weight` is the base model's only weight, `mishaps` go wrong in the editor."""
 
     weight: float = 1.0
     mishaps: tuple[Mishap, ...] = ()
 
-    def base(self, job: Job, runtime: Runtime) -> Base:
+    def base(self, job: RunSpec, runtime: Runtime) -> Base:
         model = nn.utils.skip_init(nn.Linear, 2, 2)
         nn.init.constant_(model.weight, self.weight)
         nn.init.zeros_(model.bias)
         return Base(model, None, "fake", runtime)  # type: ignore[arg-type]
 
-    def editor(self, job: Job, base: Base) -> Any:
+    def editor(self, job: RunSpec, base: Base) -> Any:
         return FakeEditor(base, job.config.stream.batch_size, job.config.seed, self.mishaps)
 
-    def meter(self, job: Job, editor: Any) -> Any:
+    def meter(self, job: RunSpec, editor: Any) -> Any:
         return FakeMeter(editor)
 
     def save(self, directory: Path, editor: Any, extra: Mapping[str, Any]) -> None:

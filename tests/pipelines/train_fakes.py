@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from elder.base import Base
 from elder.edit import Edit, Probe
 from elder.pipelines.config.training import TrainConfig, parse_train_config
-from elder.pipelines.run.spec import Job
+from elder.pipelines.run.spec import RunSpec
 from elder.pipelines.training.data import TrainingData, read_training
 from elder.pipelines.training.job import TrainingKit
 from elder.runtime import Runtime, share
@@ -115,13 +115,13 @@ class FakeTrainingKit(TrainingKit):
     scores: tuple[float, ...] = ()
     nan_at: int = -1
 
-    def base(self, job: Job, runtime: Runtime) -> Base:
+    def base(self, job: RunSpec, runtime: Runtime) -> Base:
         model = nn.utils.skip_init(nn.Linear, 2, 2)
         nn.init.ones_(model.weight)
         nn.init.zeros_(model.bias)
         return Base(model, None, "fake", runtime)  # type: ignore[arg-type]
 
-    def trainer(self, job: Job, base: Base) -> Any:
+    def trainer(self, job: RunSpec, base: Base) -> Any:
         trainer = FakeTrainer(base, self.mishaps, self.scores)
         trainer.nan_at = self.nan_at
         return trainer

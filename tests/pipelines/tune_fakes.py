@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from elder.edit import Edit
-from elder.pipelines.cluster.ray_tune import Shared
+from elder.pipelines.cluster.ray_tune import SharedParts
 from elder.pipelines.config.search import TuneConfig, parse_tune_config
-from elder.pipelines.run.spec import Job, Report
-from elder.pipelines.run.stepping import FAILED, STAGE, LocalHost
+from elder.pipelines.run.spec import EventHandler, RunSpec
+from elder.pipelines.run.stepping import FAILED, STAGE, LocalTrialHost
 from elder.pipelines.search.driver import run_tune
 from elder.pipelines.search.trials import Trials
 from elder.runtime import LocalRuntime
@@ -34,7 +34,7 @@ def score(config: Any, stage: int) -> float:
 class ScoredMeter(FakeMeter):
     """Reliability is the score; locality is nearly perfect."""
 
-    job: Job | None = None
+    job: RunSpec | None = None
 
     def measure(self, edits: Sequence[Edit], parts: Sequence[str], progress: Any = None) -> FakeReport:
         report = super().measure(edits, parts, progress)
@@ -51,13 +51,13 @@ class TuneKit(FakeKit):
 
     loads: str = ""
 
-    def base(self, job: Job, runtime: Any) -> Any:
+    def base(self, job: RunSpec, runtime: Any) -> Any:
         if self.loads and runtime.rank == 0:
             with Path(self.loads).open("a") as file:
                 file.write(f"{job.config.run_id}\n")
         return super().base(job, runtime)
 
-    def meter(self, job: Job, editor: FakeEditor) -> ScoredMeter:
+    def meter(self, job: RunSpec, editor: FakeEditor) -> ScoredMeter:
         return ScoredMeter(editor, job=job)
 
 
@@ -86,7 +86,7 @@ def search(
     runner: Any = None,
     kit: TuneKit | None = None,
     tracker: Callable[[], Any] = RecordingTracker,
-    on_event: Report = lambda event: None,
+    on_event: EventHandler = lambda event: None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """A search from here, in the store below `root`; without a runner it is done without Ray."""
@@ -113,8 +113,8 @@ class Inline:
     stages_left: int = 10**9
     begun: int = 0
 
-    def __call__(self, trials: Trials, shared: Shared, on_event: Report) -> None:
-        host = LocalHost(LocalRuntime())
+    def __call__(self, trials: Trials, shared: SharedParts, on_event: EventHandler) -> None:
+        host = LocalTrialHost(LocalRuntime())
         while True:
             try:
                 work = trials.next()

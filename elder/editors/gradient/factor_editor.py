@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elder.base import Base, EditOutcome, Progress, Receipt, check_edits
+from elder.base import Base, EditOutcome, EditProgress, Receipt, check_edits
 from elder.edit import Edit
 from elder.editors.weights.deltas import Deltas
 from elder.editors.weights.written import WrittenEditor, rising
@@ -84,12 +84,12 @@ class FactorEditor(WrittenEditor[str]):
         """What the method adds to the state."""
         return {}
 
-    def _recall(self, state: Mapping[str, Tensor]) -> None:
+    def _load_memory(self, state: Mapping[str, Tensor]) -> None:
         """Take `_memory` back; all of it has been checked."""
 
     # ---- the Editor protocol ------------------------------------------------------------------------------------
 
-    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+    def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
         """Apply edits in batches (see `Editor.edit`).
 
         Raises:
@@ -128,7 +128,7 @@ class FactorEditor(WrittenEditor[str]):
         self.deltas.load(state, cursor["sizes"])
         self._seen = cursor
         self.edits.count = self.edits_applied
-        self._recall(state)
+        self._load_memory(state)
 
     # ---- parts --------------------------------------------------------------------------------------------------
 

@@ -100,9 +100,9 @@ class TrainedEditor(FactorEditor):
         if self._digest and cursor["trained"] not in ("", self._digest):
             raise AdapterError(_OTHER)
 
-    def blank(self) -> TrainedEditor:
-        """See `WrittenEditor.blank`: with the same trained network, wherever that came from."""
-        fresh: TrainedEditor = super().blank()
+    def empty_copy(self) -> TrainedEditor:
+        """See `WrittenEditor.empty_copy`: with the same trained network, wherever that came from."""
+        fresh: TrainedEditor = super().empty_copy()
         fresh.network, fresh._digest = self.network, self._digest
         return fresh
 

@@ -89,7 +89,7 @@ class UltraEditEditor(FactorEditor):
                 wrong.append(f"'statistics.{shape}' are no statistics of a growing stream")
         return wrong
 
-    def _recall(self, state: Mapping[str, Tensor]) -> None:
+    def _load_memory(self, state: Mapping[str, Tensor]) -> None:
         device = torch.device(self.base.runtime.device)
         for shape in self._width:
             mean, squares, count = (state[f"statistics.{shape}.{entry}"] for entry in RUNNING_STATE)

@@ -29,12 +29,12 @@ from elder.editors.mixture.mixture_editor import MixtureEditor
 from elder.errors import ModelError
 from elder.forward.suffix import descend
 from elder.forward.tail import Tail, TailTrainer
-from elder.mixture.calibration import Separator
+from elder.mixture.calibration import ThresholdCalibrator
 from elder.mixture.codes import CodeStore
 from elder.mixture.deferral import Deferral, HammingDeferral, KeyDeferral
 from elder.mixture.keys import KeyMemory
-from elder.mixture.ledger import Ledger
 from elder.mixture.prefixes import with_prefixes
+from elder.mixture.replay_buffer import ReplayBuffer
 from elder.mixture.router import Router, guided_loss, keep_top
 from elder.mixture.samples import Row, encode_rows
 from elder.models.anatomy import Anatomy
@@ -81,10 +81,10 @@ class ElderPlusEditor(MixtureEditor):
                 f"the first edited block {self.layers[0]}"
             )
         self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, KEY_PROMPTS + 1, o.seed, device)
-        self.gates = {"subject": Separator(0.75, 0.98, 0.4), "answer": Separator(0.3, 0.9, 0.15)}
+        self.gates = {"subject": ThresholdCalibrator(0.75, 0.98, 0.4), "answer": ThresholdCalibrator(0.3, 0.9, 0.15)}
         self.router = Router(self.keys.width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
-        self.ledger = Ledger(o.seed)
+        self.ledger = ReplayBuffer(o.seed)
         self.known: list[dict[str, Any]] = []  # id, prompt and subject of every edit, by number
         self.group_of = torch.zeros(0, dtype=torch.long)  # the group of low-rank maps of every edit
         self.allocation = torch.zeros(0, len(self.layers), o.experts, dtype=torch.bool, device=device)
@@ -373,7 +373,7 @@ class ElderPlusEditor(MixtureEditor):
             *super()._contradictions(state),
             *wrong,
             *KeyMemory.problems(_part(state, "keys.")),
-            *Ledger.problems(_part(state, "ledger.")),
+            *ReplayBuffer.problems(_part(state, "ledger.")),
         ]
 
     def _load(self, state: Mapping[str, Tensor]) -> None:

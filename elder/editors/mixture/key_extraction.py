@@ -15,7 +15,7 @@ from torch import Tensor
 from elder.base import Base
 from elder.edit import Edit
 from elder.forward.tail import Tail, TailTrainer
-from elder.mixture.calibration import Separator
+from elder.mixture.calibration import ThresholdCalibrator
 from elder.mixture.keys import KeyMemory, late_interaction
 from elder.mixture.prefixes import SENTENCES
 from elder.mixture.samples import Row
@@ -41,7 +41,7 @@ class KeyContext:
 
     base: Base
     keys: KeyMemory
-    gates: Mapping[str, Separator]
+    gates: Mapping[str, ThresholdCalibrator]
     tails: TailTrainer
     known: Sequence[Mapping[str, Any]]
 

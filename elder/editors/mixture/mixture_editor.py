@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from elder.base import Base, EditOutcome, Progress, Receipt, check_edits
+from elder.base import Base, EditOutcome, EditProgress, Receipt, check_edits
 from elder.edit import Edit
 from elder.edited.model import make_edited
 from elder.edited.told_apart import tell_apart
@@ -175,7 +175,7 @@ class MixtureEditor(Asking):
 
     # ---- the Editor protocol ------------------------------------------------------------------------------------
 
-    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+    def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
         """Apply edits in batches of `options.batch_size` (see `Editor.edit`); a prompt comes once in a batch.
 
         Raises:

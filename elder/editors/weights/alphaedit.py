@@ -76,6 +76,6 @@ class AlphaEditEditor(LocateEditor):
     def _memory(self) -> dict[str, Tensor]:
         return self._keys.state_dict()
 
-    def _recall(self, state: Mapping[str, Tensor]) -> None:
+    def _load_memory(self, state: Mapping[str, Tensor]) -> None:
         self._keys.load(state, {layer: self._seen["sizes"][str(layer)] for layer in self.layers})
         self._solvers.clear()

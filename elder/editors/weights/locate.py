@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elder.base import Base, EditOutcome, Progress, Receipt, check_edits
+from elder.base import Base, EditOutcome, EditProgress, Receipt, check_edits
 from elder.edit import Edit
 from elder.editors.weights.deltas import Deltas
 from elder.editors.weights.locate_options import LocateOptions
@@ -22,19 +22,18 @@ from elder.editors.weights.written import WrittenEditor
 from elder.errors import AdapterError, ModelError, SolverError
 from elder.forward.partial import PartialForward
 from elder.forward.upper import UpperBlocks
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.models.anatomy import anatomy, clone_sharing_weights, dimensions
 from elder.runtime import tensors_by_first, told_by_first
+from elder.solvers.key_covariance import KeyCovariance
 from elder.solvers.moments import SecondMoment
-from elder.solvers.prior import Prior
 from elder.state import pack_json, state_digest
 from elder.targets.contexts import SEEDS, Contexts, sample_contexts
+from elder.targets.load_or_collect import StatisticsProgress, load_or_collect_moments, read_windows
 from elder.targets.moment_cache import MomentCache
 from elder.targets.observe import Observer, Seen
 from elder.targets.requests import check_subjects, essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import Windows, moment_id
-from elder.targets.supply import Progress as Reading
-from elder.targets.supply import read_windows, supply_moments
 from elder.targets.values import ValueOptions, find_values
 from elder.tokens import encode_prompt, pad_id
 
@@ -69,7 +68,7 @@ class LocateEditor(WrittenEditor[int]):
         self.windows: Windows | None = None
         self.statistics: dict[int, SecondMoment] = {}
         self._ids: dict[str, str] | None = None
-        self._priors: dict[int, Prior] = {}
+        self._priors: dict[int, KeyCovariance] = {}
         self._norms = {}
         self._contexts: Contexts | None = None  # as the state has them
         self._shares: dict[int, float] | None = None  # block -> see `Observer.share_of`
@@ -110,7 +109,7 @@ class LocateEditor(WrittenEditor[int]):
         """What the method adds to the state; entries whose first dimension grows."""
         return {}
 
-    def _recall(self, state: Mapping[str, Tensor]) -> None:
+    def _load_memory(self, state: Mapping[str, Tensor]) -> None:
         """Take `_memory` back."""
 
     def _batches(self, edits: Sequence[Edit]) -> list[list[Edit]]:
@@ -123,7 +122,7 @@ class LocateEditor(WrittenEditor[int]):
 
     # ---- the Editor protocol ------------------------------------------------------------------------------------
 
-    def edit(self, edits: Sequence[Edit], progress: Progress | None = None) -> Receipt:
+    def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
         """Apply edits in batches (see `Editor.edit`).
 
         Raises:
@@ -155,7 +154,7 @@ class LocateEditor(WrittenEditor[int]):
         }
         return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, notes)
 
-    def prepare(self, progress: Reading | None = None) -> tuple[str, ...]:
+    def prepare(self, progress: StatisticsProgress | None = None) -> tuple[str, ...]:
         """Have the statistics at hand (see `Preparing`); the first edit does this by itself.
 
         Raises:
@@ -176,7 +175,9 @@ class LocateEditor(WrittenEditor[int]):
         notes: tuple[str, ...] = ()
         if missing:
             assert self.windows is not None
-            supplied = supply_moments(self.base, missing, self.windows, self.options.bos, self.moments, progress)
+            supplied = load_or_collect_moments(
+                self.base, missing, self.windows, self.options.bos, self.moments, progress
+            )
             self.statistics |= supplied.moments
             notes = supplied.notes
         self._ids = ids
@@ -202,11 +203,11 @@ class LocateEditor(WrittenEditor[int]):
         self._contexts = None if contexts is None else Contexts(tuple(tuple(group) for group in contexts))
         self._seen = cursor
         self.edits.count = self.edits_applied
-        self._recall(state)
+        self._load_memory(state)
 
-    def blank(self) -> Any:
-        """See `WrittenEditor.blank`: with the same statistics."""
-        fresh = super().blank()
+    def empty_copy(self) -> Any:
+        """See `WrittenEditor.empty_copy`: with the same statistics."""
+        fresh = super().empty_copy()
         fresh.moments, fresh.windows, fresh.statistics = self.moments, self.windows, dict(self.statistics)
         fresh._ids = None if self._ids is None else dict(self._ids)
         return fresh
@@ -220,11 +221,11 @@ class LocateEditor(WrittenEditor[int]):
         wrong += [] if isinstance(cursor["statistics"], dict) else ["'cursor': statistics must be named by block"]
         return wrong + super()._contradictions(state, cursor)
 
-    def prior(self, layer: int) -> Prior:
+    def prior(self, layer: int) -> KeyCovariance:
         """The second moment of ordinary keys of a block, factored once."""
         if layer not in self._priors:
             moment = self.statistics[layer].mean().to(self.base.runtime.device)
-            self._priors[layer] = Prior(moment, jitter=self.options.jitter)
+            self._priors[layer] = KeyCovariance(moment, jitter=self.options.jitter)
         return self._priors[layer]
 
     def contexts(self) -> Contexts:
@@ -253,7 +254,7 @@ class LocateEditor(WrittenEditor[int]):
         if self._shares is not None:
             return
         ids = tuple(encode_prompt(self.base.tokenizer, "The sky"))
-        row = Row(0, ids, len(ids) - 1, (len(ids) - 1,))
+        row = ValueRow(0, ids, len(ids) - 1, (len(ids) - 1,))
         with self.disabled():
             found = {layer: self._observer.share_of(row, layer) for layer in self.layers}
         if None in found.values() and len(self.layers) > 1:

@@ -51,7 +51,7 @@ class MemitEditor(LocateEditor):
     def _memory(self) -> dict[str, Tensor]:
         return self._keys.state_dict() if self.options.cache else {}
 
-    def _recall(self, state: Mapping[str, Tensor]) -> None:
+    def _load_memory(self, state: Mapping[str, Tensor]) -> None:
         if self.options.cache:
             self._keys.load(state, {layer: self._seen["sizes"][str(layer)] for layer in self.layers})
             self._solvers.clear()

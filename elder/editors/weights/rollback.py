@@ -32,7 +32,7 @@ def rolled_back(editor: Any, edits: int) -> Any:
             f"{editor.method} keeps no earlier states (only methods that change weights do); pull an earlier stage "
             "instead: elder pull runs:/RUN/stage-0001 DIR"
         )
-    earlier = editor.blank()
+    earlier = editor.empty_copy()
     if edits:
         earlier.load_state_dict(state_after(editor.state_dict(), edits))
     return earlier

@@ -10,7 +10,7 @@ from elder.edit import Edit
 from elder.editors.weights.locate import LocateEditor
 from elder.editors.weights.rome_options import RomeOptions
 from elder.solvers.equality import equality_gain
-from elder.solvers.prior import Prior
+from elder.solvers.key_covariance import KeyCovariance
 from elder.targets.contexts import SEEDS, Contexts, sample_contexts
 from elder.targets.observe import Seen
 
@@ -56,7 +56,7 @@ class RomeEditor(LocateEditor):
         return seen.outputs[self.layers[-1]] * self._share(self.layers[-1])
 
     def _factors(self, layer: int, keys: Tensor, bare: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
-        prior = self.prior(layer) if self.options.statistics else Prior(None, self.width)
+        prior = self.prior(layer) if self.options.statistics else KeyCovariance(None, self.width)
         gain = equality_gain(keys, prior)
         if not self.options.shared_key:
             gain = gain / (gain @ bare.double())  # the bare key then gives exactly 1

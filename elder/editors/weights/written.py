@@ -76,7 +76,7 @@ class WrittenEditor(Asking, Generic[Key]):
 
         save_adapter(directory, self)  # type: ignore[arg-type]
 
-    def blank(self) -> Any:
+    def empty_copy(self) -> Any:
         """Another editor with these options on the same base, nothing written yet, supplied as this one is."""
         return type(self)(self.base, self.options)  # type: ignore[call-arg]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+import elder.targets.load_or_collect as supply
 import elder.targets.moment_cache as moment_cache
-import elder.targets.supply as supply
 from elder.adapter import load_adapter
 from elder.base import Base, Preparing
 from elder.datasets.text import check_text, read_text

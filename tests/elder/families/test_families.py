@@ -23,7 +23,7 @@ from elder.edit import Edit
 from elder.editors.make import make_editor
 from elder.errors import ModelError
 from elder.forward.partial import PartialForward
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.metrics.generation import Decoder
 from elder.models.anatomy import anatomy
 from elder.models.attention import attention_of
@@ -245,7 +245,7 @@ def test_what_a_block_does_to_its_map_is_found_by_trying(family: str, share: flo
     parts = anatomy(model)
     observer = Observer(model, PartialForward(parts.blocks), dict(enumerate(parts.mlp_out)), LocalRuntime("cpu"), 2)
     for layer in range(4):
-        found = observer.share_of(Row(0, (0, 7, 9, 20), 3, (3,)), layer)
+        found = observer.share_of(ValueRow(0, (0, 7, 9, 20), 3, (3,)), layer)
         assert found == (None if share is None else pytest.approx(share, rel=1e-5 if dtype == torch.float32 else 1e-2))
         assert share != 1.0 or found == 1.0
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from elder.edit import Edit, Probe
-from elder.metrics.batching import Meter, run_batched
+from elder.metrics.batching import ProgressMeter, run_batched
 from elder.metrics.evaluator import Evaluator
 from elder.metrics.generation import Decoder, generate
 from elder.metrics.scoring import Pair, score
@@ -128,7 +128,7 @@ def test_sharded_ranks_run_the_same_number_of_batches(on_ranks, sharded, calls):
 
     def program(runtime):
         seen: list[list[int]] = []
-        meter = Meter(total=5)
+        meter = ProgressMeter(total=5)
 
         def run(batch):
             seen.append(batch)

@@ -10,7 +10,7 @@ from elder.edit import Edit
 from elder.metrics.counterfact import Contest, Record, counterfact_scores, harmonic_mean
 from elder.metrics.fluency import entropy, ngram_entropy
 from elder.metrics.perplexity import TEXT, perplexity, windows
-from elder.metrics.report import Report
+from elder.metrics.report import EvaluationReport
 from elder.metrics.retention import retention_summary
 from elder.metrics.scoring import TokenScores
 from elder.metrics.text import normalise, same_answer
@@ -140,7 +140,7 @@ def test_worst_rows_first():
         {"edit_id": "half", "reliability.generate": 1.0, "generalization.generate": 0.5},
         {"edit_id": "unknown"},
     ]
-    report = Report({}, rows, protocols=("generate",))
+    report = EvaluationReport({}, rows, protocols=("generate",))
     assert [row["edit_id"] for row in report.worst(2)] == ["bad", "half"]
 
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from elder.edit import Edit
-from elder.mixture.calibration import ENOUGH, Separator
-from elder.mixture.ledger import Ledger
+from elder.mixture.calibration import ENOUGH, ThresholdCalibrator
 from elder.mixture.prefixes import SENTENCES, with_prefixes
+from elder.mixture.replay_buffer import ReplayBuffer
 from elder.mixture.samples import Row, collate, edit_rows, encode_rows
 from elder.mixture.subject import distinctive_tokens, pick_subject, subject_tokens
 from tests.elder.tiny import make_tokenizer
@@ -20,8 +20,8 @@ from tests.elder.tiny import make_tokenizer
 # ---- thresholds -----------------------------------------------------------------------------------------------------
 
 
-def separator(wanted: list[float], unwanted: list[float], barred: float = 0.9) -> Separator:
-    made = Separator(0.75, barred, 0.2)
+def separator(wanted: list[float], unwanted: list[float], barred: float = 0.9) -> ThresholdCalibrator:
+    made = ThresholdCalibrator(0.75, barred, 0.2)
     made.observe(wanted, unwanted)
     return made
 
@@ -48,7 +48,7 @@ def test_the_threshold_is_never_below_what_is_barred_nor_above_half_of_the_wante
 
 
 def test_samples_are_bounded_and_thinned_evenly() -> None:
-    made = Separator(0.75, 0.9, 0.2, limit=100)
+    made = ThresholdCalibrator(0.75, 0.9, 0.2, limit=100)
     for i in range(50):
         made.observe([i / 50] * 10, [0.0])
     assert len(made.wanted) == 100
@@ -60,8 +60,8 @@ def test_samples_are_bounded_and_thinned_evenly() -> None:
 # ---- ledger ---------------------------------------------------------------------------------------------------------
 
 
-def ledger(rows: int = 30, seed: int = 0) -> Ledger:
-    made = Ledger(seed)
+def ledger(rows: int = 30, seed: int = 0) -> ReplayBuffer:
+    made = ReplayBuffer(seed)
     rng = random.Random(1)
     for i in range(rows):
         made.add([Row((1, i), (7,) * (1 + i % 3), i // 2, "x")], [rng.random()])
@@ -89,7 +89,7 @@ def test_a_draw_larger_than_the_ledger_is_all_of_it_and_zero_is_none() -> None:
     assert ledger().draw(30, 0) == list(range(30))
     assert ledger().draw(99, 0) == list(range(30))
     assert ledger().draw(0, 0) == []
-    assert Ledger(0).draw(5, 0) == []
+    assert ReplayBuffer(0).draw(5, 0) == []
 
 
 def test_dropped_edits_are_not_drawn_again() -> None:
@@ -100,12 +100,12 @@ def test_dropped_edits_are_not_drawn_again() -> None:
 
 
 def test_the_state_of_a_ledger_makes_the_same_draws() -> None:
-    made, other = ledger(), Ledger(0)
+    made, other = ledger(), ReplayBuffer(0)
     other.load(made.state())
     assert [(r.prompt, r.answer, r.owner) for r in other.rows] == [(r.prompt, r.answer, r.owner) for r in made.rows]
     assert other.loss == made.loss
     assert other.draw(10, 7) == made.draw(10, 7)
-    empty = Ledger(0)
+    empty = ReplayBuffer(0)
     other.load(empty.state())
     assert len(other) == 0
     assert other.state()["shape"].shape == (0, 3)

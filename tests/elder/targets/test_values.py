@@ -12,7 +12,7 @@ from torch import Tensor
 from elder.base import Base
 from elder.forward.partial import PartialForward
 from elder.forward.upper import UpperBlocks
-from elder.forward.value_row import Row
+from elder.forward.value_row import ValueRow
 from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.runtime import LocalRuntime
 from elder.targets.requests import essence_row, rewriting_row
@@ -35,7 +35,7 @@ def upper_of(base: Base) -> UpperBlocks:
     return UpperBlocks(model, PartialForward(anatomy(model).blocks), LAYER, pad_id(base.tokenizer), torch.device("cpu"))
 
 
-def rows_of(base: Base, count: int = 5) -> list[list[Row]]:
+def rows_of(base: Base, count: int = 5) -> list[list[ValueRow]]:
     found = []
     for i, edit in enumerate(EDITS[:count]):
         told = [rewriting_row(base.tokenizer, i, edit, context) for context in CONTEXTS]
@@ -48,7 +48,7 @@ def starts_of(base: Base, count: int = 5) -> Tensor:
 
 
 @torch.no_grad()
-def whole_logits(base: Base, row: Row, change: Tensor | None = None) -> Tensor:
+def whole_logits(base: Base, row: ValueRow, change: Tensor | None = None) -> Tensor:
     """The plain way: the whole row through the whole model, a hook that adds the change."""
     model = clone_sharing_weights(base.model)
 
@@ -102,7 +102,7 @@ def test_the_gradient_of_the_change() -> None:
     assert torch.autograd.gradcheck(loss, (change,), fast_mode=True)
 
 
-def stopping_apart(base: Base, rows: list[list[Row]], starts: Tensor) -> ValueOptions:
+def stopping_apart(base: Base, rows: list[list[ValueRow]], starts: Tensor) -> ValueOptions:
     """Options under which some edits are done early and others never."""
     losses = find_values(upper_of(base), rows, starts, OPTIONS, LocalRuntime()).loss
     return replace(OPTIONS, stop=sorted(losses)[len(losses) // 2] + 0.01)

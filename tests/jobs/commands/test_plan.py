@@ -12,7 +12,7 @@ from elder.pipelines.config.comparison import parse_compare_config
 from elder.pipelines.config.study import parse_study_config
 from elder.pipelines.config.suite import SeveralConfig
 from elder.pipelines.planning.plan import plan
-from elder.pipelines.planning.suite_plan import fleet_plan
+from elder.pipelines.planning.suite_plan import suite_plan
 from tests.jobs.conftest import Elder
 
 COMMON = {
@@ -31,7 +31,7 @@ def comparison(methods: dict[str, object], **compare: object) -> SeveralConfig:
 def test_every_run_is_planned_as_it_would_be_alone_and_sums_are_sums() -> None:
     same = {"layers": [1]}
     whole = comparison({"memit": same, "rome": {**same, "text_tokens": 1000}, "emmet": same, "elder": {}})
-    found = fleet_plan(whole)
+    found = suite_plan(whole)
     for member in whole.members:
         assert found.plans[member.name] == plan(member.config)
     # memit and emmet use the same statistics; rome reads less of the text, so its are others.
@@ -46,23 +46,23 @@ def test_every_run_is_planned_as_it_would_be_alone_and_sums_are_sums() -> None:
 
 
 def test_a_strategy_changes_batches_and_an_open_length_is_said_to_be_open() -> None:
-    assert fleet_plan(comparison({"elder": {}}, strategy="single")).totals["batches"] == 10
-    assert fleet_plan(comparison({"elder": {}}, strategy="batch")).totals["stages"] == 1
+    assert suite_plan(comparison({"elder": {}}, strategy="single")).totals["batches"] == 10
+    assert suite_plan(comparison({"elder": {}}, strategy="batch")).totals["stages"] == 1
     values = {**COMMON, "data": {"source": "world:tiny", "edits": None}, "compare": {"methods": {"elder": {}}}}
-    totals = fleet_plan(parse_compare_config(json.dumps(values))).totals
+    totals = suite_plan(parse_compare_config(json.dumps(values))).totals
     assert (totals["edits"], totals["stages"], totals["batches"]) == (None, None, None)
 
 
 def test_what_is_wrong_with_a_run_is_named_by_the_keys_of_the_config() -> None:
     with pytest.raises(ConfigError) as caught:
-        fleet_plan(comparison({"memit": {"layers": [99]}, "mine": {"method": "memit", "text": "absent.txt"}}))
+        suite_plan(comparison({"memit": {"layers": [99]}, "mine": {"method": "memit", "text": "absent.txt"}}))
     problems = caught.value.problems
     assert problems[0].startswith("compare.methods.memit.layers: the model has blocks 0 to")
     assert problems[1].startswith("compare.methods.mine.text: absent.txt")
     parts = {"p": {"axis": "layers", "values": [0, 99], "strategies": ["single"], "edits": 2}}
     study = parse_study_config(json.dumps({**COMMON, "study": {"methods": {"memit": {}, "rome": {}}, "parts": parts}}))
     with pytest.raises(ConfigError) as caught:
-        fleet_plan(study)
+        suite_plan(study)
     (problem,) = caught.value.problems
     assert problem.startswith("study.parts.p.values: the model has blocks 0 to")
 

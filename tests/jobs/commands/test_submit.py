@@ -19,7 +19,7 @@ from elder.infra.stores.local import LocalStore
 from elder.jobs.commands.stop import stands
 from elder.jobs.remote.lookup import attempts_of, exit_code_of
 from elder.jobs.remote.package import (
-    Request,
+    SubmitRequest,
     check_stored,
     entrypoint,
     metadata,
@@ -28,7 +28,7 @@ from elder.jobs.remote.package import (
     secret_names,
     variables,
 )
-from elder.jobs.remote.run_status import Standing, duration, quiet_warning, said_last, sentence, standing_of
+from elder.jobs.remote.run_status import RunStatus, duration, quiet_warning, run_status_of, said_last, sentence
 from elder.pipelines.config.run import load_config, parse_config
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState
@@ -108,11 +108,11 @@ def test_wrong_data_is_found_before_anybody_is_asked(elder: Elder, tmp_path: Pat
     assert "bad.jsonl:2" in found.err
 
 
-def request(*arguments: str, **others: Any) -> Request:
-    return Request(**{"command": "edit", "arguments": arguments, "address": "http://127.0.0.1:1", **others})
+def request(*arguments: str, **others: Any) -> SubmitRequest:
+    return SubmitRequest(**{"command": "edit", "arguments": arguments, "address": "http://127.0.0.1:1", **others})
 
 
-def packed(tmp_path: Path, wanted: Request) -> tuple[Any, list[str], Path]:
+def packed(tmp_path: Path, wanted: SubmitRequest) -> tuple[Any, list[str], Path]:
     target = tmp_path / "target"
     target.mkdir(parents=True)
     config, notes = pack(resolve_request(wanted), target)
@@ -253,20 +253,20 @@ def test_exit_codes_of_jobs() -> None:
 
 
 def test_the_sentence_of_a_run() -> None:
-    stand = Standing(True, stages=3, of=10, edits=150, committed_at=880.0)
+    stand = RunStatus(True, stages=3, of=10, edits=150, committed_at=880.0)
     assert sentence(job("a"), stand, 1000.0) == "running, stage 3 of 10 committed 2 min ago"
-    assert sentence(job("a"), Standing(True), 1000.0) == "running, no stage committed yet"
-    assert sentence(job("a"), Standing(why="away"), 1000.0) == "running"
+    assert sentence(job("a"), RunStatus(True), 1000.0) == "running, no stage committed yet"
+    assert sentence(job("a"), RunStatus(why="away"), 1000.0) == "running"
     ended = job("a", "FAILED", exit_code=4, ended=940.0)
     assert sentence(ended, stand, 1000.0) == "failed (exit code 4) 60 s ago, stage 3 of 10 committed 2 min ago"
-    assert sentence(job("a"), Standing(True, trials=7, of=20), 1000.0) == "running, 7 of 20 trials done"
+    assert sentence(job("a"), RunStatus(True, trials=7, of=20), 1000.0) == "running, 7 of 20 trials done"
     assert stands(stand) == "stage 3 of 10 stands committed (150 edits; stages/000002)"
     assert [duration(s) for s in (-3, 99, 120, 7200, 400000)] == ["0 s", "99 s", "2 min", "2 h 0 min", "4 d 15 h"]
     assert said_last("a\n\n b \nc\n", 2) == [" b", "c"]
 
 
 def test_a_run_that_commits_nothing_is_pointed_out() -> None:
-    stand = Standing(True, stages=3, committed_at=1.0)
+    stand = RunStatus(True, stages=3, committed_at=1.0)
     assert quiet_warning(job("a", started=2000.0), stand, 2100.0) is None, "it has just been started again"
     warned = quiet_warning(job("a", started=2000.0), stand, 5000.0)
     assert warned is not None
@@ -282,14 +282,14 @@ def finished_run(root: Path) -> None:
 def test_standing_is_read_from_the_store_and_says_when_it_cannot(tmp_path: Path) -> None:
     finished_run(tmp_path / "store")
     facts = {"elder.command": "edit", "elder.store": str(tmp_path / "store"), "elder.stage_size": "4"}
-    found = standing_of(facts, "r1")
+    found = run_status_of(facts, "r1")
     assert (found.readable, found.stages, found.of, found.edits) == (True, 2, 2, 8)
     assert found.committed_at is not None
     assert abs(found.committed_at - time.time()) < 300
-    assert standing_of(facts, "r2").stages == 0
-    away = standing_of({**facts, "elder.store": str(tmp_path / "elsewhere")}, "r1")
+    assert run_status_of(facts, "r2").stages == 0
+    away = run_status_of({**facts, "elder.store": str(tmp_path / "elsewhere")}, "r1")
     assert (away.readable, "is not on this machine" in away.why) == (False, True)
-    assert not standing_of({**facts, "elder.command": "evaluate"}, "r1").readable
+    assert not run_status_of({**facts, "elder.command": "evaluate"}, "r1").readable
 
 
 def test_commits_of_before_there_was_a_time_are_read(tmp_path: Path) -> None:
@@ -333,11 +333,11 @@ def test_a_search_travels_whole_and_its_trials_are_counted(tmp_path: Path, monke
     assert (there.tune_id, there.tune.trials, there.run.tracking.store) == ("s", 5, str(tmp_path / "store"))
     parcel = resolve_request(wanted)
     facts = metadata(parcel, 1, config)
-    assert standing_of(facts, "s").why == f"{tmp_path / 'store'} is not on this machine"
+    assert run_status_of(facts, "s").why == f"{tmp_path / 'store'} is not on this machine"
     store = LocalStore(tmp_path / "store")
     for name in ("results/0000.json", "results/0001.json", "results/f01-s1.json", "trials/0002.json"):
         store.put(f"tunes/s/{name}", b"{}")
-    assert standing_of(facts, "s").words(0.0) == "2 of 5 trials done"
+    assert run_status_of(facts, "s").words(0.0) == "2 of 5 trials done"
     store.put("tunes/s/config.yaml", (target / "run/config.yaml").read_bytes())
     check_stored(parcel, config)
     with pytest.raises(ConfigError, match=r"tune\.trials: 5 -> 6"):

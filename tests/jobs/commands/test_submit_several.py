@@ -14,8 +14,8 @@ import pytest
 from elder.errors import ConfigError
 from elder.infra.stores.local import LocalStore
 from elder.jobs.commands.stop import stands
-from elder.jobs.remote.package import Request, check_stored, entrypoint, metadata, pack, resolve_request
-from elder.jobs.remote.run_status import Standing, quiet_warning, standing_of
+from elder.jobs.remote.package import SubmitRequest, check_stored, entrypoint, metadata, pack, resolve_request
+from elder.jobs.remote.run_status import RunStatus, quiet_warning, run_status_of
 from elder.pipelines.config.comparison import CompareConfig, parse_compare_config
 from elder.pipelines.config.study import parse_study_config
 from tests.infra.servers import free_port
@@ -67,12 +67,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def request(command: str, *arguments: str, **others: Any) -> Request:
+def request(command: str, *arguments: str, **others: Any) -> SubmitRequest:
     given = {"command": command, "arguments": arguments, "address": "http://127.0.0.1:1", "run_id": "w", **others}
-    return Request(**given)
+    return SubmitRequest(**given)
 
 
-def packed(folder: Path, wanted: Request, name: str = "target") -> tuple[Any, Path]:
+def packed(folder: Path, wanted: SubmitRequest, name: str = "target") -> tuple[Any, Path]:
     target = folder / name
     target.mkdir()
     return pack(resolve_request(wanted), target)[0], target
@@ -170,19 +170,19 @@ def test_how_it_stands_is_read_from_the_runs_that_it_names(folder: Path) -> None
     wanted = request("compare", "compare.yaml", methods="rome,elder")
     whole, target = packed(folder, wanted)
     facts = metadata(resolve_request(wanted), 1, whole)
-    assert standing_of(facts, "w").why == f"{folder / 'store'} is not on this machine"
+    assert run_status_of(facts, "w").why == f"{folder / 'store'} is not on this machine"
     store = LocalStore(folder / "store")
     store.put("runs/other/config.yaml", b"")
-    assert standing_of(facts, "w").words(0.0) == "0 of 2 runs done, 0 stages committed"
+    assert run_status_of(facts, "w").words(0.0) == "0 of 2 runs done, 0 stages committed"
     store.put("compares/w/config.yaml", (target / "run/config.yaml").read_bytes())
     for name in ("w-rome/result.json", "w-rome/stages/000000/COMMIT.json", "w-rome/report/result.json",
                  "w-elder/stages/000000/COMMIT.json", "w-elder/stages/000001/a/metrics.json",
                  "w-2-elder/result.json", "w-2-elder/stages/000000/COMMIT.json"):  # fmt: skip
         store.put(f"runs/{name}", b"{}")
-    found = standing_of(facts, "w")
+    found = run_status_of(facts, "w")
     assert found.words(0.0) == "1 of 2 runs done, 2 stages committed"
     assert stands(found) == "what is committed stands: 1 of 2 runs done, 2 stages committed"
-    assert stands(Standing(True, trials=7, of=20)) == "what is committed stands: 7 of 20 trials done"
+    assert stands(RunStatus(True, trials=7, of=20)) == "what is committed stands: 7 of 20 trials done"
     assert quiet_warning(job("w", started=0.0), found, 9999.0) is None
 
 

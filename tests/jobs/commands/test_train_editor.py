@@ -10,8 +10,8 @@ import pytest
 
 from elder.errors import ConfigError
 from elder.infra.stores.open import open_store
-from elder.jobs.remote.package import Request, check_stored, metadata, pack, resolve_request
-from elder.jobs.remote.run_status import standing_of
+from elder.jobs.remote.package import SubmitRequest, check_stored, metadata, pack, resolve_request
+from elder.jobs.remote.run_status import run_status_of
 from elder.pipelines.config.training import parse_train_config
 from elder.pipelines.run.commits import RunState
 from tests.jobs.conftest import Elder
@@ -96,7 +96,7 @@ def test_a_training_is_planned_and_validated(elder: Elder, tmp_path: Path) -> No
 def test_a_training_travels_and_its_checkpoints_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = ("train/malmen_world", *TINY, *NO_RECORD, "tracking.store=store", "run_id=t1")
-    request = Request("train-editor", given, "http://127.0.0.1:1")
+    request = SubmitRequest("train-editor", given, "http://127.0.0.1:1")
     parcel = resolve_request(request)
     target = tmp_path / "target"
     target.mkdir()
@@ -108,7 +108,7 @@ def test_a_training_travels_and_its_checkpoints_are_counted(tmp_path: Path, monk
     assert (facts["elder.stages"], facts["elder.stage_size"]) == ("2", "20")
     store = open_store("store")
     store.put("runs/t1/config.yaml", (target / "run/config.yaml").read_bytes())
-    assert standing_of(facts, "t1").words(0.0) == "no stage committed yet"
+    assert run_status_of(facts, "t1").words(0.0) == "no stage committed yet"
     check_stored(parcel, packed)
     (tmp_path / "other").mkdir()
     longer = resolve_request(replace(request, arguments=(*given, "training.steps=6")))

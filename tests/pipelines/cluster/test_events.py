@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elder.errors import ConfigError, GateError
-from elder.pipelines.cluster.events import Mailbox, Sender
+from elder.pipelines.cluster.events import EventQueue, EventSender
 
 
 class _Method:
@@ -23,14 +23,14 @@ class _Handle:
 
 
 def test_events_are_handed_out_once() -> None:
-    mailbox = Mailbox()
+    mailbox = EventQueue()
     mailbox.put({"kind": "note", "text": "a"})
     assert mailbox.drain() == [{"kind": "note", "text": "a"}]
     assert mailbox.drain() == []
 
 
 def test_the_lowest_rank_gives_the_reason() -> None:
-    mailbox = Mailbox()
+    mailbox = EventQueue()
     assert mailbox.verdict() == (0, None)
     assert mailbox.stop(1, ConfigError("from 1")) == 1
     reason = GateError("from 0")
@@ -39,7 +39,7 @@ def test_the_lowest_rank_gives_the_reason() -> None:
 
 
 def test_a_failure_may_go_away_but_the_same_one_twice_does_not() -> None:
-    mailbox = Mailbox()
+    mailbox = EventQueue()
     mailbox.fail(0, ValueError("x"), "ValueError: x")
     mailbox.fail(1, ValueError("x"), "ValueError: x")  # another rank: the same accident seen from there
     mailbox.fail(0, ValueError("y"), "ValueError: y")
@@ -51,7 +51,7 @@ def test_a_failure_may_go_away_but_the_same_one_twice_does_not() -> None:
 
 def test_progress_is_thinned_but_ends_and_facts_always_pass() -> None:
     handle = _Handle()
-    send = Sender(handle, interval=3600)
+    send = EventSender(handle, interval=3600)
     send({"kind": "phase", "name": "edit", "stage": 0})
     for done in (1, 2, 3, 4):
         send({"kind": "batch", "stage": 0, "done": done, "of": 4, "loss": 0.1})
@@ -61,7 +61,7 @@ def test_progress_is_thinned_but_ends_and_facts_always_pass() -> None:
 
 def test_without_hurry_every_step_passes() -> None:
     handle = _Handle()
-    send = Sender(handle, interval=0.0)
+    send = EventSender(handle, interval=0.0)
     for done in (1, 2, 3):
         send({"kind": "evaluated", "done": done, "of": 4})
     assert len(handle.events) == 3

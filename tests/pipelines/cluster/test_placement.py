@@ -9,7 +9,7 @@ import pytest
 
 import elder
 from elder.pipelines.cluster import events as progress
-from elder.pipelines.cluster.events import Mailbox
+from elder.pipelines.cluster.events import EventQueue
 from elder.pipelines.cluster.placement import WAITING, _fit, needs, waiting_note, worker_resources
 from elder.pipelines.cluster.ray_train import worker_environment
 from tests.pipelines.fakes import make_config
@@ -41,7 +41,7 @@ def test_room_is_counted_by_node() -> None:
 def test_waiting_counts_from_the_first_state_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    mailbox = Mailbox()
+    mailbox = EventQueue()
     clock[0] = 105.0
     assert mailbox.waiting() == (5.0, None)
     mailbox.group(True, "controller")

@@ -17,7 +17,7 @@ from elder.pipelines.run.commits import RunState
 from elder.pipelines.run.driver import StageRefused
 from elder.pipelines.run.inputs import read_text
 from elder.pipelines.run.local_runner import run_locally
-from elder.pipelines.run.spec import Job, WorkersFailed
+from elder.pipelines.run.spec import RunSpec, WorkersFailed
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
 
 FIELDS = {
@@ -159,7 +159,7 @@ def test_failures_with_a_commit_between_them_do_not_add_up(tmp_path: Path) -> No
     config, factory = make_config(cluster={"workers": 2, "sharding": "none"}), StoreAt(str(tmp_path / "store"))
     calls: list[int] = []
 
-    def frail(job: Job, report: Any) -> None:
+    def frail(job: RunSpec, report: Any) -> None:
         calls.append(len(calls))
         mishap = Mishap("raise", 4 * len(calls), str(tmp_path / f"struck-{len(calls)}"))
         try:
@@ -176,7 +176,7 @@ def test_failures_without_a_commit_end_the_run(tmp_path: Path) -> None:
     config, factory = make_config(cluster={"workers": 2, "sharding": "none"}), StoreAt(str(tmp_path / "store"))
     calls: list[int] = []
 
-    def dead(job: Job, report: Any) -> None:
+    def dead(job: RunSpec, report: Any) -> None:
         calls.append(1)
         raise WorkersFailed("the workers failed")
 

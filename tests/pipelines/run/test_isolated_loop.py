@@ -12,7 +12,7 @@ from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState, adapter_files
 from elder.pipelines.run.isolated_loop import totals
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import Job
+from elder.pipelines.run.spec import RunSpec
 from elder.runtime import LocalRuntime
 from elder.state import state_digest
 from tests.pipelines.fakes import (
@@ -42,19 +42,19 @@ class SpyKit(FakeKit):
 
     editors: list[FakeEditor] = []
 
-    def editor(self, job: Job, base: Any) -> Any:
+    def editor(self, job: RunSpec, base: Any) -> Any:
         found = super().editor(job, base)
         found.seen = []
         self.editors.append(found)
         return found
 
-    def meter(self, job: Job, editor: Any) -> Any:
+    def meter(self, job: RunSpec, editor: Any) -> Any:
         return SpyMeter(editor)
 
 
 def run(root: Path, edits: int = 6, batch: int = 1, kit: FakeKit | None = None, run_id: str = "run-1") -> RunState:
     config = make_config(run_id=run_id, stream={**APART, "batch_size": batch})
-    job = Job(config=config, edits=tuple(make_edits(edits)), store_factory=StoreAt(str(root)), kit=kit or FakeKit())
+    job = RunSpec(config=config, edits=tuple(make_edits(edits)), store_factory=StoreAt(str(root)), kit=kit or FakeKit())
     run_stages(job, LocalRuntime(), lambda event: None)
     return RunState(StoreAt(str(root))(), run_id)
 
@@ -77,7 +77,7 @@ def test_a_single_edit_is_what_a_run_of_that_edit_alone_gives(tmp_path: Path) ->
     apart = [digest for _, digest in kit.editors[-1].seen]  # type: ignore[attr-defined]
     for number, edit in enumerate(make_edits(6)):
         config = make_config(run_id=f"alone-{number}", stream={"stage_size": 1, "batch_size": 1})
-        job = Job(config=config, edits=(edit,), store_factory=StoreAt(str(tmp_path)), kit=FakeKit())
+        job = RunSpec(config=config, edits=(edit,), store_factory=StoreAt(str(tmp_path)), kit=FakeKit())
         run_stages(job, LocalRuntime(), lambda event: None)
         alone = RunState(StoreAt(str(tmp_path))(), f"alone-{number}").commits()[0]
         assert alone.state_digest == apart[number]
@@ -103,7 +103,7 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     whole = run(tmp_path / "a").commits()
     broken = FakeKit(mishaps=(Mishap("raise", 0, str(tmp_path / "never"), once=False, after=str(tmp_path / "now")),))
     config = make_config(stream={**APART, "batch_size": 1})
-    job = Job(config=config, edits=tuple(make_edits(6)), store_factory=StoreAt(str(tmp_path / "b")), kit=broken)
+    job = RunSpec(config=config, edits=tuple(make_edits(6)), store_factory=StoreAt(str(tmp_path / "b")), kit=broken)
 
     def stop(stage: int, metrics: Any) -> bool:
         (tmp_path / "now").touch()
@@ -123,7 +123,7 @@ def test_a_method_that_does_not_come_back_is_refused(tmp_path: Path) -> None:
             self.ids = []  # the vector stays
 
     class StickyKit(FakeKit):
-        def editor(self, job: Job, base: Any) -> Any:
+        def editor(self, job: RunSpec, base: Any) -> Any:
             return Sticky(base, 1, 0)
 
     with pytest.raises(ElderError, match="taken back"):

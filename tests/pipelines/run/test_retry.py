@@ -8,9 +8,9 @@ import pytest
 
 from elder.errors import AdapterError, UnreachableError
 from elder.infra.stores.local import LocalStore
-from elder.pipelines.run import retry as patience
+from elder.pipelines.run import retry
 from elder.pipelines.run.commits import RunState, RunTakenOver
-from elder.pipelines.run.retry import PatientStore, patiently, pauses_within
+from elder.pipelines.run.retry import RetryingStore, call_with_retries
 from tests.pipelines.run.test_commits import commit
 
 
@@ -35,35 +35,41 @@ class MoodyStore(LocalStore):
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", pauses.append)
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
     return pauses
+
+
+def never() -> None:
+    raise UnreachableError("no answer")
 
 
 @pytest.mark.parametrize(
     ("seconds", "pauses"),
-    [(0, ()), (0.5, (0.5,)), (10, (1, 2, 4, 3)), (120, (1, 2, 4, 8, 16, 30, 30, 29))],
+    [(0, []), (0.5, [0.5]), (10, [1, 2, 4, 3]), (120, [1, 2, 4, 8, 16, 30, 30, 29])],
 )
-def test_pauses_add_up_to_the_patience(seconds: float, pauses: tuple[float, ...]) -> None:
-    assert pauses_within(seconds) == pauses
+def test_pauses_double_and_add_up_to_the_timeout(seconds: float, pauses: list[float], slept: list[float]) -> None:
+    with pytest.raises(UnreachableError, match="no answer"):
+        call_with_retries(never, seconds, lambda text: None, "the store")
+    assert slept == pauses
 
 
 def test_an_outage_is_waited_for_and_told(tmp_path: Path, slept: list[float]) -> None:
     told: list[str] = []
-    store = PatientStore(MoodyStore(tmp_path, failures=3), 60, told.append)
+    store = RetryingStore(MoodyStore(tmp_path, failures=3), 60, told.append)
     assert store.create("k", b"v") is True
     assert slept == [1, 2, 4]
     assert told[0] == "the store does not answer, trying again in 1 s: no answer"
 
 
 def test_a_store_that_stays_away_is_told_in_the_end(tmp_path: Path, slept: list[float]) -> None:
-    store = PatientStore(MoodyStore(tmp_path, failures=100), 7, lambda text: None)
+    store = RetryingStore(MoodyStore(tmp_path, failures=100), 7, lambda text: None)
     with pytest.raises(UnreachableError, match="no answer"):
         store.create("k", b"v")
     assert sum(slept) == 7
 
 
 def test_absent_and_damaged_objects_are_not_waited_for(tmp_path: Path, slept: list[float]) -> None:
-    store = PatientStore(LocalStore(tmp_path), 60, lambda text: None)
+    store = RetryingStore(LocalStore(tmp_path), 60, lambda text: None)
     store.put("k", b"v")
     with pytest.raises(KeyError):
         store.get("absent")
@@ -73,13 +79,13 @@ def test_absent_and_damaged_objects_are_not_waited_for(tmp_path: Path, slept: li
 
 
 def test_a_commit_whose_answer_was_lost_is_ours(tmp_path: Path, slept: list[float]) -> None:
-    state = RunState(PatientStore(MoodyStore(tmp_path, lost=1), 60, lambda text: None), "run-1")
+    state = RunState(RetryingStore(MoodyStore(tmp_path, lost=1), 60, lambda text: None), "run-1")
     assert state.commit(commit(attempt="ours")).attempt == "ours"
     assert [c.attempt for c in state.commits()] == ["ours"]
 
 
 def test_a_claim_whose_answer_was_lost_is_made_again(tmp_path: Path, slept: list[float]) -> None:
-    state = RunState(PatientStore(MoodyStore(tmp_path, lost=1), 60, lambda text: None), "run-1")
+    state = RunState(RetryingStore(MoodyStore(tmp_path, lost=1), 60, lambda text: None), "run-1")
     number = state.claim({"host": "here"})
     state.check_claim(number)
 
@@ -100,5 +106,5 @@ def test_without_patience_the_first_failure_is_the_last(slept: list[float]) -> N
         raise UnreachableError("gone")
 
     with pytest.raises(UnreachableError):
-        patiently(fail, (), lambda text: None, "it")
+        call_with_retries(fail, 0, lambda text: None, "it")
     assert not slept

@@ -14,18 +14,18 @@ from elder.errors import AdapterError, ElderError, GateError
 from elder.pipelines.run.commits import Commit, RunState, RunTakenOver
 from elder.pipelines.run.local_runner import run_locally
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import Job
+from elder.pipelines.run.spec import RunSpec
 from elder.pipelines.run.stage_loop import measured_edits, retention_row
 from elder.pipelines.run.stage_plan import split
 from elder.runtime import LocalRuntime
 from tests.pipelines.fakes import FakeEditor, FakeKit, FakeMeter, Mishap, StoreAt, make_config, make_edits
 
 
-def make_job(root: Path, count: int = 10, kit: FakeKit | None = None, **sections: Any) -> Job:
-    return Job(make_config(**sections), make_edits(count), StoreAt(str(root / "store")), kit=kit or FakeKit())
+def make_job(root: Path, count: int = 10, kit: FakeKit | None = None, **sections: Any) -> RunSpec:
+    return RunSpec(make_config(**sections), make_edits(count), StoreAt(str(root / "store")), kit=kit or FakeKit())
 
 
-def commits(job: Job) -> list[Commit]:
+def commits(job: RunSpec) -> list[Commit]:
     return RunState(job.store_factory(), job.config.run_id).commits()
 
 
@@ -98,7 +98,7 @@ class _Forgetful(FakeEditor):
 
 
 class _ForgetfulKit(FakeKit):
-    def editor(self, job: Job, base: Any) -> Any:
+    def editor(self, job: RunSpec, base: Any) -> Any:
         return _Forgetful(base, 2, 0, self.mishaps)
 
 
@@ -133,7 +133,7 @@ def test_a_gate_refuses_and_earlier_stages_stand(tmp_path: Path) -> None:
             return report
 
     class Kit(FakeKit):
-        def meter(self, job: Job, editor: Any) -> Any:
+        def meter(self, job: RunSpec, editor: Any) -> Any:
             return Failing(editor)
 
     job = make_job(tmp_path, kit=Kit(), gates={"reliability": 0.9})
@@ -172,7 +172,7 @@ def test_each_edit_is_measured_once_for_all_figures(tmp_path: Path) -> None:
     meters: list[FakeMeter] = []
 
     class Kit(FakeKit):
-        def meter(self, job: Job, editor: Any) -> Any:
+        def meter(self, job: RunSpec, editor: Any) -> Any:
             meters.append(FakeMeter(editor))
             return meters[-1]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-import elder.targets.supply as supply
+import elder.targets.load_or_collect as supply
 from elder.errors import AdapterError, ConfigError, DataError
 from elder.jobs.shared.preflight import check_inputs
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState
 from elder.pipelines.run.local_runner import run_locally
-from elder.pipelines.run.spec import Job
+from elder.pipelines.run.spec import RunSpec
 from tests.cluster.tiny import SHADES, THINGS, make_edits, write_model
 from tests.pipelines.fakes import RecordingTracker, StoreAt, make_config
 
@@ -41,17 +41,17 @@ def text(tmp_path: Path) -> str:
     return str(path)
 
 
-def make_job(root: Path, method: str, model: str, text: str | None, **options: Any) -> Job:
+def make_job(root: Path, method: str, model: str, text: str | None, **options: Any) -> RunSpec:
     config = make_config(
         model={"source": model},
         stream={"stage_size": 2, "batch_size": 2},
         editor={"method": method, **SHARED, **METHODS[method], "text": text, **options},
         evaluation={"protocols": ["forced"], "parts": ["reliability"]},
     )
-    return Job(config, make_edits(COUNT), StoreAt(str(root / "store")))
+    return RunSpec(config, make_edits(COUNT), StoreAt(str(root / "store")))
 
 
-def digests(job: Job) -> list[str]:
+def digests(job: RunSpec) -> list[str]:
     return [commit.state_digest for commit in RunState(job.store_factory(), job.config.run_id).commits()]
 
 
@@ -140,7 +140,7 @@ def test_a_run_does_not_go_on_with_another_text(method: str, tmp_path: Path, mod
 def test_the_driver_reads_the_text_for_workers_that_do_not_see_it(tmp_path: Path, model: str, text: str) -> None:
     job = make_job(tmp_path, "memit", model, text)
 
-    def elsewhere(there: Job, report: Any) -> None:
+    def elsewhere(there: RunSpec, report: Any) -> None:
         assert there.windows is not None
         Path(text).unlink()
         run_locally(there, report)
@@ -179,7 +179,7 @@ def test_edits_without_a_subject_are_told_by_id_before_anything_starts(tmp_path:
     check_inputs(replace(bad, editor=make_config(editor={"method": "elder"}).editor))  # others need no subject
 
 
-def _with_data(job: Job, root: Path, line: str | None = None) -> Any:
+def _with_data(job: RunSpec, root: Path, line: str | None = None) -> Any:
     path = root / "edits.jsonl"
     path.write_text(line or '{"prompt": "The colour of t1 is", "target": "s1", "subject": "t1"}')
     return replace(job.config, data=replace(job.config.data, source="jsonl", path=str(path)))

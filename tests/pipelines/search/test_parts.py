@@ -17,7 +17,7 @@ from elder.pipelines.config.objective import objective_value, pareto, unmeasured
 from elder.pipelines.config.space import Domain
 from elder.pipelines.run.resident import ResidentBases
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.stepping import END, FAILED, STAGE, UNREACHABLE, LocalHost
+from elder.pipelines.run.stepping import END, FAILED, STAGE, UNREACHABLE, LocalTrialHost
 from elder.pipelines.search.optuna_tpe import Past, importance
 from elder.pipelines.search.plots import importance_bars, parallel_coordinates, pareto_front
 from elder.pipelines.search.searchers import make_searcher
@@ -108,7 +108,7 @@ def test_importance_finds_what_matters() -> None:
 
 def test_a_run_halts_behind_every_stage_until_it_is_asked(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    host = LocalHost(LocalRuntime())
+    host = LocalTrialHost(LocalRuntime())
     host.begin(job)
     assert commits(job) == []
     assert (host.advance().stage, len(commits(job))) == (0, 1)
@@ -123,7 +123,7 @@ def test_a_run_halts_behind_every_stage_until_it_is_asked(tmp_path: Path) -> Non
 
 
 def test_a_run_that_fails_leaves_the_process_fit_for_the_next(tmp_path: Path) -> None:
-    host = LocalHost(LocalRuntime())
+    host = LocalTrialHost(LocalRuntime())
     bad = make_job(tmp_path, kit=FakeKit(mishaps=(Mishap("raise", 1, "", once=False),)))
     host.begin(bad)
     outcome = host.advance()
@@ -144,7 +144,7 @@ def test_an_absent_store_is_no_failure_of_the_run(tmp_path: Path) -> None:
 
     import dataclasses
 
-    host = LocalHost(LocalRuntime())
+    host = LocalTrialHost(LocalRuntime())
     host.begin(dataclasses.replace(make_job(tmp_path), store_factory=Nowhere()))
     assert host.advance().kind == UNREACHABLE
 

@@ -15,11 +15,11 @@ from elder.errors import ConfigError, ElderError, GateError
 from elder.pipelines.config.comparison import CompareConfig, load_compare_config, parse_compare_config
 from elder.pipelines.config.files import packaged_configs
 from elder.pipelines.run.commits import RunState
-from elder.pipelines.run.spec import Job
+from elder.pipelines.run.spec import RunSpec
 from elder.pipelines.suite.comparison_driver import run_compare
 from elder.pipelines.suite.comparison_result import right_after, score
-from elder.pipelines.suite.driver import Came, Outside
-from elder.pipelines.suite.members import Ended, outcome_error
+from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome
+from elder.pipelines.suite.members import MemberResult, outcome_error
 from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, StoreAt, make_edits
 
 
@@ -37,12 +37,12 @@ class MethodKit(FakeKit):
     victim: str = ""
     log: str = ""
 
-    def base(self, job: Job, runtime: Any) -> Any:
+    def base(self, job: RunSpec, runtime: Any) -> Any:
         with Path(self.log).open("a") as file:
             file.write("base\n")
         return super().base(job, runtime)
 
-    def editor(self, job: Job, base: Any) -> Any:
+    def editor(self, job: RunSpec, base: Any) -> Any:
         with Path(self.log).open("a") as file:
             file.write(f"{job.config.run_id}\n")
         mishaps = self.mishaps if job.config.editor.method == self.victim else ()
@@ -78,9 +78,9 @@ def make_compare(methods: Mapping[str, Any] | None = None, **sections: Any) -> C
     return parse_compare_config(json.dumps(values), "c.yaml")
 
 
-def compare(root: Path, config: CompareConfig | None = None, *, book: Any = None, **kit: Any) -> Came:
+def compare(root: Path, config: CompareConfig | None = None, *, book: Any = None, **kit: Any) -> SuiteOutcome:
     made = MethodKit(log=str(root / "log"), **kit)
-    outside = Outside(
+    outside = SuiteIO(
         StoreAt(str(root / "store")), lambda: Tracked([] if book is None else book), out=root / "out",
         edits=lambda run: make_edits(run.data.edits or 8), kit=made,
     )  # fmt: skip
@@ -171,7 +171,7 @@ def test_only_refusals_end_as_a_refusal(tmp_path: Path) -> None:
     found = compare(tmp_path, make_compare(gates={"perplexity": 2.0}))
     assert set(found.result["status"].values()) == {"refused"}
     assert isinstance(outcome_error(found.ended), GateError)
-    mixed = {"a": Ended("refused", {}, "x"), "b": Ended("failed", {}, "y")}
+    mixed = {"a": MemberResult("refused", {}, "x"), "b": MemberResult("failed", {}, "y")}
     assert not isinstance(outcome_error(mixed), GateError)
 
 

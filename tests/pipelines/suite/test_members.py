@@ -14,7 +14,7 @@ from elder.errors import ConfigError, UnreachableError
 from elder.pipelines.config.comparison import parse_compare_config
 from elder.pipelines.run.commits import RunState
 from elder.pipelines.suite.comparison_driver import run_compare
-from elder.pipelines.suite.driver import Outside
+from elder.pipelines.suite.driver import SuiteIO
 from elder.pipelines.suite.members import ChildTracker
 from tests.pipelines.fakes import Mishap, RecordingTracker, StoreAt, make_edits
 from tests.pipelines.suite.test_comparison import MethodKit, make_compare
@@ -39,9 +39,9 @@ class World:
         self.trackers.append(RecordingTracker())
         return self.trackers[-1]
 
-    def outside(self, **more: Any) -> Outside:
+    def outside(self, **more: Any) -> SuiteIO:
         kit = MethodKit(log=str(self.root / "log"))
-        found = Outside(
+        found = SuiteIO(
             StoreAt(str(self.root / "store")),
             self.tracker,
             self.events.append,

@@ -12,9 +12,9 @@ from elder.errors import UnreachableError
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.suite import Member
 from elder.pipelines.run.commits import RunState
-from elder.pipelines.run.stepping import FAILED, STAGE, LocalHost
-from elder.pipelines.suite.members import Ended, World
-from elder.pipelines.suite.parallel import Placed, shared_of
+from elder.pipelines.run.stepping import FAILED, STAGE, LocalTrialHost
+from elder.pipelines.suite.members import MemberResult, SuiteContext
+from elder.pipelines.suite.parallel import PlacedMembers, shared_of
 from elder.runtime import LocalRuntime
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
 
@@ -30,16 +30,18 @@ def config_of(name: str, **sections: object) -> RunConfig:
     return make_config(run_id=name, evaluation={"probes": 0, "protocols": ["generate"]}, **sections)
 
 
-def world_of(root: Path, configs: list[RunConfig], *mishaps: Mishap, events: list[object] | None = None) -> World:
-    return World(
+def world_of(
+    root: Path, configs: list[RunConfig], *mishaps: Mishap, events: list[object] | None = None
+) -> SuiteContext:
+    return SuiteContext(
         StoreAt(str(root)), RecordingTracker, (lambda event: None) if events is None else events.append,
         {(config.seed, config.data.edits): make_edits(8) for config in configs}, "none", kit=FakeKit(mishaps=mishaps),
     )  # fmt: skip
 
 
-def drive(placed: Placed, members: list[Member], world: World) -> list[str]:
+def drive(placed: PlacedMembers, members: list[Member], world: SuiteContext) -> list[str]:
     """What Tune does, one run after another; returns the names that were handed out."""
-    host, shared, begun = LocalHost(LocalRuntime()), shared_of(members, world), []
+    host, shared, begun = LocalTrialHost(LocalRuntime()), shared_of(members, world), []
     while True:
         try:
             work = placed.next()
@@ -62,13 +64,13 @@ def drive(placed: Placed, members: list[Member], world: World) -> list[str]:
 def test_members_come_to_their_ends_and_ended_ones_are_passed_over(tmp_path: Path) -> None:
     configs = [config_of("a"), config_of("b", seed=1)]
     members, world = [Member(c.run_id, c) for c in configs], world_of(tmp_path, configs)
-    first = Placed(members, world, 1)
+    first = PlacedMembers(members, world, 1)
     assert drive(first, members, world) == ["a", "b"]
     ended = first.close()
     assert [one.status for one in ended.values()] == ["finished", "finished"]
     assert ended["b"].result["final"]["reliability.generate"] == 1.0
     assert RunState(StoreAt(str(tmp_path))(), "a").result() == ended["a"].result
-    again = Placed(members, world, 1)
+    again = PlacedMembers(members, world, 1)
     assert drive(again, members, world) == []
     assert {name: one.result for name, one in again.close().items()} == {n: e.result for n, e in ended.items()}
 
@@ -77,9 +79,9 @@ def test_a_failure_and_a_refusal_are_told_apart_and_sink_nobody(tmp_path: Path) 
     configs = [config_of("a"), config_of("b", gates={"perplexity": 2.0}), config_of("c", seed=1)]
     members = [Member(c.run_id, c) for c in configs]
     once = Mishap("refuse", 5, str(tmp_path / "marker"))
-    placed = Placed(members, world := world_of(tmp_path / "s", configs, once), 1)
+    placed = PlacedMembers(members, world := world_of(tmp_path / "s", configs, once), 1)
     drive(placed, members, world)
-    ended: dict[str, Ended] = placed.close()
+    ended: dict[str, MemberResult] = placed.close()
     assert {name: one.status for name, one in ended.items()} == {"a": "failed", "b": "refused", "c": "finished"}
     assert "will not" in ended["a"].error
     assert len(ended["a"].result["stages"]) == 1
@@ -96,7 +98,7 @@ def test_a_store_that_is_away_ends_all_and_records_are_closed(tmp_path: Path) ->
         return trackers[-1]
 
     world = replace(world_of(tmp_path, configs), tracker_factory=tracker)
-    placed = Placed(members, world, 1)
+    placed = PlacedMembers(members, world, 1)
     assert placed.next() is not None
     with pytest.raises(UnreachableError, match="the same command"):
         placed.unreachable("the store does not answer")
@@ -107,7 +109,7 @@ def test_a_store_that_is_away_ends_all_and_records_are_closed(tmp_path: Path) ->
 def test_no_more_run_at_a_time_than_there_is_room_for(tmp_path: Path) -> None:
     configs = [config_of("a"), config_of("b", seed=1)]
     members, world = [Member(c.run_id, c) for c in configs], world_of(tmp_path, configs)
-    placed = Placed(members, world, 1)
+    placed = PlacedMembers(members, world, 1)
     assert placed.next() is not None
     assert placed.next() is None
     placed.abort()

@@ -15,8 +15,8 @@ from elder.edit import Edit
 from elder.errors import ConfigError, GateError
 from elder.pipelines.config.files import packaged_configs
 from elder.pipelines.config.study import StudyConfig, load_study_config, parse_study_config
-from elder.pipelines.run.spec import Job
-from elder.pipelines.suite.driver import Came, Outside
+from elder.pipelines.run.spec import RunSpec
+from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome
 from elder.pipelines.suite.members import outcome_error
 from elder.pipelines.suite.study_driver import run_study
 from elder.pipelines.suite.study_report import read_published
@@ -55,12 +55,12 @@ class StudyKit(FakeKit):
 
     log: str = ""
 
-    def editor(self, job: Job, base: Any) -> Any:
+    def editor(self, job: RunSpec, base: Any) -> Any:
         with Path(self.log).open("a") as file:
             file.write(f"{job.config.run_id}\n")
         return FakeEditor(base, job.config.stream.batch_size, job.config.seed)
 
-    def meter(self, job: Job, editor: Any) -> Any:
+    def meter(self, job: RunSpec, editor: Any) -> Any:
         return ScoreMeter(editor)
 
 
@@ -84,8 +84,8 @@ def make_study(parts: Any = None, **sections: Any) -> StudyConfig:
     return parse_study_config(json.dumps(values), "s.yaml")
 
 
-def study(root: Path, config: StudyConfig | None = None) -> Came:
-    outside = Outside(
+def study(root: Path, config: StudyConfig | None = None) -> SuiteOutcome:
+    outside = SuiteIO(
         StoreAt(str(root / "store")), RecordingTracker, out=root / "out",
         edits=lambda run: make_edits(run.data.edits or 8), kit=StudyKit(log=str(root / "log")),
     )  # fmt: skip
@@ -128,7 +128,7 @@ def test_on_the_axis_of_blocks_streams_have_the_batches_of_the_config() -> None:
 
 def test_fewer_edits_than_a_batch_asks_for_are_said(tmp_path: Path) -> None:
     config = make_study({"p": {"values": [4, 16], "strategies": ["batch"], "edits": 4, "methods": ["elder"]}})
-    outside = Outside(
+    outside = SuiteIO(
         StoreAt(str(tmp_path / "store")), RecordingTracker, out=tmp_path / "out",
         edits=lambda run: make_edits(min(run.data.edits or 8, 10)), kit=StudyKit(log=str(tmp_path / "log")),
     )  # fmt: skip

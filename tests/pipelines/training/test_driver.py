@@ -14,7 +14,7 @@ from elder.errors import ConfigError, ElderError
 from elder.pipelines.config.search import parse_tune_config
 from elder.pipelines.run.commits import Commit, RunState, RunTakenOver
 from elder.pipelines.run.driver import StageRefused
-from elder.pipelines.run.spec import Job
+from elder.pipelines.run.spec import RunSpec
 from elder.pipelines.run.trained import TrainedPin, pin_trained, trained_directory
 from elder.pipelines.search.driver import run_tune
 from elder.pipelines.search.records import TuneState
@@ -205,7 +205,7 @@ def test_a_worker_fetches_the_pinned_checkpoint(tmp_path: Path) -> None:
     train(tmp_path)
     config = edit_config("train-1")
     pin = pin_trained(config, store(), {"run_id": "train-1", "stage": 1})
-    job = Job(config, make_edits(2), store, trained=pin)
+    job = RunSpec(config, make_edits(2), store, trained=pin)
     with trained_directory(job.config, job.store_factory, job.trained) as directory:
         assert directory is not None
         assert sorted(path.name for path in directory.iterdir()) == ["adapter.safetensors", "manifest.json"]
@@ -246,7 +246,7 @@ tune:
     seen: list[int | None] = []
 
     class SeeingKit(FakeKit):
-        def editor(self, job: Job, base: Any) -> Any:
+        def editor(self, job: RunSpec, base: Any) -> Any:
             seen.append(job.trained.stage if job.trained else None)
             return super().editor(job, base)
 

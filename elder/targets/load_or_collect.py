@@ -22,7 +22,7 @@ from elder.targets.statistics import Windows, collect_moments, cut_windows, mome
 
 LONGEST = 4096  # tokens of a document that are read at most, however long the model's context is
 
-Progress = Callable[[int, int], None]
+StatisticsProgress = Callable[[int, int], None]
 """Called while text is read with (rows done, rows) of this rank."""
 
 
@@ -107,13 +107,13 @@ def read_windows(
     return found
 
 
-def supply_moments(
+def load_or_collect_moments(
     base: Base,
     layers: Sequence[int],
     windows: Windows,
     bos: bool = False,
     cache: MomentCache | None = None,
-    progress: Progress | None = None,
+    progress: StatisticsProgress | None = None,
 ) -> Supplied:
     """The moments of several blocks: those that a cache has, the others in one pass. Collective.
 

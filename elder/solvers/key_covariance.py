@@ -10,7 +10,7 @@ from elder.errors import SolverError
 ASYMMETRY = 1e-4  # largest relative asymmetry that can be rounding of a float32 sum
 
 
-class Prior:
+class KeyCovariance:
     """A second moment C = E[k k^T], or the identity, with its Cholesky factor C = L L^T in float64.
 
     Factoring costs m^3/3 once; every solve after it costs m^2 for each column.
@@ -94,13 +94,13 @@ class Prior:
 SINGULAR_PRIOR = "take statistics over more tokens than the layer is wide, or give a jitter (editor.jitter)"
 
 
-def as_prior(prior: Prior | Tensor | None, width: int) -> Prior:
-    """A `Prior` of the given width.
+def as_prior(prior: KeyCovariance | Tensor | None, width: int) -> KeyCovariance:
+    """A `KeyCovariance` of the given width.
 
     Raises:
         SolverError: It is of another width.
     """
-    found = prior if isinstance(prior, Prior) else Prior(prior, width)
+    found = prior if isinstance(prior, KeyCovariance) else KeyCovariance(prior, width)
     if found.width != width:
         raise SolverError(
             f"the statistics are of width {found.width}, the keys of width {width}: they belong to another layer or "

@@ -15,7 +15,7 @@ from torch import Tensor
 from elder.mixture.samples import Row
 
 
-class Ledger:
+class ReplayBuffer:
     """Rows of all accepted edits, with the number of their edit."""
 
     def __init__(self, seed: int) -> None:
