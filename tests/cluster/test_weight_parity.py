@@ -34,8 +34,9 @@ SHARED = {
     "context_tokens": 6,
     "contexts": 2,
 }
-# What parts ranks is the order in which they add up C: 672 tokens of width 128. A solve with C makes that as much larger
-# as C is badly conditioned: 3e5 without jitter. In float64 the bound is 3e-8, and 2e-14 is found; float32 missed 1e-5.
+# What parts ranks is the order in which they add up C: 672 tokens of width 128. A solve with C makes that as much
+# larger as C is badly conditioned: 3e5 without jitter. In float64 the bound is 3e-8 and 2e-14 is found; in float32
+# 1e-5 did not hold on every processor.
 CONDITION, TERMS = 3e5, 672 + 128
 APART = CONDITION * TERMS * UNIT
 METHODS: dict[str, dict[str, Any]] = {
