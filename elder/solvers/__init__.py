@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "NullSpace": "elder.solvers.nullspace",
-    "Prior": "elder.solvers.key_covariance",
+    "KeyCovariance": "elder.solvers.key_covariance",
     "RecursiveRidge": "elder.solvers.recursive",
     "equality_update": "elder.solvers.equality",
     "nullspace_projector": "elder.solvers.nullspace",
     "ridge_update": "elder.solvers.ridge",
 }
 
-__all__ = ["NullSpace", "Prior", "RecursiveRidge", "equality_update", "nullspace_projector", "ridge_update"]
+__all__ = ["KeyCovariance", "NullSpace", "RecursiveRidge", "equality_update", "nullspace_projector", "ridge_update"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elder.errors import SolverError
-from elder.solvers import Prior, equality_update
+from elder.solvers import KeyCovariance, equality_update
 from tests.elder.solvers.problem import M, N, close, make, preserved
 
 
@@ -38,7 +38,7 @@ def test_it_moves_ordinary_outputs_least() -> None:
 def test_the_scale_of_the_prior_and_the_order_of_facts_do_not_matter() -> None:
     p = make()
     update, order = equality_update(p.k, p.r, p.c), torch.randperm(N, generator=torch.Generator().manual_seed(3))
-    assert close(equality_update(p.k, p.r, Prior(1e4 * p.c)), update)
+    assert close(equality_update(p.k, p.r, KeyCovariance(1e4 * p.c)), update)
     assert close(equality_update(p.k[:, order], p.r[:, order], p.c), update)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elder.errors import SolverError
-from elder.solvers import Prior, equality_update, ridge_update
+from elder.solvers import KeyCovariance, equality_update, ridge_update
 from tests.elder.solvers.problem import EXACT, D, M, N, close, make, plain_ridge, preserved
 
 
@@ -15,7 +15,7 @@ from tests.elder.solvers.problem import EXACT, D, M, N, close, make, plain_ridge
 @pytest.mark.parametrize("factored", [True, False])
 def test_every_form_is_the_formula(form: str, n: int, factored: bool) -> None:
     p = make(n=n)
-    prior = Prior(p.c) if factored else p.c
+    prior = KeyCovariance(p.c) if factored else p.c
     assert close(ridge_update(p.k, p.r, prior, 3.0, form), plain_ridge(p.k, p.r, p.c, 3.0))
 
 
@@ -132,7 +132,7 @@ def test_errors_say_what_to_do() -> None:
 def test_jitter_makes_thin_statistics_usable() -> None:
     p = make()
     text = p.k[:, :3]
-    prior = Prior(text @ text.mT, jitter=1e-3)
+    prior = KeyCovariance(text @ text.mT, jitter=1e-3)
     expected = text @ text.mT + 1e-3 * (text @ text.mT).diagonal().mean() * torch.eye(M).double()
     assert close(prior.factor @ prior.factor.mT, expected)
     assert prior.condition <= float(torch.linalg.cond(expected)) * (1 + EXACT)
