@@ -139,10 +139,10 @@ def _matches(below: Path, patterns: Sequence[str]) -> bool:
 
 def _ignored_by(file: Path) -> Callable[[Path], bool]:
     """Whether an ignore file names a path below its folder; in the words of git, as Ray itself reads them."""
-    from ray._private.thirdparty.pathspec import PathSpec  # type: ignore[attr-defined]
+    from pathspec import PathSpec
 
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    spec = PathSpec.from_lines("gitwildmatch", lines)  # type: ignore[no-untyped-call]
+    spec = PathSpec.from_lines("gitwildmatch", lines)
 
     def ignored(path: Path) -> bool:
         text = path.relative_to(file.parent).as_posix()

@@ -19,11 +19,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
-from mlflow.utils.rest_utils import augmented_raise_for_status, http_request  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
 from elder.errors import ElderError, InputError, UnreachableError
 from elder.infra.tracking.errors import explain, from_s3
+from elder.infra.tracking.mlflow_private import OUT_OF_RANGE, artifact_from
 from elder.infra.tracking.uri import Location, check_answers, locate
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
@@ -169,12 +169,9 @@ def _continued(repository: HttpArtifactRepository, name: str, target: Path) -> N
 
 
 def _rest(repository: HttpArtifactRepository, name: str, target: Path, have: int) -> None:
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    creds = repository._host_creds
-    with http_request(creds, f"/{name}", "GET", stream=True, extra_headers=headers) as answer:  # type: ignore[no-untyped-call]
-        if answer.status_code == 416:  # there is nothing behind what we have; its sha256 tells whether it is right
+    with artifact_from(repository, name, have) as answer:
+        if answer.status_code == OUT_OF_RANGE:  # there is nothing after what we have; its sha256 tells if it is right
             return
-        augmented_raise_for_status(answer)  # type: ignore[no-untyped-call]
         continues = have and answer.status_code == 206
         with target.open("ab" if continues else "wb") as file:  # a server without ranges sends all of it again
             for chunk in answer.iter_content(CHUNK_BYTES):

@@ -1,7 +1,7 @@
 """A group of processes that hold one base model together: data parallel, or sharded with DeepSpeed ZeRO-3.
 
-The one file that imports deepspeed. It implements `elder.runtime.Runtime`; it knows nothing of editors,
-stages or stores. torch.distributed must be initialised (Ray Train does) before a runtime is made.
+With `deepspeed_private.py` the one file that imports deepspeed. It implements `elder.runtime.Runtime`; it knows nothing
+of editors, stages or stores. torch.distributed must be initialised (Ray Train does) before a runtime is made.
 
 Only the frozen base is sharded. Adapters are megabytes: every rank has all of them, outside of the
 sharded module tree, and editors add up their gradients themselves through `Runtime.sum`.
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from elder.models.host_memory import give_back_memory
+from elder.pipelines.cluster.deepspeed_private import drop_leftovers, partition, record_nothing
 
 SHARDINGS = ("none", "zero2", "zero3")
 
@@ -139,30 +140,13 @@ class DeepSpeedRuntime(DataParallelRuntime):
             model: A frozen model. It must not have been prepared before; another module tree that shares its
                 parameters may have been.
         """
-        from deepspeed.runtime.zero import parameter_offload
-
-        offload = parameter_offload.DeepSpeedZeRoOffload(
-            model,
-            timers=None,
-            ds_config=zero3_config(next(model.parameters()).dtype, self._threshold),
-            overlap_comm=False,
-            prefetch_bucket_size=0,
-            max_reuse_distance=0,
-            max_live_parameters=0,
-            param_persistence_threshold=self._threshold,
-        )
-        parameter_offload.FWD_MODULE_STACK.pop()  # DeepSpeed would keep the model for ever
-        # DeepSpeed records the order of modules to prefetch the next ones. Editors skip a frozen prefix, switch
-        # gradients on and off and run parts of the model: the record would be thrown away at most calls, and each
-        # new one costs a comparison between all ranks. So nothing is recorded.
-        offload.param_coordinator.reset_step = self._drop_leftovers
+        offload = partition(model, zero3_config(next(model.parameters()).dtype, self._threshold), self._threshold)
+        record_nothing(offload, self._drop_leftovers)
         self._offloads.add(offload)
         object.__setattr__(model, "elder_zero3", offload)  # the hooks live as long as the model
 
     def _drop_leftovers(self) -> None:
-        """Drop what the last backward left whole: layers whose input carried no gradient, where no hook fires."""
-        for offload in self._offloads:
-            offload.param_coordinator.release_backward_leftovers()
+        drop_leftovers(self._offloads)
 
     @contextmanager
     def gathered(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:

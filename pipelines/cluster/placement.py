@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -17,13 +17,13 @@ from typing import Any
 import ray
 
 from elder.errors import UnreachableError
+from elder.pipelines.cluster.ray_private import free_by_node
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.spec import EventHandler
 
 TELL_S = 15.0  # between two notes while there is no room
 START_S = 60.0  # between two notes while the workers have room and start
 LOOK_S = 1.0
-WAITING = ("InitializingState", "SchedulingState", "ReschedulingState", "RestartingState", "ResizingState")
 
 
 class PlacementWatch:
@@ -132,18 +132,13 @@ def _look(cluster: ClusterConfig) -> tuple[dict[str, float], dict[str, float], b
     """What the cluster has, what of it is free, and whether the workers have room there or their place already."""
     there, free = dict(ray.cluster_resources()), dict(ray.available_resources())  # type: ignore[no-untyped-call]
     each = worker_resources(cluster)
-    room = sum(_fit(each, node) for node in _free_by_node().values())
+    room = sum(_fit(each, node) for node in free_by_node().values())
     return there, free, room >= cluster.workers or _placed(cluster)
 
 
 def _fit(each: Mapping[str, float], node: Mapping[str, float]) -> int:
     """How many workers one node takes."""
     return min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in each.items())
-
-
-def _free_by_node() -> dict[str, Mapping[str, float]]:
-    state: Callable[[], dict[str, Mapping[str, float]]] = ray._private.state.available_resources_per_node
-    return state()
 
 
 def _placed(cluster: ClusterConfig) -> bool:

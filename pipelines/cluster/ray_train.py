@@ -25,17 +25,15 @@ from typing import Any, cast
 import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.torch import get_device
 
 import elder
 from elder.device import backend_for, pick_device
 from elder.errors import ConfigError, ElderError, UnreachableError
 from elder.pipelines.cluster.cores import threads_each, usable_cores
 from elder.pipelines.cluster.events import EventListener, EventSender, open_queue
-from elder.pipelines.cluster.node_address import speak_on
-from elder.pipelines.cluster.placement import WAITING, PlacementWatch
+from elder.pipelines.cluster.placement import PlacementWatch
+from elder.pipelines.cluster.ray_private import GroupWatch, NodeTorchConfig, QuietTrainer
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.run_stages import run_stages
 from elder.pipelines.run.spec import EventHandler, RunSpec, WorkersFailed
@@ -236,49 +234,6 @@ def scaling_of(cluster: ClusterConfig) -> ScalingConfig:
     return ScalingConfig(
         num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
     )
-
-
-class NodeTorchBackend(_TorchBackend):  # type: ignore[misc]
-    """Ray's process group, made on the address by which the nodes know each other."""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Choose the interface on every worker, then make the group."""
-        worker_group.execute(_speak_on_own_address)
-        super().on_start(worker_group, backend_config)
-
-
-class NodeTorchConfig(TorchConfig):
-    """`TorchConfig` with our backend."""
-
-    @property
-    def backend_cls(self) -> Any:
-        """What Ray Train starts on the workers."""
-        return NodeTorchBackend
-
-
-def _speak_on_own_address() -> None:
-    speak_on(str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
-
-
-class QuietTrainer(TorchTrainer):
-    """A trainer that leaves Ctrl-C alone. Ray's own handler would end the process with exit code 0."""
-
-    controller: Any = None
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        self.controller = controller
-
-
-class GroupWatch(ControllerCallback):
-    """Tells the mailbox, from the process of Ray Train's controller, whether the workers run or are waited for."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-
-    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Called by the controller at every change of its state."""
-        myself = ray.get_runtime_context().current_actor
-        self._mailbox.group.remote(type(current_state).__name__ in WAITING, myself)
 
 
 def _fit(trainer: QuietTrainer) -> Exception | None:

@@ -25,14 +25,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from elder.device import backend_for
 from elder.errors import ElderError
-from elder.pipelines.cluster.ray_train import (
-    AGREEMENT_S,
-    NodeTorchConfig,
-    QuietTrainer,
-    driver_environment,
-    make_runtime,
-    scaling_of,
-)
+from elder.pipelines.cluster.ray_private import NodeTorchConfig, QuietTrainer
+from elder.pipelines.cluster.ray_train import AGREEMENT_S, driver_environment, make_runtime, scaling_of
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.resident import ResidentBases, ResidentRuntime
 from elder.pipelines.run.run_stages import run_stages

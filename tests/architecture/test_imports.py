@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.architecture.sources import PACKAGES, imports, modules, within
+from tests.architecture.sources import PACKAGES, ROOT, imports, modules, within
 
 STDLIB = set(sys.stdlib_module_names)
 LIBRARIES = {
@@ -18,18 +19,28 @@ LIBRARIES = {
     },
     "infra": {
         "boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "swift", "psutil", "torch",
+        "pathspec",
         "elder",
     },
     "jobs": {"click", "rich", "transformers", "elder"},
 }  # fmt: skip
 OWNERS = {
-    "deepspeed": {"pipelines/cluster/deepspeed_runtime.py"},
-    "ray.train": {"pipelines/cluster/ray_train.py", "pipelines/cluster/trial_group.py"},
+    "deepspeed": {"pipelines/cluster/deepspeed_runtime.py", "pipelines/cluster/deepspeed_private.py"},
+    "ray.train": {
+        "pipelines/cluster/ray_train.py",
+        "pipelines/cluster/ray_private.py",
+        "pipelines/cluster/trial_group.py",
+    },
     "ray.tune": {"pipelines/cluster/ray_tune.py"},
     "ray.job_submission": {"infra/ray_jobs/submit.py"},
     "boto3": {"infra/stores/s3.py"},
     "botocore": {"infra/stores/s3.py", "infra/stores/s3_errors.py"},
-    "mlflow": {"infra/tracking/connection.py", "infra/tracking/tracker.py", "infra/tracking/elder_pyfunc.py"},
+    "mlflow": {
+        "infra/tracking/connection.py",
+        "infra/tracking/mlflow_private.py",
+        "infra/tracking/tracker.py",
+        "infra/tracking/elder_pyfunc.py",
+    },
     "matplotlib": {"pipelines/pages/plots.py", "pipelines/pages/run_report.py", "pipelines/search/plots.py"},
     "optuna": {"pipelines/search/optuna_tpe.py"},
     "requests": {"infra/tracking/connection.py"},  # what MLflow's client raises
@@ -93,3 +104,14 @@ def test_only_jobs_and_the_engine_room_read_environment_variables() -> None:
         text = (Path(__file__).resolve().parents[2] / path).read_text(encoding="utf-8")
         bad += [str(path)] if "os.environ" in text or "getenv" in text else []
     assert bad == []
+
+
+def test_what_libraries_keep_to_themselves_is_used_in_one_file_each() -> None:
+    private = ("ray._private", "ray.train.v2._internal", "deepspeed.runtime", "mlflow.utils")
+    users = {str(path) for path in modules() for found in imports(path) if within(found.name, *private)}
+    users |= {
+        str(path) for path in modules() if re.search(r"(?<![\"'])ray\._private\.\w+\.", (ROOT / path).read_text())
+    }
+    assert users == {
+        "pipelines/cluster/ray_private.py", "pipelines/cluster/deepspeed_private.py", "infra/tracking/mlflow_private.py"
+    }  # fmt: skip

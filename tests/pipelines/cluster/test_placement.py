@@ -10,7 +10,7 @@ import pytest
 import elder
 from elder.pipelines.cluster import events as progress
 from elder.pipelines.cluster.events import EventQueue
-from elder.pipelines.cluster.placement import WAITING, _fit, needs, waiting_note, worker_resources
+from elder.pipelines.cluster.placement import _fit, needs, waiting_note, worker_resources
 from elder.pipelines.cluster.ray_train import worker_environment
 from tests.pipelines.fakes import make_config
 
@@ -53,14 +53,6 @@ def test_waiting_counts_from_the_first_state_that_waits(monkeypatch: pytest.Monk
     mailbox.group(True, "controller")
     clock[0] = 203.0
     assert mailbox.waiting()[0] == 3.0
-
-
-def test_the_states_that_wait_are_those_of_this_ray() -> None:
-    import ray.train.v2._internal.execution.controller.state as states
-
-    names = {name for name in dir(states) if name.endswith("State")}
-    assert set(WAITING) <= names
-    assert not {"RunningState", "ShuttingDownState", "FinishedState"} & set(WAITING)
 
 
 def test_a_submitted_job_takes_its_code_from_rays_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
