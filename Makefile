@@ -25,10 +25,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes"
 
 test-nodes: $(STAMP)
-	$(BIN)/python -m pytest -m nodes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m nodes
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not nodes"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not ranks and not nodes"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

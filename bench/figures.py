@@ -28,7 +28,7 @@ class Effort:
 
     edit_rounds: int = 4
     steps: int = 50
-    generate_rounds: int = 9
+    generate_rounds: int = 41
     new_tokens: int = 24
     batches: tuple[int, ...] = (1, 8)
     lookup_rounds: int = 15

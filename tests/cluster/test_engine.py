@@ -21,7 +21,7 @@ from elder.state import weights_digest
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, write_model
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.ranks
 TOOLS = ("cc", "gcc", "c++", "g++", "clang", "clang++", "ninja")
 IDS = torch.randint(3, 40, (2, 10), generator=torch.Generator().manual_seed(3))
 

@@ -21,7 +21,7 @@ from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import make_edits, write_model
 from tests.double import in_double
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.ranks
 METHODS: dict[str, dict[str, Any]] = {
     "ultraedit": {"lr": 1e-3},
     "malmen": {"trained": "none", "lr": 0.3, "modules": "mlp_in"},

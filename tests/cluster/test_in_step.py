@@ -14,7 +14,7 @@ from elder.runtime import LocalRuntime, Runtime
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import SHADES, THINGS, make_edits, write_model
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.ranks
 # The subject of the first stands at the very beginning, of the second it does not; no context and no BOS is put before.
 EDITS = [Edit("t1 is a thing of colour", "s3", subject="t1"), make_edits(3)[2]]
 OPTIONS = {"layers": (1,), "contexts": 0, "steps": 4, "lr": 0.02, "jitter": 0.1, "text_tokens": None, "value_batch": 1}

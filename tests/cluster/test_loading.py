@@ -23,7 +23,7 @@ from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import vocabulary, write_model
 from tests.pipelines.run.test_stage_loop import make_job
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.ranks
 IDS = torch.randint(3, 40, (2, 10), generator=torch.Generator().manual_seed(3))
 FORMATS = ("float32", "bfloat16", "float16")
 BAD = ("lacking", "broken", "apart-tied", "elsewhere")

@@ -21,7 +21,7 @@ from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, make_edits, write_model
 from tests.double import in_double, trained_apart, worst
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.ranks
 METHODS = {"elder": {"steps": 6, "lr": 1e-3}, "elder-plus": {"steps": 6, "extra_steps": 4, "lr": 5e-4}}
 # Three batches; a gradient is a sum over at most 70 rows of 16 tokens, on activations that are sums over 128 numbers.
 APART = trained_apart(steps=30, lr=1e-3, terms=70 * 16 + 128)

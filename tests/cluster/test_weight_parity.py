@@ -23,7 +23,7 @@ from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, SHADES, THINGS, make_edits, write_model
 from tests.double import UNIT, in_double
 
-pytestmark = [pytest.mark.cluster, pytest.mark.nodes]
+pytestmark = [pytest.mark.ranks, pytest.mark.nodes]
 SHARED = {
     "steps": 8,
     "lr": 0.02,
