@@ -29,6 +29,7 @@ class Effort:
     edit_rounds: int = 4
     steps: int = 50
     generate_rounds: int = 41
+    together_rounds: int = 9
     new_tokens: int = 24
     batches: tuple[int, ...] = (1, 8)
     lookup_rounds: int = 15
@@ -42,6 +43,7 @@ QUICK = Effort(
     edit_rounds=2,
     steps=4,
     generate_rounds=2,
+    together_rounds=2,
     new_tokens=4,
     batches=(2,),
     lookup_rounds=3,

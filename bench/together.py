@@ -65,7 +65,7 @@ def together(base: Base, shape: Shape, effort: Effort, now: Clock) -> Iterator[F
             editor.model.set_attn_implementation(attention)
 
         runs: dict[str, Callable[[int], object]] = {"alone": one_by_one, "together": all_at_once}
-        times = interleaved(runs, effort.generate_rounds, now)
+        times = interleaved(runs, effort.together_rounds, now)
     if answers["alone"] != answers["together"]:
         raise RuntimeError("conversations that are decoded together say something else than alone")
     speed = {name: sum(limits) / statistics.median(t) for name, t in times.items()}
