@@ -1,0 +1,1 @@
+"""The scripts and the notebook in examples/, run."""
