@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+LIBRARIES = ["transformers", "transformers.models.llama.modeling_llama", "deepspeed", "elder.models.load"]
 PATIENCE = timedelta(seconds=60)  # of a rank that is alone with a collective
 
 
 def on_ranks(function: Callable[..., Any], directory: Path, *args: Any, size: int = 2) -> list[Any]:
-    """Run `function(directory, *args)` on every rank; returns what each of them returned."""
-    mp.spawn(_rank, args=(size, str(directory), function, args), nprocs=size)
+    """Run `function(directory, *args)` on every rank; returns what each of them returned.
+
+    Ranks are forked from a process that has imported the libraries once: importing them takes longer than most tests.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks when it is imported
+    get_context("forkserver").set_forkserver_preload(LIBRARIES)
+    given = (size, str(directory), function, args)
+    mp.start_processes(_rank, given, nprocs=size, start_method="forkserver")  # type: ignore[no-untyped-call]
     return [pickle.loads((directory / f"rank-{rank}.pickle").read_bytes()) for rank in range(size)]
 
 
