@@ -18,15 +18,18 @@ LIBRARIES = ["transformers", "transformers.models.llama.modeling_llama", "deepsp
 PATIENCE = timedelta(seconds=60)  # of a rank that is alone with a collective
 
 
-def on_ranks(function: Callable[..., Any], directory: Path, *args: Any, size: int = 2) -> list[Any]:
+def on_ranks(
+    function: Callable[..., Any], directory: Path, *args: Any, size: int = 2, fresh: bool = False
+) -> list[Any]:
     """Run `function(directory, *args)` on every rank; returns what each of them returned.
 
     Ranks are forked from a process that has imported the libraries once: importing them takes longer than most tests.
+    With `fresh` they start from nothing, in the environment as it is now.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks when it is imported
     get_context("forkserver").set_forkserver_preload(LIBRARIES)
     given = (size, str(directory), function, args)
-    mp.start_processes(_rank, given, nprocs=size, start_method="forkserver")  # type: ignore[no-untyped-call]
+    mp.start_processes(_rank, given, nprocs=size, start_method="spawn" if fresh else "forkserver")  # type: ignore[no-untyped-call]
     return [pickle.loads((directory / f"rank-{rank}.pickle").read_bytes()) for rank in range(size)]
 
 

@@ -133,7 +133,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[st
         bare.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
         bare.delenv("CC", raising=False)
         bare.delenv("CXX", raising=False)
-        found = on_ranks(_compare, root, sources)
+        found = on_ranks(_compare, root, sources, fresh=True)
     assert os.listdir(compiled) == []
     return found
 
