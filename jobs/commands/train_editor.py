@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elder.errors import ConfigError, InputError
+from elder.jobs.shared.extras import require_for_run
 from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ def command(
     """
     from elder.jobs.terminal.display import make_console
     from elder.pipelines.config.training import load_train_config
-    from elder.pipelines.run.driver import StageRefused
 
     check_json_target(json_file)
     given = all_overrides(overrides, run_id, address)
     resolved = load_train_config(config, given)
+    require_for_run(resolved)
+    from elder.pipelines.run.driver import StageRefused
+
     console = make_console()
     try:
         result = perform(resolved, console, resume_command(config, given, resolved.run_id))

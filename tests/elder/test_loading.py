@@ -342,7 +342,7 @@ def test_ranks_that_read_different_weights_do_not_begin(place: Callable[..., Pat
 @pytest.mark.usefixtures("_one_at_a_time")
 def test_the_digest_is_computed_by_one_rank(place: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    import elder.base as home
+    import elder.state as home
 
     original = home._hash_tensor
     monkeypatch.setattr(home, "_hash_tensor", lambda h, name, t: (hashed.append(name), original(h, name, t)))
