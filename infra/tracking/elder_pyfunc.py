@@ -94,7 +94,7 @@ def _from_store(directory: Path) -> Path:
     except ImportError as error:
         raise AdapterError(
             f"This adapter was too large for MLflow and lies in {pointer['store']}, but {error.name} is not installed "
-            "here. Run: pip install 'elder[tracking]'; or on a machine that has it `elder pull REF DIR`, and here "
+            f"here. Run: pip install {error.name}; or on a machine that has it `elder pull REF DIR`, and here "
             'elder.load_edited("DIR")'
         ) from error
 

@@ -106,7 +106,7 @@ def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: 
     except ElderError as error:
         return Standing(why=str(error).splitlines()[0])
     except ImportError as error:
-        return Standing(why=f"{error.name or error} is not installed here (pip install 'elder[tracking]')")
+        return Standing(why=f"{error.name or error} is not installed here (pip install {error.name})")
 
 
 def sentence(job: JobRecord, standing: Standing, now: float | None = None) -> str:
