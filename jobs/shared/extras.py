@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Extra of pyproject.toml -> the packages, by import name, that it adds to the client.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "edit": ("torch", "transformers", "safetensors", "tokenizers", "numpy", "matplotlib"),
-    "ray": ("deepspeed", "optuna", "ray.train", "ray.tune"),
+    "ray": ("deepspeed", "optuna"),
     "tracking": ("sqlalchemy",),  # stands for the whole of mlflow, of which the client has the part without a database
     "data": ("datasets",),
     "peft": ("peft",),
