@@ -11,15 +11,18 @@ from pathlib import Path
 from tests.declared import absent_without
 from tests.jobs.conftest import ROOT
 
-# As absent as what was never installed: not found by name, and an import of it says so.
+# As absent as what was never installed. Ray brings a psutil of its own in a folder that it puts on the path; that one
+# is there.
 REFUSE = """
-import json, os, sys
+import importlib.machinery, json, os, sys
 refused = set(json.loads(os.environ["REFUSED"]))
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in refused:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refuse())
+class Bare(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        top = name.partition(".")[0]
+        brought = any("thirdparty_files" in folder and os.path.isdir(os.path.join(folder, top)) for folder in sys.path)
+        return super().find_spec(name, path, target) if top not in refused or brought else None
+sys.meta_path[:] = [Bare if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
 """
 COMMAND = """
 from elder.jobs.main import main

@@ -36,7 +36,7 @@ STUDY = """
 data: {source: world:tiny, edits: 4}
 model: {source: world:tiny}
 editor: {method: elder}
-study: {methods: {elder: {}}, batch_size: {sizes: [2]}}
+study: {methods: {elder: {}}, parts: {sizes: {axis: batch_size, values: [2], strategies: [batch], edits: 4}}}
 """
 
 
@@ -49,10 +49,11 @@ def test_what_needs_no_server_works(verb: tuple[str, ...], tmp_path: Path) -> No
 
 def test_validate_says_what_it_could_not_check_and_plan_shows_stages(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "edits.jsonl", records(8))
-    given = ("data.source=jsonl", "data.path=edits.jsonl", "data.edits=8", "stream.stage_size=4")
+    given = ("data.source=jsonl", "data.path=edits.jsonl", "data.edits=8", "stream={stage_size: 4, batch_size: 4}")
     done = bare_elder("validate", "demo", *given, "--json", "found.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert (done.returncode, found["edits"]) == (0, 8), done.stderr
+    assert found["edits"] == 8
     assert any(note.startswith("torch and transformers are not installed here") for note in found["notes"])
     (tmp_path / "edits.jsonl").write_text('{"prompt": "A"}\n')
     wrong = bare_elder("validate", "demo", *given, cwd=tmp_path)
@@ -77,9 +78,9 @@ def test_a_verb_that_needs_more_names_the_extra_in_one_line(verb: tuple[str, ...
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides of a run of seconds in one process."""
     folder = tmp_path_factory.mktemp("small")
-    write_jsonl(folder / "edits.jsonl", records(2))
+    edits, model = write_jsonl(folder / "edits.jsonl", records(2)), build_model(folder / "model", "llama")
     return [
-        f"model.source={build_model(folder / 'model')}", "data.source=jsonl", f"data.path={folder / 'edits.jsonl'}",
+        f"model.source={model}", "data.source=jsonl", f"data.path={edits}",
         "data.edits=null", "stream.batch_size=2", "editor={method: elder, steps: 1, layers: [2, 3], rank: 2}",
         "evaluation={protocols: [forced], probes: 0}", "cluster.workers=0", "cluster.sharding=none",
     ]  # fmt: skip
