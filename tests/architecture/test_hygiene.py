@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,12 @@ def test_hooks_call_what_make_lint_calls_and_fetch_nothing() -> None:
 @pytest.mark.parametrize("name", ["CHANGELOG.md", "SECURITY.md"])
 def test_lines_wrap_at_a_hundred(name: str) -> None:
     assert [line for line in read(name).splitlines() if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_what_a_library_warns_us_of_fails_tests(kind: type[Warning]) -> None:
+    for ours in ("elder", "elder.models.load", "elder.jobs.main", "tests.conftest"):
+        with pytest.raises(kind):
+            warnings.warn_explicit("use the new name", kind, "file.py", 1, module=ours)
+    for theirs in ("torch.distributed", "ray.train", "elderly"):
+        warnings.warn_explicit("use the new name", kind, "file.py", 1, module=theirs)

@@ -12,7 +12,7 @@ from tests.infra.wheel import ROOT, Environment, build_wheel, fresh_environment
 from tests.jobs.conftest import build_model, records, write_jsonl
 
 # Interpreters are started one after another, each with torch, Ray or MLflow: a minute alone, five on a busy machine.
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(1300)]
 NEIGHBOURS = ("infra", "jobs", "pipelines", "configs", "tests", "bench")
 ANSWER = """
 import json, sys

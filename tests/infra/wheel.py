@@ -53,7 +53,7 @@ class Environment:
         environment |= {"PATH": f"{self.root / 'bin'}:/usr/bin:/bin", **variables}
         command = [str(word) for word in words]
         return subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
 
 
