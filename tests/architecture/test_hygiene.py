@@ -89,3 +89,8 @@ def test_what_a_library_warns_us_of_fails_tests(kind: type[Warning]) -> None:
             warnings.warn_explicit("use the new name", kind, "file.py", 1, module=ours)
     for theirs in ("torch.distributed", "ray.train", "elderly"):
         warnings.warn_explicit("use the new name", kind, "file.py", 1, module=theirs)
+
+
+def test_the_page_on_installation_names_every_extra() -> None:
+    told = set(re.findall(r"^\| `pip install 'elder\[(\w+)\]'`", read("docs/install.md"), re.MULTILINE))
+    assert told == set(project()["optional-dependencies"]) - {"dev"}
