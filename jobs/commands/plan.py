@@ -50,7 +50,6 @@ def command(
     check_json_target(json_file)
     given = all_overrides(overrides, run_id)
     if kind_of(config, given) == "training":
-        require(*MODEL_LIBRARIES)
         from elder.jobs.commands.train_editor import plan as plan_training
         from elder.pipelines.config.training import load_train_config
 

@@ -18,7 +18,7 @@ from tests.jobs.conftest import build_model, records, write_jsonl
 ALONE = [
     ("ls", "methods"), ("ls", "datasets"), ("ls", "configs"), ("ls", "config-reference"), ("cp", "demo", "mine.yaml"),
     ("validate", "demo"), ("validate", "compare_world"), ("validate", "train/mend_world"), ("validate", "weights/rome"),
-    ("plan", "demo"), ("edit", "--help"),
+    ("plan", "demo"), ("plan", "train/mend_world"), ("edit", "--help"),
 ]  # fmt: skip
 NEEDING = [
     (("edit", "demo"), "elder edit needs torch: pip install 'elder[edit]'"),
@@ -30,7 +30,6 @@ NEEDING = [
     (("compare", "compare_world"), "elder compare needs torch: pip install 'elder[edit]'"),
     (("study", "study.yaml"), "elder study needs torch: pip install 'elder[edit]'"),
     (("plan", "compare_world"), "elder plan needs torch: pip install 'elder[edit]'"),
-    (("plan", "train/mend_world"), "elder plan needs torch: pip install 'elder[edit]'"),
 ]
 STUDY = """
 data: {source: world:tiny, edits: 4}
