@@ -11,6 +11,8 @@ from elder.editors.make import make_editor
 from elder.errors import AdapterError
 from elder.models.load import load_base
 
+__all__ = ["load_adapter", "load_edited"]
+
 
 def load_adapter(directory: str | Path, base: Base) -> Editor:
     """An editor in the saved state on a base model that is loaded already.

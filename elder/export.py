@@ -22,6 +22,8 @@ from elder.base import Editor
 from elder.errors import ConfigError, ModelError
 from elder.runtime import told_by_first
 
+__all__ = ["Merged", "check_target", "export_merged"]
+
 SPARE = 1.1  # free disk that is asked for, in sizes of the model
 VANISHING = 0.5  # share of an update, lost in the base's number format, above which an export is refused
 

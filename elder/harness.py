@@ -28,6 +28,8 @@ except ModuleNotFoundError as error:
         raise
     TemplateLM = None
 
+__all__ = ["ElderLM", "ask_of", "main"]
+
 NAME = "elder"
 BATCH_SIZE, MAX_GEN_TOKS = 8, 256
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts

@@ -7,6 +7,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from elder.base import Base
 from elder.models.load import wrap_base
 
+__all__ = ["wrap"]
+
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> Base:
     """A base model from a model and a tokenizer in memory; the model is frozen and put into eval mode.

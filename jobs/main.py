@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -58,6 +59,20 @@ class Verbs(click.Group):
             hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(VERBS)}."
             ctx.fail(f"No such command '{args[0]}'.{hint}")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; an import that fails because a library of an extra is not installed names the extra."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if elder_error(error) is not None:
+                raise
+            from elder.jobs.shared.extras import NotInstalledError, absent_library, sentence
+
+            package = absent_library(error)
+            if package is None:
+                raise
+            raise NotInstalledError(sentence(package, ctx.invoked_subcommand)) from error
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})

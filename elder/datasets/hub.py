@@ -30,7 +30,7 @@ def hub_records(name: str, path: str | Path | None = None, split: str = "train")
     try:
         import datasets
     except ImportError as error:
-        raise DataError("hub datasets need the library 'datasets': pip install datasets") from error
+        raise DataError("hub datasets need the library 'datasets': pip install 'elder[data]'") from error
     label = str(path) if path is not None else name
     try:
         table = _load(datasets, name, None if path is None else Path(path), split)

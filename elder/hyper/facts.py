@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from elder.edit import Edit, Probe
-from elder.errors import DataError
 from elder.mixture.samples import Row, encode_rows
 from elder.tokens import encode_prompt
 
@@ -21,20 +20,6 @@ class BlockRows:
     edits: list[Row]
     equivalents: list[Row]
     unrelated: list[Row]
-
-
-def check_facts(edits: Sequence[Edit]) -> None:
-    """Every fact needs a rephrase and an unrelated prompt.
-
-    Raises:
-        DataError: Some have none; all of them are named.
-    """
-    wrong = [f"edit {e.id} ('{e.prompt[:60]}'): training needs a rephrase" for e in edits if not e.rephrases]
-    wrong += [f"edit {e.id} ('{e.prompt[:60]}'): training needs a locality prompt" for e in edits if not e.locality]
-    if not edits:
-        wrong = ["there are no facts to train on"]
-    if wrong:
-        raise DataError(wrong)
 
 
 def block_rows(

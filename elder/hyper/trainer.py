@@ -20,8 +20,9 @@ from elder.base import Base
 from elder.edit import Edit
 from elder.editors.weights.deltas import Deltas
 from elder.errors import ConfigError, SolverError
+from elder.hyper.fact_checks import check_facts
 from elder.hyper.factors import Factors, Recorder, read_factors
-from elder.hyper.facts import BlockRows, block_rows, check_facts
+from elder.hyper.facts import BlockRows, block_rows
 from elder.hyper.maps import edited_maps, last_layers, map_sizes
 from elder.hyper.meta import Applied, Trial, backward, changes_of, try_out
 from elder.hyper.network import HyperNetwork

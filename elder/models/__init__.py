@@ -1,24 +1,20 @@
 """Base models: loading them whole or sharded, checking what was loaded, finding their parts.
 
-Names that callers outside the library use are fetched from here when they are first used.
+The names below are looked up on first use, so that importing this package imports nothing else.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOMES = {
-    "anatomy": "elder.models.anatomy",
-    "load_base": "elder.models.load",
-    "load_config": "elder.models.load",
-    "load_tokenizer": "elder.models.load",
-    "resolve_source": "elder.models.load",
-    "wrap_base": "elder.models.load",
-}
+if TYPE_CHECKING:
+    from elder.models.load import load_base, load_config, load_tokenizer, resolve_source, wrap_base
+
+__all__ = ["load_base", "load_config", "load_tokenizer", "resolve_source", "wrap_base"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'elder.models' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("elder.models.load"), name)

@@ -90,7 +90,8 @@ def attach(model: PreTrainedModel, adapter: Adapter, source: str) -> Any:
         peft = import_module("peft")
     except ImportError as error:
         raise ModelError(
-            f"model.source: '{source}' is a PEFT adapter and peft is not installed: pip install peft; or {REMEDY}"
+            f"model.source: '{source}' is a PEFT adapter and peft is not installed: pip install 'elder[peft]'; "
+            f"or {REMEDY}"
         ) from error
     try:
         with warnings.catch_warnings(record=True) as said:

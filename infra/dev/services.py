@@ -233,7 +233,8 @@ def _answers(url: str) -> bool:
 
 
 def _check_installed() -> None:
-    missing = [name for name in ("boto3", "mlflow", "psutil") if importlib.util.find_spec(name) is None]
+    # sqlalchemy comes with the whole of mlflow, which has the server.
+    missing = [name for name in ("boto3", "sqlalchemy", "psutil") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"not installed: {', '.join(missing)}. pip install 'elder[services]'")
 

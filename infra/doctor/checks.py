@@ -23,13 +23,13 @@ from elder.infra.doctor.toolchain import find_compiler, find_ninja
 
 PYTHON = (3, 11)
 TESTED = {  # library -> the versions that elder is tested with, and the extra that brings it
-    "torch": ("2.13", ""),
-    "transformers": ("5.23", ""),
-    "safetensors": ("", ""),
+    "torch": ("2.13", "[edit]"),
+    "transformers": ("5.23", "[edit]"),
+    "safetensors": ("", "[edit]"),
     "ray": ("2.60", "[ray]"),
     "deepspeed": ("0.19", "[ray]"),
     "mlflow": ("3.17", "[tracking]"),
-    "boto3": ("1.44", "[tracking]"),
+    "boto3": ("1.44", ""),
 }
 WANTED_GB = 2  # for the cached world and a small run
 UNNEEDED = "not found; no run needs it, only DeepSpeed operators that you enable yourself would"

@@ -6,11 +6,12 @@ nothing of runs, models or adapters.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
-from sqlalchemy.exc import SQLAlchemyError
 
-from elder.errors import ElderError, InputError, UnreachableError
-from elder.infra.tracking.errors import explain, from_s3
+from elder.errors import ConfigError, ElderError, InputError, UnreachableError
+from elder.infra.tracking.errors import explain, from_database, from_s3
 from elder.infra.tracking.mlflow_private import OUT_OF_RANGE, artifact_from
 from elder.infra.tracking.uri import Location, check_answers, locate
 
@@ -42,6 +42,7 @@ class Connection:
 
     def __init__(self, tracking_uri: str | Path) -> None:
         self.location: Location = locate(tracking_uri)
+        _check_database(self.location)
         check_answers(self.location)
         with self._explained():
             self._client = MlflowClient(self.location.uri, self.location.uri)
@@ -139,12 +140,13 @@ class Connection:
             yield
         except pass_on:
             raise
-        except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, requests.RequestException, OSError) as error:
             raise self._unreachable(error) from error
         except ElderError:
             raise
         except Exception as error:
-            if from_s3(error):  # direct mode: MLflow's client speaks to S3 itself
+            # MLflow's client speaks to a database itself, and in direct mode to S3.
+            if from_s3(error) or from_database(error):
                 raise self._unreachable(error) from error
             raise
         finally:
@@ -153,6 +155,23 @@ class Connection:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         return UnreachableError(explain(error, self.location.shown))
+
+
+def _check_database(location: Location) -> None:
+    """A server is asked by the small mlflow that `pip install elder` brings; a database takes the whole one.
+
+    Raises:
+        ConfigError: It is a database, and what reaches it is not installed.
+    """
+    if location.database is None:
+        return
+    with suppress(ImportError):
+        if importlib.util.find_spec("sqlalchemy") is not None:
+            return
+    raise ConfigError(
+        f"{location.database} is a database of MLflow, which needs mlflow itself: pip install 'elder[tracking]'; or "
+        "give the address of a server (--mlflow, MLFLOW_TRACKING_URI, tracking.mlflow)"
+    )
 
 
 def _continued(repository: HttpArtifactRepository, name: str, target: Path) -> None:

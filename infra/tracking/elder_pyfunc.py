@@ -1,8 +1,8 @@
 """An adapter as an MLflow model: how it is saved, and the loader that `mlflow.pyfunc.load_model` runs.
 
-A copy of this file travels inside every logged model, so that loading needs only the `elder` library. It
-imports elder and mlflow only inside its functions, and other modules of this folder only for an adapter that was
-too large for MLflow and lies in the object store.
+A copy of this file travels inside every logged model, under the name `elder_pyfunc`, so that loading needs only an
+installed elder[edit]. It imports elder and mlflow only inside its functions, and other modules of this folder, by their
+names in the package, only for an adapter that was too large for MLflow and lies in the object store.
 The base model is not part of the model: the manifest names it, and `model_config={"base": ...}` or the
 environment variable ELDER_BASE gives another place for it, such as a local copy.
 """
@@ -94,7 +94,7 @@ def _from_store(directory: Path) -> Path:
     except ImportError as error:
         raise AdapterError(
             f"This adapter was too large for MLflow and lies in {pointer['store']}, but {error.name} is not installed "
-            "here. Run: pip install 'elder[tracking]'; or on a machine that has it `elder pull REF DIR`, and here "
+            "here. Run: pip install elder, which brings it; or on a machine that has it `elder pull REF DIR`, and here "
             'elder.load_edited("DIR")'
         ) from error
 

@@ -44,6 +44,11 @@ def from_s3(error: BaseException) -> bool:
     return any(type(link).__module__.split(".")[0] in ("botocore", "boto3", "s3transfer") for link in _chain(error))
 
 
+def from_database(error: BaseException) -> bool:
+    """Whether the library by which MLflow reaches a database raised the error."""
+    return type(error).__module__.split(".")[0] == "sqlalchemy"
+
+
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of a refusal, if the error tells it."""
     for link in _chain(error):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from elder.jobs.shared.extras import require_for_run
 from elder.jobs.shared.options import all_overrides, config_arguments, json_option
 from elder.jobs.shared.suite_commands import (
     Call,
@@ -48,10 +49,12 @@ def command(
     command with run_id=ID continues: methods that have finished are not run again.
     """
     from elder.pipelines.config.comparison import load_compare_config
-    from elder.pipelines.suite.comparison_driver import run_compare
 
     given = with_strategy(all_overrides(overrides, run_id, address), strategy)
     compare = load_compare_config(config, given, names_of(methods))
+    require_for_run(compare.run)
+    from elder.pipelines.suite.comparison_driver import run_compare
+
     extra = [] if methods is None else ["--methods", methods]
     call = Call("compare", config, given, extra, parallel, out, json_file)
     pages = Pages(lambda edits: opening(compare, edits), closing_page, lambda outside: run_compare(compare, outside))

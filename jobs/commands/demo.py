@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elder.jobs.commands.edit import EditCommand, finish, perform_and_write
+from elder.jobs.shared.extras import require_for_run
 from elder.jobs.shared.options import all_overrides, check_json_target, json_option
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def command(overrides: tuple[str, ...], run_id: str | None, json_file: Path | No
 
     check_json_target(json_file)
     job = EditCommand.from_arguments("demo", all_overrides(overrides, run_id))
+    require_for_run(job.config)
     console = make_console()
     result = perform_and_write(job, console, json_file)
     pulled = pull_back(job, result)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elder.errors import InputError
+from elder.jobs.shared.extras import require_for_run
 from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
 from elder.jobs.shared.running import job_tags, report_place, show_world
 
@@ -36,6 +37,7 @@ def command(
 
     check_json_target(json_file)
     job = EditCommand.from_arguments(config, all_overrides(overrides, run_id, address))
+    require_for_run(job.config)
     console = make_console()
     result = perform_and_write(job, console, json_file)
     finish(job, console, result, next_steps(job.config, result))

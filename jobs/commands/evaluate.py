@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from elder.jobs.shared.extras import MODEL_LIBRARIES, require
 from elder.jobs.shared.options import all_overrides, check_json_target, json_option, write_json
 
 
@@ -26,6 +27,7 @@ def command(adapter: str, config: str, overrides: tuple[str, ...], json_file: Pa
 
     check_json_target(json_file)
     resolved = load_config(config, all_overrides(overrides, None))
+    require(*MODEL_LIBRARIES)
     console = make_console()
     with adapter_directory(adapter, resolved) as directory:
         result = measure(directory, resolved, console)

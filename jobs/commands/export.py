@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from elder.jobs.shared.extras import MODEL_LIBRARIES, require
 from elder.jobs.shared.options import check_json_target, json_option, mlflow_option, write_json
 
 
@@ -33,6 +34,7 @@ def command(
     REF is an adapter directory, or what `elder pull` takes. Methods that change weights only (rome, memit, emmet,
     alphaedit, mend, malmen, ultraedit).
     """
+    require(*MODEL_LIBRARIES)
     from elder.adapter import load_edited
     from elder.editors.weights.rollback import rolled_back
     from elder.export import check_target, export_merged

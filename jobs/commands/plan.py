@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from elder.jobs.shared.extras import MODEL_LIBRARIES, require
 from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
 from elder.jobs.shared.suite_commands import load_several, method_options
 
 if TYPE_CHECKING:
-    from elder.pipelines.planning.plan import Plan
+    from elder.pipelines.planning.plan import Outline, Plan
     from elder.pipelines.planning.suite_plan import SuitePlan
 
 
@@ -37,10 +38,12 @@ def command(
 ) -> None:
     """Show what CONFIG would do: resolved config, stages, keys to be written, memory per worker. Touches nothing.
 
+    Without torch, which tells the shape of the base model, the memory is left out.
     Of a comparison or a study: a line a run, and what they come to.
     """
+    from elder.jobs.shared.preflight import models_here
     from elder.pipelines.config.run import kind_of, load_config
-    from elder.pipelines.planning.plan import plan
+    from elder.pipelines.planning.plan import outline, plan
     from elder.pipelines.planning.sharding import worker_memory
     from elder.pipelines.planning.suite_plan import suite_plan
 
@@ -54,6 +57,12 @@ def command(
         return
     several = load_several(config, given, methods, strategy)
     resolved = several.run if several else load_config(config, given)
+    if not several and not models_here():
+        known = outline(resolved)
+        show_outline(known)
+        write_json(json_file, known.to_dict())
+        return
+    require(*MODEL_LIBRARIES)
     available = worker_memory(resolved) if memory_gib is None else int(memory_gib * 2**30)
     if several:
         fleet = suite_plan(several, available)
@@ -117,6 +126,17 @@ def _ranges(blocks: Sequence[int]) -> str:
     return ",".join(map(str, blocks))
 
 
+def show_outline(known: Outline) -> None:
+    """Print what can be planned without the shape of the base model."""
+    click.echo("# resolved config\n" + known.config.dump_yaml().rstrip())
+    click.echo(f"\ndigest           {known.digest}")
+    click.echo(f"base model       {known.config.model.source}: its shape and the memory of workers need torch here")
+    _show_stages(known)
+    _show_places(known)
+    for note in (*known.notes, "pip install 'elder[edit]' for blocks, parameters and memory per worker"):
+        click.echo(f"note: {note}")
+
+
 def show(plan: Plan) -> None:
     """Print a plan for people."""
     click.echo("# resolved config\n" + plan.config.dump_yaml().rstrip())
@@ -137,14 +157,14 @@ def show(plan: Plan) -> None:
         click.echo(f"note: {note}")
 
 
-def _show_stages(plan: Plan) -> None:
+def _show_stages(plan: Outline) -> None:
     count = "an unknown number of" if plan.edits is None else f"{plan.edits:,}"
     click.echo(f"\nstages           {len(plan.stages)} for {count} edits, {plan.config.stream.batch_size} a batch")
     for stage in plan.stages:
         click.echo(f"  {stage.stage:>4}  edits {stage.first:>6} to {stage.end - 1:<6} {stage.batches:>4} batches")
 
 
-def _show_places(plan: Plan) -> None:
+def _show_places(plan: Outline) -> None:
     tracking = plan.config.tracking
     click.echo(f"\nkeys below       {tracking.store}")
     for key in plan.keys:

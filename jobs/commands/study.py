@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from elder.jobs.shared.extras import require_for_run
 from elder.jobs.shared.options import all_overrides, config_arguments, json_option
 from elder.jobs.shared.suite_commands import Call, Pages, carry_out, place_options
 
@@ -35,10 +36,12 @@ def command(
     A run that fails does not stop the others. The same command with run_id=ID continues: finished runs are kept.
     """
     from elder.pipelines.config.study import load_study_config
-    from elder.pipelines.suite.study_driver import run_study
 
     given = all_overrides(overrides, run_id, address)
     study = load_study_config(config, given)
+    require_for_run(study.run)
+    from elder.pipelines.suite.study_driver import run_study
+
     call = Call("study", config, given, (), parallel, out, json_file)
     pages = Pages(lambda edits: opening(study), closing_page, lambda outside: run_study(study, outside))
     carry_out(call, study, pages)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elder.errors import ConfigError, InputError
+from elder.jobs.shared.extras import require_for_run
 from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ def command(
     """
     from elder.jobs.terminal.display import make_console
     from elder.pipelines.config.training import load_train_config
-    from elder.pipelines.run.driver import StageRefused
 
     check_json_target(json_file)
     given = all_overrides(overrides, run_id, address)
     resolved = load_train_config(config, given)
+    require_for_run(resolved)
+    from elder.pipelines.run.driver import StageRefused
+
     console = make_console()
     try:
         result = perform(resolved, console, resume_command(config, given, resolved.run_id))
@@ -135,15 +138,11 @@ def validate(config: TrainConfig) -> dict[str, Any]:
 
 
 def plan(config: TrainConfig) -> dict[str, Any]:
-    """What `elder plan` says of a training; touches nothing.
+    """What `elder plan` says of a training; touches nothing. Without torch the memory is left out.
 
     Raises:
         ModelError: The base model's config cannot be found.
     """
-    from elder.pipelines.planning.memory import estimate, gib
-    from elder.pipelines.planning.shapes import model_shape
-    from elder.pipelines.training.driver import recommended_sharding
-
     click.echo("# resolved config\n" + config.dump_yaml().rstrip())
     click.echo(f"\ndigest           {config.digest()}")
     steps, each = config.training.steps, config.training.checkpoint_every
@@ -153,12 +152,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     click.echo(
         f"checkpoints      {checkpoints}, every {each} steps; the {config.training.choose} is the trained editor"
     )
-    sharding, reason = recommended_sharding(config)
-    estimates = estimate(config, model_shape(config.model.source, config.model.revision))
-    memory = next(one for one in estimates if one.sharding == sharding)
-    workers = f"{config.cluster.workers} workers" if config.cluster.workers else "this process"
-    click.echo(f"sharding         {sharding}: {reason}")
-    click.echo(f"memory           {gib(memory.total)} GiB each, {workers}")
+    needed = _memory(config)
     root = f"runs/{config.run_id}"
     keys = [f"{root}/{name}" for name in KEYS]
     for number in range(checkpoints):
@@ -172,9 +166,28 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     click.echo(f"mlflow           {config.tracking.mlflow or 'none'}")
     return {
         "run_id": config.run_id, "config_digest": config.digest(), "config": config.to_dict(), "steps": steps,
-        "checkpoints": checkpoints, "facts": steps * facts, "keys": keys, "store": config.tracking.store,
-        "sharding": {"use": sharding, "reason": reason}, "memory": {**asdict(memory), "total": memory.total},
+        "checkpoints": checkpoints, "facts": steps * facts, "keys": keys, "store": config.tracking.store, **needed,
     }  # fmt: skip
+
+
+def _memory(config: TrainConfig) -> dict[str, Any]:
+    """Print sharding and memory of the workers, as far as torch is here to tell them."""
+    from elder.jobs.shared.preflight import models_here
+
+    if not models_here():
+        click.echo("memory           needs torch here: pip install 'elder[edit]'")
+        return {}
+    from elder.pipelines.planning.memory import estimate, gib
+    from elder.pipelines.planning.shapes import model_shape
+    from elder.pipelines.training.driver import recommended_sharding
+
+    sharding, reason = recommended_sharding(config)
+    estimates = estimate(config, model_shape(config.model.source, config.model.revision))
+    memory = next(one for one in estimates if one.sharding == sharding)
+    workers = f"{config.cluster.workers} workers" if config.cluster.workers else "this process"
+    click.echo(f"sharding         {sharding}: {reason}")
+    click.echo(f"memory           {gib(memory.total)} GiB each, {workers}")
+    return {"sharding": {"use": sharding, "reason": reason}, "memory": {**asdict(memory), "total": memory.total}}
 
 
 def resume_command(argument: str, overrides: Sequence[str], run_id: str) -> str:

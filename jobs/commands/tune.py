@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elder.errors import InputError
+from elder.jobs.shared.extras import require, require_for_run
 from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def command(
     check_json_target(json_file)
     given = all_overrides(overrides, run_id, address)
     search = load_tune_config(config, given)
+    require_for_run(search.run)
+    require("optuna")  # with Ray's own searchers too: importance is judged by it, and it comes with them
     place = out or Path("elder-runs") / "tune" / search.tune_id
     console = make_console()
     result = perform(search, console, place, resume_command(config, given, search.tune_id, out))

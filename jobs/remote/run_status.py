@@ -108,7 +108,7 @@ def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: 
     except ElderError as error:
         return RunStatus(why=str(error).splitlines()[0])
     except ImportError as error:
-        return RunStatus(why=f"{error.name or error} is not installed here (pip install 'elder[tracking]')")
+        return RunStatus(why=f"{error.name or error} is not installed here (pip install {error.name})")
 
 
 def sentence(job: JobRecord, standing: RunStatus, now: float | None = None) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, InputError
+from elder.jobs.shared.extras import MODEL_LIBRARIES, is_installed
 from elder.jobs.shared.wiring import check_addresses, home
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from elder.pipelines.config.suite import SeveralConfig
     from elder.pipelines.protocols import Store
 
+NO_MODELS = (
+    "torch and transformers are not installed here (pip install 'elder[edit]'): the base model's files, blocks, prompt "
+    "lengths, subjects and the text of statistics are checked where the run starts"
+)
 TEXT = ("text", "text_tokens")  # the options of an editor that say what is read for its statistics
 
 
@@ -47,6 +52,11 @@ class Inputs:
     def checked_edits(self) -> list[Edit] | None:
         """The edits if nothing was left unchecked; else None: the driver checks them when it has the model."""
         return None if self.notes else self.edits
+
+
+def models_here() -> bool:
+    """Whether the libraries that read a base model are installed; a client checks the rest without them."""
+    return all(is_installed(name) for name in MODEL_LIBRARIES)
 
 
 @contextmanager
@@ -81,9 +91,11 @@ def check_inputs(config: RunConfig) -> Inputs:
     windows = None
     with noting(problems):
         edits = load_stream(config, tokenizer, positions)
-        check_subjects(config, edits)
+        if models_here():
+            check_subjects(config, edits)
     with noting(problems):
-        check_text(config)
+        if models_here():
+            check_text(config)
         if tokenizer is not None:
             windows = read_windows(config, tokenizer, positions)
     if problems:
@@ -101,6 +113,8 @@ def check_members(whole: SeveralConfig) -> list[str]:
         ConfigError: Everything that is wrong, by the keys of the config.
     """
     notes: list[str] = []
+    if not models_here():
+        return [NO_MODELS]
     tokenizer, positions = tokenizer_of(whole.run, notes)
     blocks = _blocks(whole.run)
     streams: dict[tuple[int, int | None], list[Edit]] = {}
@@ -164,6 +178,9 @@ def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | Non
         ModelError: A model directory lacks its config, weights or tokenizer.
     """
     source = config.model.source
+    if not models_here():
+        notes.append(NO_MODELS)
+        return None, None
     if source.startswith("world:"):
         place = cached_world(source)
         if place is None:

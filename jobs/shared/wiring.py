@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from elder.jobs.shared.extras import is_installed
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import TrackingConfig
 
@@ -28,6 +29,8 @@ def quiet_libraries(config: StagedConfig) -> None:
     """Stop transformers and DeepSpeed from writing bars and warnings between our lines."""
     if config.cluster.gpus_per_worker == 0:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it had to find out
+    if not is_installed("transformers"):  # a client that only looks at configs
+        return
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

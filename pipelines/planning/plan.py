@@ -27,8 +27,8 @@ STAGE_FILES = (*ADAPTER_FILES, "results.jsonl", "metrics.json")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What `elder plan` prints.
+class Outline:
+    """What a config alone tells: a client that has no torch shows as much.
 
     Attributes:
         config: The resolved config.
@@ -36,12 +36,6 @@ class Plan:
         edits: Length of the stream; None when it is known only once the data are read.
         stages: The stages; one open stage when the length is unknown.
         keys: Keys below the store's root, `{attempt}` standing for a fresh id of each attempt.
-        shape: The base model.
-        edited: Blocks that get an adapter.
-        adapter_parameters: Trained parameters.
-        memory: Estimates for none, zero2 and zero3.
-        sharding: What `cluster.sharding` comes to.
-        reason: Why.
         notes: What the user should know before running.
     """
 
@@ -50,12 +44,6 @@ class Plan:
     edits: int | None
     stages: tuple[StagePlan, ...]
     keys: tuple[str, ...]
-    shape: ModelShape
-    edited: tuple[int, ...]
-    adapter_parameters: int
-    memory: tuple[MemoryEstimate, ...]
-    sharding: str
-    reason: str
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,14 +64,59 @@ class Plan:
                 "register": tracking.register,
                 "alias": tracking.alias if tracking.register else None,
             },
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Plan(Outline):
+    """What `elder plan` prints.
+
+    Attributes:
+        shape: The base model.
+        edited: Blocks that get an adapter.
+        adapter_parameters: Trained parameters.
+        memory: Estimates for none, zero2 and zero3.
+        sharding: What `cluster.sharding` comes to.
+        reason: Why.
+    """
+
+    shape: ModelShape
+    edited: tuple[int, ...]
+    adapter_parameters: int
+    memory: tuple[MemoryEstimate, ...]
+    sharding: str
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for `--json`."""
+        found = super().to_dict()
+        notes = found.pop("notes")
+        return {
+            **found,
             "model": asdict(self.shape),
             "edited_blocks": list(self.edited),
             "adapter_parameters": self.adapter_parameters,
             "memory": [{**asdict(item), "total": item.total} for item in self.memory],
             "memory_formulas": list(formulas(self.config)),
             "sharding": {"use": self.sharding, "reason": self.reason},
-            "notes": list(self.notes),
+            "notes": notes,
         }
+
+
+def outline(config: RunConfig, edits: int | None = None) -> Outline:
+    """What a run would do, as far as its config tells without the base model.
+
+    Args:
+        config: The resolved config.
+        edits: How many edits the data hold, when they have been read; else `data.edits` is believed.
+    """
+    count = config.data.edits if edits is None else edits
+    stages = split(count, config.stream.stage_size, config.stream.batch_size)
+    keys = stage_keys(config.run_id, len(stages))
+    if needs_text(config):
+        keys += (f"{STATISTICS}/{{id}}.safetensors",)
+    return Outline(config, config.digest(), count, stages, keys, tuple(_notes(config, edits)))
 
 
 def plan(
@@ -112,30 +145,26 @@ def plan(
     edited = edited_blocks(config, shape)
     if edited[-1] >= shape.blocks:
         raise ConfigError(f"editor.layers: the model has blocks 0 to {shape.blocks - 1}, there is no {edited[-1]}")
-    count = config.data.edits if edits is None else edits
-    stages = split(count, config.stream.stage_size, config.stream.batch_size)
     memory = estimate(config, shape)
     sharding, reason = recommend(memory, config.cluster.workers, memory_per_worker)
     if config.cluster.sharding != "auto":
         if config.cluster.sharding != sharding:
             reason = f"cluster.sharding says so; `auto` would take {sharding}: {reason}"
         sharding = config.cluster.sharding
+    known = outline(config, edits)
     return Plan(
         config=config,
-        digest=config.digest(),
-        edits=count,
-        stages=stages,
-        keys=(
-            *stage_keys(config.run_id, len(stages)),
-            *((f"{STATISTICS}/{{id}}.safetensors",) if needs_text(config) else ()),
-        ),
+        digest=known.digest,
+        edits=known.edits,
+        stages=known.stages,
+        keys=known.keys,
+        notes=(*known.notes, *_notes_on_size(config, shape)),
         shape=shape,
         edited=edited,
         adapter_parameters=adapter_parameters(config, shape),
         memory=memory,
         sharding=sharding,
         reason=reason,
-        notes=tuple(_notes(config, shape, edits)),
     )
 
 
@@ -149,7 +178,7 @@ def stage_keys(run_id: str, stages: int) -> tuple[str, ...]:
     return (*keys, f"{root}/{RESULT}", f"{root}/report/")
 
 
-def _notes(config: RunConfig, shape: ModelShape, edits: int | None) -> list[str]:
+def _notes(config: RunConfig, edits: int | None) -> list[str]:
     notes = []
     if edits is None:
         notes.append("the data have not been read: stages follow from data.edits, fewer edits make fewer stages")
@@ -157,7 +186,11 @@ def _notes(config: RunConfig, shape: ModelShape, edits: int | None) -> list[str]
         notes.append("data.edits is not set: the number of stages is known once the data are read")
     if config.cluster.sharding == "zero2":
         notes.append("zero2 partitions gradients and moments of trained weights; with a frozen base it equals none")
+    return notes
+
+
+def _notes_on_size(config: RunConfig, shape: ModelShape) -> list[str]:
     if config.cluster.workers > 0 and config.cluster.gpus_per_worker == 0 and shape.parameters > 5 * 10**8:
         size = f"{shape.parameters / 1e9:.1f} billion parameters"
-        notes.append(f"{size} without GPUs will be slow: cluster.gpus_per_worker=1")
-    return notes
+        return [f"{size} without GPUs will be slow: cluster.gpus_per_worker=1"]
+    return []

@@ -159,7 +159,7 @@ def _check_complete(blocks: Blocks, validation: Sequence[Edit]) -> None:
     Raises:
         DataError: From the trainer, with every fact that lacks one.
     """
-    from elder.hyper.facts import check_facts
+    from elder.hyper.fact_checks import check_facts
 
     others = len(blocks.facts) > blocks.block_size
     stand_in = (Probe(blocks.facts[0].prompt),)

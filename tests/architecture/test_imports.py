@@ -18,8 +18,7 @@ LIBRARIES = {
         "tenacity", "elder",
     },
     "infra": {
-        "boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "swift", "psutil", "torch",
-        "pathspec",
+        "boto3", "botocore", "mlflow", "requests", "ray", "yaml", "pandas", "swift", "psutil", "torch", "pathspec",
         "elder",
     },
     "jobs": {"click", "rich", "transformers", "elder"},
@@ -44,7 +43,6 @@ OWNERS = {
     "matplotlib": {"pipelines/pages/plots.py", "pipelines/pages/run_report.py", "pipelines/search/plots.py"},
     "optuna": {"pipelines/search/optuna_tpe.py"},
     "requests": {"infra/tracking/connection.py"},  # what MLflow's client raises
-    "sqlalchemy": {"infra/tracking/connection.py"},
     "swift": {"infra/dev/swift_server.py", "infra/dev/swift_repair.py"},
     "psutil": {"infra/dev/processes.py"},
     "lm_eval": {"elder/harness.py"},

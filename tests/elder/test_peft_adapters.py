@@ -254,7 +254,7 @@ def test_without_peft_the_refusal_says_what_to_do(places: tuple[Path, Path], mon
         raise ImportError(name)
 
     monkeypatch.setattr("elder.models.peft_adapters.import_module", absent)
-    with pytest.raises(ModelError, match=r"pip install peft.*merge_and_unload\(\)"):
+    with pytest.raises(ModelError, match=r"pip install 'elder\[peft\]'.*merge_and_unload\(\)"):
         load_base(str(places[1]), device="cpu")
     tuned = tune("lora")
     assert weights_digest(wrap_base(tuned, make_tokenizer(), "here").model, LocalRuntime())  # memory needs no library

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.infra.wheel import ROOT, build_wheel
+
 FOLDERS = ("elder", "pipelines", "infra", "jobs", "configs")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of what git knows, so that leftovers of this checkout do not count."""
-    source = tmp_path_factory.mktemp("source")
-    archive = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
-    )
-    for name in archive.stdout.decode().strip("\0").split("\0"):
-        place, target = ROOT / name, source / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if place.is_symlink():
-            target.symlink_to(place.readlink())
-        elif place.is_file():
-            target.write_bytes(place.read_bytes())
-    found = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(found), "."]
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
-    (made,) = found.glob("elder-*.whl")
-    return made
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_every_source_and_every_config_is_in_it(wheel: Path) -> None:
@@ -44,3 +28,15 @@ def test_every_source_and_every_config_is_in_it(wheel: Path) -> None:
             below = path.relative_to(ROOT).as_posix()
             wanted.add(below if folder == "elder" else f"elder/{below}")
     assert wanted - inside == set()
+    assert "elder/py.typed" in inside
+
+
+def test_its_metadata_name_licence_and_extras(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    found = Parser().parsestr(archive.read(metadata).decode())
+    assert found["License-Expression"] == "Apache-2.0"
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert {"edit", "ray", "tracking", "data", "services", "harness", "all"} <= set(found.get_all("Provides-Extra"))
+    assert not any("torch" in one for one in found.get_all("Requires-Dist") if "extra ==" not in one)

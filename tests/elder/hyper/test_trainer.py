@@ -15,7 +15,8 @@ from elder.edit import Edit, Probe
 from elder.editors.make import make_editor
 from elder.editors.weights.rollback import rolled_back
 from elder.errors import AdapterError, ConfigError, DataError
-from elder.hyper.facts import block_rows, check_facts
+from elder.hyper.fact_checks import check_facts
+from elder.hyper.facts import block_rows
 from elder.hyper.meta import changes_of
 from elder.hyper.trained import load_trained
 from elder.hyper.trainer import MetaTrainer, make_trainer

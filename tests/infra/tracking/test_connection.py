@@ -9,6 +9,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
+from elder.errors import UnreachableError
 from elder.infra.tracking import connection as mlflow_connection
 from elder.infra.tracking.errors import explain, status_of
 from elder.infra.tracking.uri import locate
@@ -82,3 +83,9 @@ def test_an_address_is_shown_without_its_password() -> None:
     location = locate("https://me:hunter2@host:5000/mlflow")
     assert location.shown == "https://host:5000/mlflow"
     assert locate("http://host:5000").shown == "http://host:5000"
+
+
+def test_what_is_wrong_with_a_database_is_said_in_our_words(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(UnreachableError, match=r"mlflow.db refuses or does not answer: .*file is not a database"):
+        mlflow_connection.Connection(tmp_path / "mlflow.db")
