@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +154,7 @@ def resolve_request(request: Request) -> Parcel:
         config = whole = load_config(request.config_argument, overrides)
         if request.command == "evaluate" and request.run_id is None:
             # A run id in the file names the edit run; measuring it again is another job.
-            config = whole = replace(config, run_id=fresh_run_id(f"evaluate-{config.name}"))
+            config = whole = config.replace(run_id=fresh_run_id(f"evaluate-{config.name}"))
     _check_data(config)
     return Parcel(request, config, whole)
 
@@ -210,7 +210,7 @@ def pack(parcel: Parcel, target: Path) -> tuple[Any, list[str]]:
 
 def _around(parcel: Parcel, packed: Any) -> Any:
     """The config that is written down, with the packed run in it."""
-    return packed if parcel.whole is parcel.config else replace(parcel.whole, run=packed)
+    return packed if parcel.whole is parcel.config else parcel.whole.replace(run=packed)
 
 
 def run_of(whole: Any) -> Any:
@@ -281,7 +281,7 @@ def check_stored(parcel: Parcel, packed: Any) -> None:
             return
         before, now = (
             parse_tune_config(text, f"config of search {parcel.run_id}"),
-            replace(parcel.whole, run=run_of(packed)),
+            parcel.whole.replace(run=run_of(packed)),
         )
         if before.digest() != now.digest():
             head = f"search '{parcel.run_id}' exists with another config; undo these changes to go on with it:"

@@ -20,7 +20,7 @@ from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.requirements import check_blocks, check_subjects, check_text, read_windows
 
 if TYPE_CHECKING:
-    from elder.pipelines.config.suite import SeveralConfig
+    from elder.pipelines.config.suite import SuiteConfig
     from elder.pipelines.protocols import Store
 
 TEXT = ("text", "text_tokens")  # the options of an editor that say what is read for its statistics
@@ -81,7 +81,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     return Inputs(edits, dataset_digest(edits), notes)
 
 
-def check_members(whole: SeveralConfig) -> list[str]:
+def check_members(whole: SuiteConfig) -> list[str]:
     """Check what each run of a comparison or study needs beside what all share: blocks, subjects, text.
 
     Returns:

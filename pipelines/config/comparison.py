@@ -6,26 +6,26 @@ anything starts. Imports no torch. Knows nothing of how runs are done.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import replace
+from typing import Annotated, Any, Self
 
 from elder.errors import ConfigError
-from elder.pipelines.config.checks import plain
+from elder.options.fields import Count, OneOf, Settings, setting
+from elder.pipelines.config.document import Document, build
 from elder.pipelines.config.files import parse_document, read_document
 from elder.pipelines.config.run import EditorConfig, RunConfig, fresh_run_id, resolve
-from elder.pipelines.config.schema import Document, build, setting
 from elder.pipelines.config.strategies import BATCHED, STRATEGIES, stream_of
 from elder.pipelines.config.suite import (
     LONGEST_NAME,
     Member,
-    SeveralConfig,
+    SuiteConfig,
     common_run,
     editor_of,
     method_problems,
     renamed,
     unregistered,
+    without_registration,
 )
 from elder.registry import METHODS
 
@@ -33,28 +33,25 @@ SECTION = "compare"
 LONGEST_ID = 100 - LONGEST_NAME - 1
 
 
-@dataclass(frozen=True)
-class CompareSection:
+class CompareSection(Settings):
     """What is compared."""
 
     methods: Mapping[str, Any] = setting(
-        dict,
+        {},
         "Methods by name with options of theirs: `memit: {ridge: 100}`. A name of your own names its method: "
         "`memit-plain: {method: memit, cache: false}`. Options in `editor` hold for the method that stands there.",
     )
-    strategy: str = setting(
+    strategy: Annotated[str, OneOf(STRATEGIES)] = setting(
         BATCHED,
         "`sequential-batched`: the stream as configured; `sequential`: batches of one; `batch`: all edits in one "
         "batch; `single`: each edit alone on the unedited model.",
-        choices=STRATEGIES,
     )
-    parallel: int | None = setting(
-        None, "Methods at the same time on a Ray cluster; `null`: as many as it has room for.", low=1
+    parallel: Count | None = setting(
+        None, "Methods at the same time on a Ray cluster; `null`: as many as it has room for."
     )
 
 
-@dataclass(frozen=True)
-class CompareConfig(SeveralConfig):
+class CompareConfig(SuiteConfig):
     """A whole comparison: a run for each method.
 
     Attributes:
@@ -72,27 +69,26 @@ class CompareConfig(SeveralConfig):
         return self.run.run_id
 
     def method_options(self) -> dict[str, Mapping[str, Any]]:
-        """See `SeveralConfig.method_options`."""
+        """See `SuiteConfig.method_options`."""
         return {member.name: member.config.editor.options for member in self.members}
 
     def with_options(self, run: RunConfig, options: Mapping[str, Mapping[str, Any]]) -> Self:
-        """See `SeveralConfig.with_options`."""
+        """See `SuiteConfig.with_options`."""
         members = []
         for member in self.members:
-            editor = EditorConfig(member.config.editor.method, options[member.name])
-            members.append(Member(member.name, dataclasses.replace(member.config, editor=editor)))
-        return dataclasses.replace(self, run=run, members=tuple(members))
+            editor = EditorConfig(method=member.config.editor.method, options=options[member.name])
+            members.append(Member(member.name, member.config.replace(editor=editor)))
+        return self.replace(run=run, members=tuple(members))
 
     def read_back(self) -> CompareConfig:
-        """See `SeveralConfig.read_back`."""
+        """See `SuiteConfig.read_back`."""
         return parse_compare_config(self.dump_yaml())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the layout of the YAML files, with every option of every method."""
-        section = dataclasses.asdict(self.compare)
         options = self.method_options()
         editors = {m.name: {"method": m.config.editor.method, **options[m.name]} for m in self.members}
-        return {**self.run.to_dict(), SECTION: plain({**section, "methods": editors})}
+        return {**self.run.to_dict(), SECTION: {**self.compare.model_dump(mode="json"), "methods": editors}}
 
 
 def load_compare_config(path_or_name: str, overrides: Sequence[str] = (), methods: Sequence[str] = ()) -> CompareConfig:
@@ -133,14 +129,14 @@ def resolve_compare(document: Document, methods: Sequence[str] = ()) -> CompareC
     if problems or run is None:
         raise ConfigError(problems)
     if not document.values.get("run_id"):
-        run = dataclasses.replace(run, run_id=fresh_run_id(f"compare-{run.name}"))
+        run = run.replace(run_id=fresh_run_id(f"compare-{run.name}"))
     if len(run.run_id) > LONGEST_ID:
         raise ConfigError(f"{document.at('run_id')}: at most {LONGEST_ID} signs: the methods' runs put more behind it")
     members = [member_of(name, run.run_id, values, section, document, problems) for name in chosen]
     if problems:
         raise ConfigError(problems)
-    run = dataclasses.replace(run, tracking=dataclasses.replace(run.tracking, register=None))
-    return CompareConfig(run, tuple(member for member in members if member is not None), section)
+    made = tuple(member for member in members if member is not None)
+    return CompareConfig(run=without_registration(run), members=made, compare=section)
 
 
 def member_of(
@@ -162,7 +158,7 @@ def member_of(
     own = {**values, "editor": editor, "stream": stream, "run_id": f"{whole_id}-{name}"}
     own["name"] = f"{values.get('name') or RunConfig().name} {name}"
     try:
-        return Member(name, resolve(dataclasses.replace(document, values=own, places=places)))
+        return Member(name, resolve(replace(document, values=own, places=places)))
     except ConfigError as error:
         fresh = [problem for problem in renamed(error, name, editor, f"{SECTION}.methods") if problem not in problems]
         problems += fresh

@@ -6,16 +6,20 @@ Knows nothing of which keys there are.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import elder
-from elder.errors import ConfigError
-from elder.pipelines.config.schema import Document, suggestion
+from elder.errors import ConfigError, FormerNameWarning
+from elder.options.messages import suggestion
+from elder.pipelines.config.document import Document
+from elder.pipelines.config.former import renamed
 
 OVERRIDE = re.compile(r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=")
 
@@ -72,7 +76,10 @@ def read_document(path_or_name: str, overrides: Sequence[str] = ()) -> Document:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return with_overrides(parse_document(text, str(path)), overrides)
+    document = with_overrides(parse_document(text, str(path)), overrides)
+    for note in document.notes:
+        warnings.warn(note, FormerNameWarning, stacklevel=1)
+    return document
 
 
 def parse_document(text: str, source: str) -> Document:
@@ -100,7 +107,7 @@ def parse_document(text: str, source: str) -> Document:
         places[key] = f"{source}:{number}"
     if problems:
         raise ConfigError(problems)
-    return Document(values, source, places)
+    return renamed(Document(values, source, places))
 
 
 def _keys(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
@@ -135,7 +142,7 @@ def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
         places[key], raw[key] = "command line", text
     if problems:
         raise ConfigError(problems)
-    return Document(values, document.source, places, raw)
+    return renamed(replace(document, values=values, places=places, raw=raw))
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> str | None:

@@ -6,64 +6,61 @@ done.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self
 
 from elder.errors import ConfigError
-from elder.pipelines.config.checks import RUN_ID, plain
+from elder.options.fields import Count, Listed, Natural, OneOf, Settings, Text, setting
+from elder.pipelines.config.checks import RUN_ID
+from elder.pipelines.config.document import Document, build
 from elder.pipelines.config.files import parse_document, read_document
 from elder.pipelines.config.run import RunConfig, StreamConfig, fresh_run_id, resolve
-from elder.pipelines.config.schema import Document, build, setting
 from elder.pipelines.config.strategies import BATCH, BATCHED, SEQUENTIAL, SINGLE, STRATEGIES
 from elder.pipelines.config.suite import (
     Member,
-    SeveralConfig,
+    SuiteConfig,
     common_run,
     editor_of,
     method_problems,
     renamed,
     unregistered,
+    without_registration,
 )
 from elder.registry import METHODS
 
 SECTION = "study"
-AXES = ("batch_size", "layers")
 SHORT = {SINGLE: "single", BATCH: "batch", SEQUENTIAL: "seq", BATCHED: "sb"}
 LONGEST_ID = 50
 
 
-@dataclass(frozen=True)
-class StudySection:
+class StudySection(Settings):
     """What is studied."""
 
-    methods: Mapping[str, Any] = setting(
-        dict, "Methods by name with options of theirs, as in `compare.methods`."
-    )  # fmt: skip
-    parts: Mapping[str, Any] = setting(dict, "Parts by name: `axis`, `values`, `strategies`, `methods`, `edits`.")
-    published: str | None = setting(
+    methods: Mapping[str, Any] = setting({}, "Methods by name with options of theirs, as in `compare.methods`.")
+    parts: Mapping[str, Any] = setting({}, "Parts by name: `axis`, `values`, `strategies`, `methods`, `edits`.")
+    published: Text | None = setting(
         None, "Name of a file of published figures beside the packaged studies; quoted beside ours, never mixed."
     )
-    parallel: int | None = setting(
-        None, "Runs at the same time on a Ray cluster; `null`: as many as it has room for.", low=1
+    parallel: Count | None = setting(
+        None, "Runs at the same time on a Ray cluster; `null`: as many as it has room for."
     )
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Settings):
     """One row of runs."""
 
-    axis: str = setting("batch_size", "What the values are: sizes of batches, or blocks that are edited.", choices=AXES)
-    values: tuple[int, ...] = setting(tuple, "The values, each a run for every method and strategy.", low=0)
-    strategies: tuple[str, ...] = setting(
-        lambda: (BATCH,),
+    axis: Literal["batch_size", "layers"] = setting(
+        "batch_size", "What the values are: sizes of batches, or blocks that are edited."
+    )
+    values: Listed[Natural] = setting((), "The values, each a run for every method and strategy.")
+    strategies: Listed[Annotated[str, OneOf(STRATEGIES)]] = setting(
+        (BATCH,),
         "`single`: each edit alone; `batch`: every batch alone on the unedited model; `sequential`: batches of one on "
         "one model (one run, whatever the values); `sequential-batched`: batches on one model.",
-        choices=STRATEGIES,
     )
-    methods: tuple[str, ...] = setting(tuple, "Which methods; empty: all of `study.methods`.")
-    edits: int = setting(100, "Edits of each run; at least one whole batch.", low=1)
+    methods: Listed[Text] = setting((), "Which methods; empty: all of `study.methods`.")
+    edits: Count = setting(100, "Edits of each run; at least one whole batch.")
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,7 @@ class Place:
     value: int
 
 
-@dataclass(frozen=True)
-class StudyConfig(SeveralConfig):
+class StudyConfig(SuiteConfig):
     """A whole study.
 
     Attributes:
@@ -100,28 +96,29 @@ class StudyConfig(SeveralConfig):
         return self.run.run_id
 
     def key_of(self, name: str, option: str = "") -> str:
-        """As `SeveralConfig.key_of`; blocks stand in the values of a part whose axis they are."""
+        """As `SuiteConfig.key_of`; blocks stand in the values of a part whose axis they are."""
         place = self.places[name]
         if option == place.axis:
             return f"{SECTION}.parts.{place.part}.values"
         return super().key_of(place.method, option)
 
     def method_options(self) -> dict[str, Mapping[str, Any]]:
-        """See `SeveralConfig.method_options`."""
+        """See `SuiteConfig.method_options`."""
         return {name: dict(own or {}) for name, own in self.study.methods.items()}
 
     def with_options(self, run: RunConfig, options: Mapping[str, Mapping[str, Any]]) -> Self:
-        """See `SeveralConfig.with_options`."""
-        return dataclasses.replace(self, run=run, study=dataclasses.replace(self.study, methods=options))
+        """See `SuiteConfig.with_options`."""
+        study = self.study.replace(methods=options)
+        return self.replace(run=run, study=study)
 
     def read_back(self) -> StudyConfig:
-        """See `SeveralConfig.read_back`."""
+        """See `SuiteConfig.read_back`."""
         return parse_study_config(self.dump_yaml())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the layout of the YAML files."""
-        parts = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
-        return {**self.run.to_dict(), SECTION: plain({**dataclasses.asdict(self.study), "parts": parts})}
+        parts = {name: part.model_dump(mode="json") for name, part in self.parts.items()}
+        return {**self.run.to_dict(), SECTION: {**self.study.model_dump(mode="json"), "parts": parts}}
 
 
 def load_study_config(path_or_name: str, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -162,7 +159,7 @@ def resolve_study(document: Document) -> StudyConfig:
     if problems or run is None:
         raise ConfigError(problems)
     if not document.values.get("run_id"):
-        run = dataclasses.replace(run, run_id=fresh_run_id(f"study-{run.name}"[:20]))
+        run = run.replace(run_id=fresh_run_id(f"study-{run.name}"[:20]))
     if len(run.run_id) > LONGEST_ID:
         raise ConfigError(f"{document.at('run_id')}: at most {LONGEST_ID} signs: the runs put more behind it")
     places = {_name(place): place for name, part in parts.items() for place in _places(name, part, section)}
@@ -174,14 +171,13 @@ def resolve_study(document: Document) -> StudyConfig:
             editor["layers"] = [place.value]
         own |= {"editor": editor, "run_id": f"{run.run_id}-{name}", "name": f"{run.name} {name}"}
         try:
-            members.append(Member(name, resolve(dataclasses.replace(document, values=own, places=where))))
+            members.append(Member(name, resolve(replace(document, values=own, places=where))))
         except ConfigError as error:
             found = renamed(error, place.method, editor, "study.methods")
             problems += [problem for problem in found if problem not in problems]
     if problems:
         raise ConfigError(problems)
-    run = dataclasses.replace(run, tracking=dataclasses.replace(run.tracking, register=None))
-    return StudyConfig(run, tuple(members), section, parts, places)
+    return StudyConfig(run=without_registration(run), members=tuple(members), study=section, parts=parts, places=places)
 
 
 def _places(name: str, part: Part, section: StudySection) -> list[Place]:
@@ -209,7 +205,7 @@ def _values(place: Place, part: Part, values: Mapping[str, Any], common: StreamC
     stage_size = batch * -(-common.stage_size // batch)
     stream = {**(values.get("stream") or {}), "batch_size": batch, "stage_size": stage_size}
     if place.strategy in (SINGLE, BATCH):
-        stream["strategy"] = "apart"
+        stream["strategy"] = "isolated"
     data = {**(values.get("data") or {}), "edits": max(part.edits, batch)}
     return {**values, "data": data, "stream": stream}
 

@@ -6,19 +6,18 @@ run (`pipelines.suite.members`).
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-import yaml
-
 from elder.errors import ConfigError, InputError
+from elder.options.fields import Settings
+from elder.pipelines.config.base import as_yaml
 from elder.pipelines.config.checks import RUN_ID
+from elder.pipelines.config.document import Document
 from elder.pipelines.config.run import RunConfig, resolve
-from elder.pipelines.config.schema import Document
 from elder.registry import METHODS, method, suggest
 
 LONGEST_NAME = 30  # of a method, as a part of ids
@@ -37,9 +36,8 @@ class Member:
     config: RunConfig
 
 
-@dataclass(frozen=True)
-class SeveralConfig:
-    """A config of several runs, resolved.
+class SuiteConfig(Settings):
+    """A config of a suite of runs, resolved.
 
     Attributes:
         run: What all runs share; its `run_id` names the whole for ever.
@@ -66,7 +64,7 @@ class SeveralConfig:
         """The same to be written down, with another common run and other options; its members are not made anew."""
 
     @abstractmethod
-    def read_back(self) -> SeveralConfig:
+    def read_back(self) -> SuiteConfig:
         """As whoever reads it from its YAML will have it."""
 
     def key_of(self, name: str, option: str = "") -> str:
@@ -89,7 +87,7 @@ class SeveralConfig:
 
     def dump_yaml(self) -> str:
         """The resolved config as YAML, which can be read back."""
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+        return as_yaml(self.to_dict())
 
     def digest(self) -> str:
         """sha256 over the digests of the runs."""
@@ -98,9 +96,9 @@ class SeveralConfig:
 
 
 def common_run(values: Mapping[str, Any], document: Document, problems: list[str]) -> RunConfig | None:
-    """The run that all share, from the values without the section about the several; None when it is wrong."""
+    """The run that all share, from the values without the section about the suite; None when it is wrong."""
     try:
-        return resolve(dataclasses.replace(document, values=values))
+        return resolve(replace(document, values=values))
     except ConfigError as error:
         problems[:0] = error.problems
         return None
@@ -110,6 +108,11 @@ def unregistered(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with nothing to be registered: which of several adapters is good is what they are to tell."""
     tracking = values.get("tracking")
     return {**values, "tracking": {**tracking, "register": None}} if isinstance(tracking, Mapping) else dict(values)
+
+
+def without_registration(run: RunConfig) -> RunConfig:
+    """A run of which nothing is registered."""
+    return run.replace(tracking=run.tracking.replace(register_as=None))
 
 
 def editor_of(

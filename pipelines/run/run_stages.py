@@ -22,7 +22,7 @@ def run_stages(job: Job, runtime: Runtime, report: Report, proceed: Proceed | No
         GateError: A gate refused a stage; the stages before it stay committed.
         ElderError: See `pipelines.run.commits`; or the ranks disagree about the state.
     """
-    loop = ApartLoop if job.config.stream.strategy == "apart" else StageLoop
+    loop = ApartLoop if job.config.stream.strategy == "isolated" else StageLoop
     loop(job, runtime, report if runtime.rank == 0 else _silence, proceed).run()
 
 

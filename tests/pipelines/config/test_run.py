@@ -13,7 +13,7 @@ import pytest
 from elder.errors import ConfigError
 from elder.pipelines.config.files import packaged_configs
 from elder.pipelines.config.reference import config_reference
-from elder.pipelines.config.run import NEUTRAL, RunConfig, diff, flatten, fresh_run_id, load_config, parse_config
+from elder.pipelines.config.run import RunConfig, diff, flatten, fresh_run_id, load_config, parse_config
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -184,7 +184,7 @@ def test_digest_ignores_exactly_what_cannot_change_the_result() -> None:
         "evaluation.probes": "0",
     }
     for key, value in samples.items():
-        assert any(key == name or key.startswith(name + ".") for name in NEUTRAL)
+        assert any(key == name or key.startswith(name + ".") for name in RunConfig.DIGEST_EXCLUDED)
         changed = config_of("", "run_id=r1", f"{key}={value}")
         assert changed != config
         assert changed.digest() == config.digest()
