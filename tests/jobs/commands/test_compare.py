@@ -13,8 +13,8 @@ from tests.jobs.conftest import Elder
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere."""
-    for module in ("plots", "compare_plots"):
-        monkeypatch.setattr(f"pipelines.{module}.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    for module in ("pages.plots", "suite.comparison_plots"):
+        monkeypatch.setattr(f"elder.pipelines.{module}.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
     monkeypatch.setattr("elder.pipelines.suite.study_plots.to_png_panels", lambda draw, size: b"\x89PNG" * 40)
 
 

@@ -23,8 +23,8 @@ from tests.pipelines.suite.test_comparison import MethodKit, make_compare
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere."""
-    for module in ("plots", "compare_plots"):
-        monkeypatch.setattr(f"pipelines.{module}.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    for module in ("pages.plots", "suite.comparison_plots"):
+        monkeypatch.setattr(f"elder.pipelines.{module}.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
 
 
 class World:
