@@ -15,6 +15,9 @@ from pydantic import ValidationError
 from elder.options.fields import Settings
 from elder.options.messages import details_of, path_of, sentence
 
+COMMAND_LINE = "command line"
+"""The place of keys that were given there."""
+
 M = TypeVar("M", bound=Settings)
 
 

@@ -18,7 +18,7 @@ import yaml
 import elder
 from elder.errors import ConfigError, FormerNameWarning
 from elder.options.messages import suggestion
-from elder.pipelines.config.document import Document
+from elder.pipelines.config.document import COMMAND_LINE, Document
 from elder.pipelines.config.former import renamed
 
 OVERRIDE = re.compile(r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=")
@@ -139,7 +139,7 @@ def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
         problem = _put(values, key, value)
         if problem:
             problems.append(f"command line: {key}: {problem}")
-        places[key], raw[key] = "command line", text
+        places[key], raw[key] = COMMAND_LINE, text
     if problems:
         raise ConfigError(problems)
     return renamed(replace(document, values=values, places=places, raw=raw))

@@ -10,10 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from elder.errors import ConfigError
-from elder.pipelines.config.document import Document
+from elder.pipelines.config.document import COMMAND_LINE, Document
 
-KEYS = {"cluster.patience_s": "wait_for_resources_s", "tracking.patience_s": "retry_timeout_s"}
-VALUES = {"stream.strategy": {"apart": "isolated"}}
+FORMER_KEYS = {
+    "cluster.patience_s": "cluster.wait_for_resources_s",
+    "tracking.patience_s": "tracking.retry_timeout_s",
+}
+FORMER_VALUES = {"stream.strategy": {"apart": "isolated"}}
 
 
 def renamed(document: Document) -> Document:
@@ -24,20 +27,22 @@ def renamed(document: Document) -> Document:
     """
     values, places, raw = dict(document.values), dict(document.places), dict(document.raw)
     notes, problems = list(document.notes), []
-    for key, name in KEYS.items():
-        section, _, former = key.partition(".")
+    for key, now in FORMER_KEYS.items():
+        (section, former), (_, name) = key.split("."), now.split(".")
         own = values.get(section)
         if not isinstance(own, Mapping) or former not in own:
             continue
-        if name in own:
-            problems.append(f"{document.at(key)}: is the former name of '{section}.{name}', which is given as well")
+        overridden = places.get(key) == COMMAND_LINE != places.get(now)
+        if name in own and not overridden:
+            problems.append(f"{document.at(key)}: is the former name of '{now}', which is given as well")
             continue
-        notes.append(f"{document.at(key)} is now called {section}.{name}")
-        values[section] = {name if given == former else given: value for given, value in own.items()}
+        notes.append(f"{document.at(key)} is now called {now}")
+        others = {given: value for given, value in own.items() if given != former}
+        values[section] = {**others, name: own[former]}
         for known in (places, raw):
             if key in known:
-                known[f"{section}.{name}"] = known.pop(key)
-    for key, words in VALUES.items():
+                known[now] = known.pop(key)
+    for key, words in FORMER_VALUES.items():
         section, _, name = key.partition(".")
         own = values.get(section)
         word = own.get(name) if isinstance(own, Mapping) else None
@@ -51,5 +56,5 @@ def renamed(document: Document) -> Document:
 
 def in_former_words(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value, with the words that digests have always been taken over."""
-    former = {key: {now: before for before, now in words.items()} for key, words in VALUES.items()}
+    former = {key: {now: before for before, now in words.items()} for key, words in FORMER_VALUES.items()}
     return {key: former[key].get(value, value) if key in former else value for key, value in flat.items()}

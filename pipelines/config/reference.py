@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from elder.options.messages import settings_of
 from elder.pipelines.config.checks import INHERITED_OPTIONS
 from elder.pipelines.config.comparison import CompareSection
+from elder.pipelines.config.former import FORMER_KEYS, FORMER_VALUES
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import TuneConfig, TuneSection
 from elder.pipelines.config.study import Part, StudySection
@@ -21,8 +22,10 @@ This page is generated: `elder ls config-reference > docs/config.md`.
 
 A config is a YAML file. Every key has a default; unknown keys, wrong types and contradictions are reported all at
 once, each with file, line and key. On the command line `key.sub=value` overrides a key; the value is YAML.
-`elder plan CONFIG` prints the resolved config.
-"""
+`elder plan CONFIG` prints the resolved config. Editors that know the YAML language server complete and check keys by
+the schema that a packaged config names in its first line; `elder cp` keeps that line right.
+
+Former names are still read, with a note: """
 HEAD = "| key | value | default | meaning |\n|---|---|---|---|"
 
 Row = tuple[str, str, str, str]
@@ -31,7 +34,9 @@ Row = tuple[str, str, str, str]
 
 def config_reference() -> str:
     """The page as Markdown."""
-    lines = [INTRODUCTION]
+    former = [f"`{key}` (now `{name}`)" for key, name in FORMER_KEYS.items()]
+    former += [f"`{key}: {word}` (now `{now}`)" for key, words in FORMER_VALUES.items() for word, now in words.items()]
+    lines = [f"{INTRODUCTION}{', '.join(former)}.\n"]
     section = None
     rows = sorted(settings_of(RunConfig), key=lambda row: "." in row[0])  # stable: plain keys first, then the sections
     for row in rows:

@@ -70,7 +70,7 @@ def make_compare(methods: Mapping[str, Any] | None = None, **sections: Any) -> C
         "editor": {"method": "elder", "steps": 7},
         "evaluation": {"protocols": ["generate"], "probes": 0},
         "cluster": {"workers": 0},
-        "tracking": {"mlflow": "unused.db", "register": "name", "patience_s": 0},
+        "tracking": {"mlflow": "unused.db", "register": "name", "retry_timeout_s": 0},
         "compare": {"methods": methods or {"elder": {}, "elder-plus": {"steps": 3}}},
     }
     for name, section in sections.items():

@@ -72,7 +72,7 @@ def make_study(parts: Any = None, **sections: Any) -> StudyConfig:
         "stream": {"stage_size": 4, "batch_size": 2},
         "evaluation": {"protocols": ["generate"], "probes": 0, "parts": ["reliability", "counterfact"]},
         "cluster": {"workers": 0},
-        "tracking": {"mlflow": "unused.db", "patience_s": 0},
+        "tracking": {"mlflow": "unused.db", "retry_timeout_s": 0},
         "study": {
             "methods": {"elder": {}, "other": {"method": "elder", "rank": 2}},
             "parts": parts or PARTS,
