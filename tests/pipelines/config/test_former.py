@@ -50,7 +50,7 @@ def test_notes_say_where_and_what_the_name_is_now() -> None:
     )
     assert resolve(document).cluster.wait_for_resources_s == 5  # the command line wins, whatever names are used
     with pytest.raises(ConfigError, match="command line: cluster.wait_for_resources_s: expected a number"):
-        resolve(with_overrides(document, ["cluster.patience_s=soon"]))
+        resolve(with_overrides(parse_document(EARLIER, "c.yaml"), ["cluster.patience_s=soon"]))
 
 
 def test_both_names_of_a_key_in_one_file_are_refused() -> None:
