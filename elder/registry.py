@@ -134,7 +134,7 @@ def _typed(cls: type[Any], name: str, values: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         problems = []
         for details in details_of(error):
-            (key,) = path_of(details)
+            key = ".".join(path_of(details))
             unknown = details["type"] == "extra_forbidden"
             text = f"'{name}' has no such option{suggest(key, cls.model_fields)}" if unknown else sentence(details, cls)
             problems.append(f"editor.{key}: {text}")

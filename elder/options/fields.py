@@ -37,13 +37,12 @@ class Settings(BaseModel):
         extra="forbid",
         allow_inf_nan=False,
         validate_default=True,
-        validate_by_name=True,
         serialize_by_alias=True,
     )
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, checked as a new one is."""
-        return type(self)(**{**dict(self), **changes})
+        return type(self).model_validate({**dict(self), **changes}, by_name=True)
 
     @model_validator(mode="before")
     @classmethod

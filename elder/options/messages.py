@@ -54,11 +54,12 @@ def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "less_than_equal":
         return f"{given} is too large, the most is {limits['le']:g}"
     node = node_at(model, path_of(details))
-    if kind == "literal_error" and given is not None:
+    if kind == "literal_error" and isinstance(given, str):
         choices = (node.get("items") or node)["enum"]
-        return f"'{given}' is not one of {', '.join(choices)}{suggestion(str(given), choices)}"
-    inside = " in it" if isinstance(details["loc"][-1], int) else ""
-    return f"expected {expected(node)}, found {found(given)}{inside}"
+        return f"'{given}' is not one of {', '.join(choices)}{suggestion(given, choices)}"
+    inside = " in it" if details["loc"] and isinstance(details["loc"][-1], int) else ""
+    wanted = f"one of {', '.join(node['enum'])}" if "enum" in node else expected(node)
+    return f"expected {wanted}, found {found(given)}{inside}"
 
 
 def expected(node: Node) -> str:

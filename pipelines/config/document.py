@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from elder.options.fields import Settings
 from elder.options.messages import details_of, path_of, sentence
@@ -62,13 +63,18 @@ def build(model: type[M], given: Any, document: Document, problems: list[str], p
     for details in found:
         path = path_of(details)
         key = ".".join([prefix, *path] if prefix else path)
-        text = document.raw.get(key)
-        if text is not None and details["type"] == "string_type" and isinstance(details["input"], bool | int | float):
+        text = document.raw.get(key) if details["loc"] == path else None
+        if text is not None and _meant_as_text(details):
             _put(values, path, text)  # on the command line `run_id=0042` is text, although YAML reads a number
         else:
             problems.append(f"{document.at(key)}: {sentence(details, model)}")
             values = _without(values, path)
     return build(model, values, document, problems, prefix)
+
+
+def _meant_as_text(details: ErrorDetails) -> bool:
+    wanted = details["type"] in ("string_type", "literal_error")
+    return wanted and not isinstance(details["input"], str | list | dict | None)
 
 
 def _put(values: Any, path: tuple[str, ...], text: str) -> None:

@@ -90,7 +90,7 @@ def parse_document(text: str, source: str) -> Document:
     """
     try:
         node = yaml.compose(text, Loader=_Loader)
-        values = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+        values = _with_text_keys(yaml.load(text, Loader=_Loader))  # a subclass of SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -108,6 +108,13 @@ def parse_document(text: str, source: str) -> Document:
     if problems:
         raise ConfigError(problems)
     return renamed(Document(values, source, places))
+
+
+def _with_text_keys(value: Any) -> Any:
+    """YAML reads the keys `5` and `null` as what they look like; every key of a config is text."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def _keys(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
@@ -133,7 +140,7 @@ def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
             continue
         key, text = override.split("=", 1)
         try:
-            value = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+            value = _with_text_keys(yaml.load(text, Loader=_Loader))  # a subclass of SafeLoader
         except yaml.YAMLError:
             value = text  # such as an unquoted '@' or ': ' in a path
         problem = _put(values, key, value)

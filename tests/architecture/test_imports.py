@@ -16,7 +16,7 @@ LIBRARIES = {
     },
     "pipelines": {
         "torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "rich", "optuna",
-        "pydantic", "elder",
+        "pydantic", "pydantic_core", "elder",
     },
     "infra": {
         "boto3", "botocore", "mlflow", "requests", "sqlalchemy", "ray", "yaml", "pandas", "swift", "psutil", "torch",

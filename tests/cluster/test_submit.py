@@ -152,7 +152,11 @@ def test_a_full_cluster_ends_the_job_with_exit_code_3(head: JobHead, config: Pat
     done = elder(head, tmp_path, "submit", "edit", "run.yaml", *few, "--run-id", "full", "--follow")
     assert done.returncode == 3, done.stdout + done.stderr
     said = done.stdout.replace("\n", " ")
-    for words in ("the run needs 3 workers of 1 CPU (3 CPU in all)", "the cluster has 2 CPU", "cluster.wait_for_resources_s"):
+    for words in (
+        "the run needs 3 workers of 1 CPU (3 CPU in all)",
+        "the cluster has 2 CPU",
+        "cluster.wait_for_resources_s",
+    ):
         assert words in said, done.stdout
     status = elder(head, tmp_path, "status", "full")
     assert "failed (exit code 3)" in status.stdout
