@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import TextIO
 
 import click
 
@@ -138,9 +138,12 @@ def _former_names_noted() -> Iterator[None]:
     noted: set[str] = set()
     usual = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
         if not issubclass(category, FormerNameWarning):
-            usual(message, category, *where)
+            usual(message, category, filename, lineno, file, line)
         elif str(message) not in noted:
             noted.add(str(message))
             click.echo(f"note: {message}", err=True)

@@ -80,7 +80,8 @@ def node_at(model: type[BaseModel], path: Iterable[str]) -> Node:
     whole = schema_of(model)
     node = whole
     for name in path:
-        node = plain_node(node.get("properties", {}).get(name, {}), whole)
+        inner = node.get("properties", {}).get(name, node.get("additionalProperties"))
+        node = plain_node(inner if isinstance(inner, Mapping) else {}, whole)
     return node
 
 

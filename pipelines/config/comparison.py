@@ -7,24 +7,22 @@ anything starts. Imports no torch. Knows nothing of how runs are done.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from elder.errors import ConfigError
 from elder.options.fields import Count, OneOf, Settings, setting
-from elder.pipelines.config.document import Document, build
-from elder.pipelines.config.files import parse_document, read_document
-from elder.pipelines.config.run import EditorConfig, RunConfig, fresh_run_id, resolve
+from elder.pipelines.config.document import Document
+from elder.pipelines.config.files import read_document, readers
+from elder.pipelines.config.run import EditorConfig, RunConfig
 from elder.pipelines.config.strategies import BATCHED, STRATEGIES, stream_of
 from elder.pipelines.config.suite import (
     LONGEST_NAME,
     Member,
     SuiteConfig,
-    common_run,
-    editor_of,
+    identified,
+    member_of,
     method_problems,
-    renamed,
-    unregistered,
+    split,
     without_registration,
 )
 from elder.registry import METHODS
@@ -105,64 +103,33 @@ def load_compare_config(path_or_name: str, overrides: Sequence[str] = (), method
     return resolve_compare(read_document(path_or_name, overrides), methods)
 
 
-def parse_compare_config(text: str, source: str = "config.yaml") -> CompareConfig:
-    """Read a comparison from YAML text.
-
-    Raises:
-        ConfigError: As `load_compare_config`.
-    """
-    return resolve_compare(parse_document(text, source))
-
-
 def resolve_compare(document: Document, methods: Sequence[str] = ()) -> CompareConfig:
     """Check a document against the schema and make the run of every method.
 
     Raises:
         ConfigError: Everything that is wrong, at once.
     """
-    values = unregistered({key: value for key, value in document.values.items() if key != SECTION})
     problems: list[str] = []
-    section = build(CompareSection, document.values.get(SECTION), document, problems, SECTION)
-    run = common_run(values, document, problems)
+    values, section, run = split(document, SECTION, CompareSection, problems)
     chosen = tuple(methods) or tuple(section.methods)
     problems += _names(chosen, methods, section, document)
     if problems or run is None:
         raise ConfigError(problems)
-    if not document.values.get("run_id"):
-        run = run.replace(run_id=fresh_run_id(f"compare-{run.name}"))
-    if len(run.run_id) > LONGEST_ID:
-        raise ConfigError(f"{document.at('run_id')}: at most {LONGEST_ID} signs: the methods' runs put more behind it")
-    members = [member_of(name, run.run_id, values, section, document, problems) for name in chosen]
-    if problems:
-        raise ConfigError(problems)
-    made = tuple(member for member in members if member is not None)
-    return CompareConfig(run=without_registration(run), members=made, compare=section)
-
-
-def member_of(
-    name: str,
-    whole_id: str,
-    values: Mapping[str, Any],
-    section: CompareSection,
-    document: Document,
-    problems: list[str],
-) -> Member | None:
-    """The run of one method; what is wrong with it is added to `problems`."""
+    run = identified(run, document, SECTION, LONGEST_ID)
     try:
         stream = stream_of(section.strategy, values.get("stream") or {}, (values.get("data") or {}).get("edits"))
     except ValueError as error:
-        text = f"{document.at('compare.strategy')}: {error}"
-        problems += [text] if text not in problems else []
-        return None
-    editor, places = editor_of(name, values, section.methods, document, f"{SECTION}.methods")
-    own = {**values, "editor": editor, "stream": stream, "run_id": f"{whole_id}-{name}"}
-    own["name"] = f"{values.get('name') or RunConfig().name} {name}"
-    try:
-        return Member(name, resolve(replace(document, values=own, places=places)))
-    except ConfigError as error:
-        fresh = [problem for problem in renamed(error, name, editor, f"{SECTION}.methods") if problem not in problems]
-        problems += fresh
-        return None
+        raise ConfigError(f"{document.at('compare.strategy')}: {error}") from error
+    members: list[Member] = []
+    for name in chosen:
+        own = {**values, "stream": stream, "run_id": f"{run.run_id}-{name}", "name": f"{run.name} {name}"}
+        members += member_of(name, name, own, section.methods, document, f"{SECTION}.methods", problems)
+    if problems:
+        raise ConfigError(problems)
+    return CompareConfig(run=without_registration(run), members=tuple(members), compare=section)
+
+
+_, parse_compare_config = readers(resolve_compare)
 
 
 def _names(chosen: Sequence[str], asked: Sequence[str], section: CompareSection, document: Document) -> list[str]:

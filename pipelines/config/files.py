@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
@@ -21,6 +21,7 @@ from elder.options.messages import suggestion
 from elder.pipelines.config.document import COMMAND_LINE, Document
 from elder.pipelines.config.former import renamed
 
+C_co = TypeVar("C_co", covariant=True)
 OVERRIDE = re.compile(r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=")
 
 
@@ -45,6 +46,48 @@ def packaged_configs() -> dict[str, Path]:
     """Name (path below configs/, without .yaml) -> file, sorted by name."""
     folder = configs_dir()
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+class Load(Protocol[C_co]):
+    """Reads a config file or a packaged config."""
+
+    def __call__(self, path_or_name: str, overrides: Sequence[str] = ()) -> C_co:
+        """The resolved config.
+
+        Args:
+            path_or_name: A YAML file, or the name of a packaged config such as `demo`.
+            overrides: Texts such as `editor.lr=2e-5`; values are YAML.
+
+        Raises:
+            ConfigError: Everything that is wrong, at once, each with file, line and key.
+        """
+
+
+class Parse(Protocol[C_co]):
+    """Reads a config from YAML text, such as the one that a run left in its store."""
+
+    def __call__(self, text: str, source: str = "config.yaml") -> C_co:
+        """The resolved config.
+
+        Raises:
+            ConfigError: As `Load`.
+        """
+
+
+def readers(resolve: Callable[[Document], C_co]) -> tuple[Load[C_co], Parse[C_co]]:
+    """The functions that read a kind of config.
+
+    Args:
+        resolve: Makes the config of a document; raises `ConfigError` with everything that is wrong.
+    """
+
+    def load(path_or_name: str, overrides: Sequence[str] = ()) -> C_co:
+        return resolve(read_document(path_or_name, overrides))
+
+    def parse(text: str, source: str = "config.yaml") -> C_co:
+        return resolve(parse_document(text, source))
+
+    return load, parse
 
 
 def find_config(path_or_name: str) -> Path:

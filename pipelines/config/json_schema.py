@@ -19,7 +19,7 @@ from elder.pipelines.config.comparison import CompareSection
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import SEARCHABLE, TuneSection
 from elder.pipelines.config.space import KINDS as DOMAINS
-from elder.pipelines.config.study import Part, StudySection
+from elder.pipelines.config.study import StudySection
 from elder.pipelines.config.training import METHOD, SCORES, TrainConfig
 from elder.registry import METHODS, TRAINABLE, options_class, training_class
 
@@ -112,22 +112,21 @@ def _compare() -> Node:
 
 def _study() -> Node:
     found = _section("study", StudySection)
-    found["$defs"]["Part"] = _of(Part)
     section = found["$defs"]["StudySection"]["properties"]
     section["methods"] |= _named_methods()
-    section["parts"]["additionalProperties"] = {"$ref": "#/$defs/Part"}
     found["required"] = ["study"]
     return found
 
 
 def _section(name: str, model: type[BaseModel]) -> Node:
     """A run's schema is to get this section."""
-    reference = {"$ref": f"#/$defs/{model.__name__}"}
+    section, reference = _of(model), {"$ref": f"#/$defs/{model.__name__}"}
+    inner = section.pop("$defs", {})
     return {
         "type": "object",
         "properties": {name: {"anyOf": [reference, NULL]}},
         "additionalProperties": False,
-        "$defs": {model.__name__: _of(model)},
+        "$defs": {**inner, model.__name__: section},
     }
 
 

@@ -14,7 +14,7 @@ from elder.options.fields import Natural, Text, setting
 from elder.pipelines.config.base import StagedConfig, diff, flatten, fresh_run_id
 from elder.pipelines.config.checks import build_editor, contradictions, gate_problems, inherited_options
 from elder.pipelines.config.document import Document, build
-from elder.pipelines.config.files import parse_document, read_document
+from elder.pipelines.config.files import read_document, readers
 from elder.pipelines.config.sections import (
     ClusterConfig,
     DataConfig,
@@ -94,19 +94,6 @@ class RunConfig(StagedConfig):
         return make_options(self.editor.method, {**self.editor.options, **inherited_options(self)})
 
 
-def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config file or a packaged config and lay overrides over it.
-
-    Args:
-        path_or_name: A YAML file, or the name of a packaged config such as `demo`.
-        overrides: Texts such as `editor.lr=2e-5`; values are YAML.
-
-    Raises:
-        ConfigError: Everything that is wrong, at once, each with file, line and key.
-    """
-    return resolve(read_document(path_or_name, overrides))
-
-
 def kind_of(path_or_name: str, overrides: Sequence[str] = ()) -> str:
     """What a config describes, by its sections: `training`, `tune`, `compare`, `study`, else `edit`.
 
@@ -115,15 +102,6 @@ def kind_of(path_or_name: str, overrides: Sequence[str] = ()) -> str:
     """
     values = read_document(path_or_name, overrides).values
     return next((section for section in ("training", *SUITES_AND_SEARCHES) if section in values), "edit")
-
-
-def parse_config(text: str, source: str = "config.yaml") -> RunConfig:
-    """Read a config from YAML text, such as the one a run left in its store.
-
-    Raises:
-        ConfigError: As `load_config`.
-    """
-    return resolve(parse_document(text, source))
 
 
 def resolve(document: Document) -> RunConfig:
@@ -154,3 +132,6 @@ def resolve(document: Document) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return config
+
+
+load_config, parse_config = readers(resolve)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from elder.options.fields import Count, Listed, Natural, Number, OneOf, Settings
 from elder.options.messages import suggestion
 from elder.pipelines.config.base import as_yaml
 from elder.pipelines.config.document import Document, build
-from elder.pipelines.config.files import parse_document, read_document
+from elder.pipelines.config.files import readers
 from elder.pipelines.config.objective import SHARES, metric_names
 from elder.pipelines.config.run import RunConfig, diff, fresh_run_id, resolve
 from elder.pipelines.config.space import Domain, Parameters, flatten_space, grid_points, read_domain
@@ -139,24 +139,6 @@ class TuneConfig(Settings):
         return True
 
 
-def load_tune_config(path_or_name: str, overrides: Sequence[str] = ()) -> TuneConfig:
-    """As `pipelines.config.run.load_config`, for a search: `tune/elder_demo` with `tune.trials=50`.
-
-    Raises:
-        ConfigError: Everything that is wrong, at once, each with file, line and key.
-    """
-    return resolve_tune(read_document(path_or_name, overrides))
-
-
-def parse_tune_config(text: str, source: str = "config.yaml") -> TuneConfig:
-    """Read the config of a search from YAML text, such as the one it left in its store.
-
-    Raises:
-        ConfigError: As `load_tune_config`.
-    """
-    return resolve_tune(parse_document(text, source))
-
-
 def resolve_tune(document: Document) -> TuneConfig:
     """Check a document against the schema and fill in the defaults.
 
@@ -182,6 +164,9 @@ def resolve_tune(document: Document) -> TuneConfig:
         run = run.replace(run_id=fresh_run_id(f"tune-{run.name}"))
     section = section.replace(space={key: domain.to_plain() for key, domain in space.items()})
     return TuneConfig(run=run, tune=section, space=space)
+
+
+load_tune_config, parse_tune_config = readers(resolve_tune)
 
 
 def tune_diff(old: TuneConfig, new: TuneConfig) -> list[str]:

@@ -6,7 +6,7 @@ Imports no torch. Knows nothing of how an editor is trained; its options are che
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from elder.datasets.fields import TARGETS
@@ -16,7 +16,7 @@ from elder.options.messages import found
 from elder.pipelines.config.base import StagedConfig, diff, flatten
 from elder.pipelines.config.checks import build_editor, common_contradictions, credential_problems
 from elder.pipelines.config.document import Document, build
-from elder.pipelines.config.files import parse_document, read_document
+from elder.pipelines.config.files import readers
 from elder.pipelines.config.sections import (
     ClusterConfig,
     DataPlace,
@@ -111,24 +111,6 @@ class TrainConfig(StagedConfig):
         return diff(parse_train_config(text, source), self)
 
 
-def load_train_config(path_or_name: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """As `pipelines.config.run.load_config`, for a training: `train/malmen_world` with `training.steps=50`.
-
-    Raises:
-        ConfigError: Everything that is wrong, at once, each with file, line and key.
-    """
-    return resolve_training(read_document(path_or_name, overrides))
-
-
-def parse_train_config(text: str, source: str = "config.yaml") -> TrainConfig:
-    """Read the config of a training from YAML text, such as the one it left in its store.
-
-    Raises:
-        ConfigError: As `load_train_config`.
-    """
-    return resolve_training(parse_document(text, source))
-
-
 def resolve_training(document: Document) -> TrainConfig:
     """Check a document against the schema and fill in the defaults.
 
@@ -149,6 +131,9 @@ def resolve_training(document: Document) -> TrainConfig:
     if problems:
         raise ConfigError(problems)
     return config
+
+
+load_train_config, parse_train_config = readers(resolve_training)
 
 
 def _gates(given: Any, document: Document, problems: list[str]) -> dict[str, float]:

@@ -49,7 +49,7 @@ def test_notes_say_where_and_what_the_name_is_now() -> None:
         "command line: cluster.patience_s is now called cluster.wait_for_resources_s",
     )
     assert resolve(document).cluster.wait_for_resources_s == 5  # the command line wins, whatever names are used
-    with pytest.raises(ConfigError, match="command line: cluster.wait_for_resources_s: expected a number"):
+    with pytest.raises(ConfigError, match=r"command line: cluster\.wait_for_resources_s: expected a number"):
         resolve(with_overrides(parse_document(EARLIER, "c.yaml"), ["cluster.patience_s=soon"]))
 
 
