@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from elder.pipelines.config.training import TrainConfig
 
 COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
-SEVERAL = {"compare": "comparison (name the methods with --methods)", "study": "study"}
+SUITES = {"compare": "comparison (name the methods with --methods)", "study": "study"}
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|_KEY$|APIKEY", re.IGNORECASE)
 OWN_NAMES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "ELDER_SUBMISSION_ID", "ELDER_RESUME")
@@ -139,10 +139,10 @@ def resolve_request(request: Request) -> Parcel:
 
         tune = load_tune_config(request.config_argument, overrides)
         config, whole = tune.run, tune
-    elif request.command in SEVERAL:
+    elif request.command in SUITES:
         several = load_several(request.config_argument, overrides, request.methods, request.strategy)
         if several is None or request.command != several.KIND:
-            raise ConfigError(f"{request.config_argument}: describes no {SEVERAL[request.command]}")
+            raise ConfigError(f"{request.config_argument}: describes no {SUITES[request.command]}")
         config, whole = several.run, several
     elif request.command == "train-editor":
         from elder.pipelines.config.training import load_train_config
@@ -194,7 +194,7 @@ def pack(parcel: Parcel, target: Path) -> tuple[Any, list[str]]:
     if request.working_dir is not None:
         inside = stage_folder(request.working_dir, target, request.excluded, limit)
     trip = Trip(target, loopback, request.working_dir, inside)
-    several = request.command in SEVERAL
+    several = request.command in SUITES
     whole = trip.pack_several(parcel.whole) if several else _around(parcel, trip.pack(parcel.config))
     adapter = request.adapter
     if adapter is not None and Path(adapter).expanduser().is_dir():
@@ -229,7 +229,7 @@ def metadata(parcel: Parcel, attempt: int, packed: Any) -> dict[str, str]:
     edits, size = edits_of(config), config.stream.stage_size
     tune = getattr(parcel.whole, "tune", None)
     stages: object = tune.trials if tune is not None else -(-edits // size) if edits else ""
-    if parcel.request.command in SEVERAL:
+    if parcel.request.command in SUITES:
         stages = len(parcel.whole.members)
     found = {
         "elder.run_id": parcel.run_id,
@@ -268,7 +268,7 @@ def check_stored(parcel: Parcel, packed: Any) -> None:
     store = make_store_factory(run_of(packed))()
     if parcel.request.command in ("edit", "train-editor"):
         RunState(store, parcel.run_id).check_same(packed)
-    elif parcel.request.command in SEVERAL:
+    elif parcel.request.command in SUITES:
         from elder.pipelines.run.commits import check_same_runs
 
         check_same_runs([member.config for member in packed.read_back().members], store)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -94,6 +95,13 @@ def test_values_of_a_file_become_typed() -> None:
     o = make_options("elder-plus", values)
     assert (o.lr, o.steps, o.layers, o.subject_threshold, o.alpha) == (1e-4, 7, (1, 2), 0.5, None)
     assert isinstance(o.steps, int)
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    o = make_options("elder", {"lr": np.float32(0.5), "steps": np.int64(3), "layers": np.arange(2, 4)})
+    assert (o.lr, o.steps, o.layers) == (0.5, 3, (2, 3))
+    assert [type(value) for value in (o.lr, o.steps, *o.layers)] == [float, int, int, int]
+    assert problems("elder", steps=np.bool_(True))[0].startswith("editor.steps: expected a whole number")
 
 
 def test_options_of_our_method_are_checked_too() -> None:
