@@ -19,10 +19,7 @@ from elder.infra.ray_jobs.server import JobRecord
 STORE_KEY, S3_KEY, STAGES_KEY, COMMAND_KEY, SIZE_KEY = (
     "elder.store", "elder.s3", "elder.stages", "elder.command", "elder.stage_size",
 )  # fmt: skip
-SUITE_FOLDERS = {
-    "compare": "compares",
-    "study": "studies",
-}  # verbs for several runs at once, and their folders in the store
+SUITE_FOLDERS = {"compare": "compares", "study": "studies"}  # verbs for suites of runs -> folders in the store
 QUIET_MIN = 15.0  # minutes without a commit after which a running job is looked at twice
 WORDS = {
     "PENDING": "waiting to start",

@@ -151,23 +151,16 @@ def common_contradictions(config: StagedConfig) -> list[tuple[str, str]]:
 
 def credential_problems(config: StagedConfig) -> list[tuple[str, str]]:
     """Addresses that hold a user or a password: configs are printed, logged and stored. No message repeats one."""
-    tracking = config.tracking
-    remedies = {
-        "tracking.mlflow": "export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
-        "tracking.store": S3_REMEDY,
-        "tracking.s3.endpoint_url": S3_REMEDY,
-        "model.source": S3_REMEDY,
-        "cluster.address": "export RAY_AUTH_TOKEN instead",
-    }
-    addresses = {
-        "tracking.mlflow": tracking.mlflow,
-        "tracking.store": tracking.store,
-        "tracking.s3.endpoint_url": tracking.s3.endpoint_url,
-        "model.source": config.model.source,
-        "cluster.address": config.cluster.address,
-    }
+    tracking, mlflow = config.tracking, "export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+    addresses = (
+        ("tracking.mlflow", tracking.mlflow, mlflow),
+        ("tracking.store", tracking.store, S3_REMEDY),
+        ("tracking.s3.endpoint_url", tracking.s3.endpoint_url, S3_REMEDY),
+        ("model.source", config.model.source, S3_REMEDY),
+        ("cluster.address", config.cluster.address, "export RAY_AUTH_TOKEN instead"),
+    )
     return [
-        (key, f"holds a user or a password, which would be printed and stored with the run; {remedies[key]}")
-        for key, address in addresses.items()
+        (key, f"holds a user or a password, which would be printed and stored with the run; {remedy}")
+        for key, address, remedy in addresses
         if address and CREDENTIALS.match(address)
     ]

@@ -7,10 +7,10 @@ do not go together, is found by `elder validate` only.
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from elder.metrics.questions import PROTOCOLS
@@ -20,12 +20,13 @@ from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import SEARCHABLE, TuneSection
 from elder.pipelines.config.space import KINDS as DOMAINS
 from elder.pipelines.config.study import StudySection
-from elder.pipelines.config.training import METHOD, SCORES, TrainConfig
+from elder.pipelines.config.training import SCORES, TrainConfig
 from elder.registry import METHODS, TRAINABLE, options_class, training_class
 
 Node = dict[str, Any]
 
 KINDS = ("edit", "tune", "compare", "study", "training")
+SECTIONS = {"tune": TuneSection, "compare": CompareSection, "study": StudySection}  # beside those of a run
 RUN = "edit.json"  # where the other schemas find what they share with it
 NUMBER: Node = {"type": "number"}
 NULL: Node = {"type": "null"}
@@ -45,10 +46,7 @@ def config_schema(kind: str) -> str:
     Args:
         kind: One of `KINDS`.
     """
-    run = _run()
-    made = {"edit": _run, "tune": _tune, "compare": _compare, "study": _study, "training": _training}[kind]()
-    if kind in ("tune", "compare", "study"):
-        made["properties"] = {**run["properties"], **made["properties"]}
+    made, run = _schema(kind), _schema("edit")
     if kind != "edit":
         for name, node in made["properties"].items():
             if node == run["properties"].get(name):
@@ -58,76 +56,54 @@ def config_schema(kind: str) -> str:
     return json.dumps(made | head, indent=1, ensure_ascii=False) + "\n"
 
 
-def _run() -> Node:
-    found = _of(RunConfig)
+def _schema(kind: str) -> Node:
+    """The schema of a kind, with all that it shares with others."""
+    training = kind == "training"
+    section: Any = SECTIONS.get(kind)
+    run = create_model("RunConfig", __base__=RunConfig, **{kind: (section, section())}) if section else RunConfig
+    model = TrainConfig if training else run
+    found = _of(model)
+    if training:
+        methods = {name: _options(name, training_class(name), ("seed",)) for name in TRAINABLE}
+    else:
+        methods = {name: _options(name, options_class(name), INHERITED_OPTIONS) for name in METHODS}
+    found["$defs"] |= methods
     del found["$defs"]["EditorConfig"]
-    found["$defs"] |= _methods()
-    found["properties"]["editor"] = {"anyOf": [*_choices("#", "elder-plus"), NULL]}
-    found["properties"]["gates"] |= _gates(GATES, PROTOCOLS)
+    default = model.model_fields["editor"].default.method
+    found["properties"]["editor"] = {"anyOf": [*_choices("#", methods, default), NULL]}
+    found["properties"]["gates"] |= _gates(SCORES, ()) if training else _gates(GATES, PROTOCOLS)
+    if kind == "tune":
+        found["$defs"]["domain"] = _domain()
+        found["$defs"]["TuneSection"]["properties"]["space"] |= _space({"$ref": "#/$defs/domain"})
+    if kind in ("compare", "study"):
+        found["$defs"][section.__name__]["properties"]["methods"] |= _named_methods()
+    if kind in ("training", "study"):
+        found["required"] = [kind]
     return found
 
 
-def _training() -> Node:
-    found = _of(TrainConfig)
-    del found["$defs"]["EditorConfig"]
-    found["$defs"] |= {name: _options(name, training_class(name), ("seed",)) for name in TRAINABLE}
-    branches = [_branch("#", name, optional=name == METHOD) for name in TRAINABLE]
-    found["properties"]["editor"] = {"anyOf": [*branches, NULL]}
-    found["properties"]["gates"] |= _gates(SCORES, ())
-    found["required"] = ["training"]
-    return found
-
-
-def _tune() -> Node:
-    found = _section("tune", TuneSection)
+def _domain() -> Node:
     numbers: Node = {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}
-    domain = {
-        "type": "object",
-        "properties": {name: {"type": "array"} if name == "choice" else numbers for name in DOMAINS},
+    kinds = {name: {"type": "array"} if name == "choice" else numbers for name in DOMAINS}
+    return {
+        "type": ["object", "null"],
+        "properties": kinds,
         "additionalProperties": False,
         "minProperties": 1,
         "maxProperties": 1,
     }
-    found["$defs"]["domain"] = {"anyOf": [domain, NULL]}
-    one = {"$ref": "#/$defs/domain"}
+
+
+def _space(domain: Node) -> Node:
+    """Domains by key: dotted, or nested in the sections."""
     options = {name for method in METHODS for name in options_class(method).model_fields} - set(INHERITED_OPTIONS)
-    keys = {"editor": sorted(options)}
-    for key in SEARCHABLE:
+    keys = [*(f"editor.{name}" for name in sorted(options)), *SEARCHABLE]
+    properties: Node = dict.fromkeys(keys, domain)
+    for key in keys:
         section, _, name = key.partition(".")
-        keys.setdefault(section, []).append(name)
-    space = found["$defs"]["TuneSection"]["properties"]["space"]
-    space["additionalProperties"] = False
-    space["properties"] = {f"{section}.{name}": one for section, names in keys.items() for name in names} | {
-        section: {"type": "object", "properties": dict.fromkeys(names, one), "additionalProperties": False}
-        for section, names in keys.items()
-    }
-    return found
-
-
-def _compare() -> Node:
-    found = _section("compare", CompareSection)
-    found["$defs"]["CompareSection"]["properties"]["methods"] |= _named_methods()
-    return found
-
-
-def _study() -> Node:
-    found = _section("study", StudySection)
-    section = found["$defs"]["StudySection"]["properties"]
-    section["methods"] |= _named_methods()
-    found["required"] = ["study"]
-    return found
-
-
-def _section(name: str, model: type[BaseModel]) -> Node:
-    """A run's schema is to get this section."""
-    section, reference = _of(model), {"$ref": f"#/$defs/{model.__name__}"}
-    inner = section.pop("$defs", {})
-    return {
-        "type": "object",
-        "properties": {name: {"anyOf": [reference, NULL]}},
-        "additionalProperties": False,
-        "$defs": {**inner, model.__name__: section},
-    }
+        nested = properties.setdefault(section, {"type": "object", "properties": {}, "additionalProperties": False})
+        nested["properties"][name] = domain
+    return {"properties": properties, "additionalProperties": False}
 
 
 def _of(model: type[BaseModel]) -> Node:
@@ -140,10 +116,6 @@ def _of(model: type[BaseModel]) -> Node:
     return found
 
 
-def _methods() -> Node:
-    return {name: _options(name, options_class(name), INHERITED_OPTIONS) for name in METHODS}
-
-
 def _options(name: str, model: type[BaseModel], left_out: Container[str]) -> Node:
     """The section `editor` for a method."""
     options = _of(model)["properties"]
@@ -152,21 +124,17 @@ def _options(name: str, model: type[BaseModel], left_out: Container[str]) -> Nod
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _choices(file: str, default: str = "") -> list[Node]:
-    return [_branch(file, name, optional=name == default) for name in METHODS]
-
-
-def _branch(file: str, name: str, optional: bool) -> Node:
-    """One method; `optional` where it need not be named."""
-    reference: Node = {"$ref": f"{file}/$defs/{name}" if file == "#" else f"{file}#/$defs/{name}"}
-    return reference if optional else {"allOf": [reference], "required": ["method"]}
+def _choices(root: str, methods: Iterable[str], default: str = "") -> list[Node]:
+    """Sections of one method each; all but `default` have to name theirs."""
+    references: dict[str, Node] = {name: {"$ref": f"{root}/$defs/{name}"} for name in methods}
+    return [ref if name == default else {"allOf": [ref], "required": ["method"]} for name, ref in references.items()]
 
 
 def _named_methods() -> Node:
     """Options of methods by names; a name that is no method names its method."""
     return {
-        "properties": {name: {"anyOf": [NULL, *_choices(RUN, default=name)]} for name in METHODS},
-        "additionalProperties": {"anyOf": _choices(RUN)},
+        "properties": {name: {"anyOf": [NULL, *_choices(f"{RUN}#", METHODS, name)]} for name in METHODS},
+        "additionalProperties": {"anyOf": _choices(f"{RUN}#", METHODS)},
     }
 
 
