@@ -60,8 +60,8 @@ def _schema(kind: str) -> Node:
     """The schema of a kind, with all that it shares with others."""
     training = kind == "training"
     section: Any = SECTIONS.get(kind)
-    run = create_model("RunConfig", __base__=RunConfig, **{kind: (section, section())}) if section else RunConfig
-    model = TrainConfig if training else run
+    own: dict[str, Any] = {kind: (section, section())} if section else {}
+    model = TrainConfig if training else create_model("RunConfig", __base__=RunConfig, **own) if own else RunConfig
     found = _of(model)
     if training:
         methods = {name: _options(name, training_class(name), ("seed",)) for name in TRAINABLE}
