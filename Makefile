@@ -40,6 +40,8 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/elder ls config-reference > docs/config.md
+	for kind in edit tune compare study training; do \
+		$(BIN)/elder ls config-schema --of $$kind > configs/schema/$$kind.json || exit 1; done
 
 clean:
 	rm -rf .elder elder-runs .pytest_cache .mypy_cache .ruff_cache

@@ -5,7 +5,6 @@ Knows nothing of stages and stores; they move the directory as it is.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -40,7 +39,7 @@ def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any]
     """
     record = {
         "method": editor.method,
-        "options": dataclasses.asdict(editor.options),
+        "options": editor.options.model_dump(),
         "edits": editor.edits_applied,
         **(extra or {}),
     }

@@ -92,7 +92,7 @@ class Editor(Protocol):
     method: str
     base: Base
     model: PreTrainedModel
-    options: Any  # the frozen dataclass of this method's options
+    options: Any  # the frozen model of this method's options
 
     @property
     def edits_applied(self) -> int:

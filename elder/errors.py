@@ -27,6 +27,10 @@ class ConfigError(InputError):
     """A config file, an override or an option is wrong."""
 
 
+class FormerNameWarning(FutureWarning):
+    """A key or a value is written with the name that it had in an earlier version; the command line shows it."""
+
+
 class DataError(InputError):
     """A file of edits is wrong; every problem names the file and the line."""
 

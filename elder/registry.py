@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -97,7 +95,7 @@ def editor_class(name: str) -> type[Any]:
 
 
 def options_class(name: str) -> type[Any]:
-    """The options dataclass of a method (does not import torch)."""
+    """The options of a method, a pydantic model (does not import torch)."""
     return _fetch(method(name).options)
 
 
@@ -111,7 +109,7 @@ def make_options(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def training_class(name: str) -> type[Any]:
-    """The options dataclass of the training of a method's editor (does not import torch)."""
+    """The options of the training of a method's editor, a pydantic model (does not import torch)."""
     return _fetch(TRAINABLE[name])
 
 
@@ -127,22 +125,19 @@ def make_training(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def _typed(cls: type[Any], name: str, values: Mapping[str, Any]) -> Any:
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]
-    problems, accepted = [], {}
-    for key, value in values.items():
-        if key not in known:
-            problems.append(f"editor.{key}: '{name}' has no such option{suggest(key, known)}")
-            continue
-        try:
-            accepted[key] = _coerce(value, hints[key])
-        except (TypeError, ValueError, OverflowError):
-            problems.append(f"editor.{key}: expected {_type_name(hints[key])}, found {value!r}")
-    if not problems:
-        options = cls(**accepted)
-        problems = [f"editor.{problem}" for problem in options.problems()]
-        if not problems:
-            return options
+    from pydantic import ValidationError
+
+    from elder.options.messages import details_of, path_of, sentence
+
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        problems = []
+        for details in details_of(error):
+            key = ".".join(path_of(details))
+            unknown = details["type"] == "extra_forbidden"
+            text = f"'{name}' has no such option{suggest(key, cls.model_fields)}" if unknown else sentence(details, cls)
+            problems.append(f"editor.{key}: {text}")
     raise ConfigError(problems)
 
 
@@ -157,43 +152,3 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def _fetch(target: str) -> type[Any]:
     module, _, attribute = target.partition(":")
     return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
-
-
-def _coerce(value: Any, kind: Any) -> Any:
-    """The value as its declared type; texts such as '1e-4' (which YAML 1.1 leaves as text) become numbers."""
-    options = typing.get_args(kind)
-    if type(None) in options:
-        return None if value is None else _coerce(value, next(o for o in options if o is not type(None)))
-    if typing.get_origin(kind) is tuple:
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise TypeError
-        return tuple(_coerce(v, options[0]) for v in value)
-    if typing.get_origin(kind) is typing.Literal:
-        if value not in options:
-            raise ValueError
-        return value
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise TypeError
-        return value
-    if kind in (int, float):
-        if isinstance(value, bool):
-            raise TypeError
-        number = float(value)
-        if kind is int and number != int(number):
-            raise ValueError
-        return kind(number)
-    if not isinstance(value, kind):
-        raise TypeError
-    return value
-
-
-def _type_name(kind: Any) -> str:
-    options = typing.get_args(kind)
-    if typing.get_origin(kind) is typing.Literal:
-        return "one of " + ", ".join(map(str, options))
-    if type(None) in options:
-        return " or ".join("nothing" if o is type(None) else _type_name(o) for o in options)
-    if typing.get_origin(kind) is tuple:
-        return f"a list of {_type_name(options[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, str(kind))

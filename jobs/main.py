@@ -12,14 +12,16 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from elder import __version__
-from elder.errors import ElderError, GateError, InputError, UnreachableError
+from elder.errors import ElderError, FormerNameWarning, GateError, InputError, UnreachableError
 from elder.jobs.shared.verbs import VERBS
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -27,7 +29,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPT
 
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 # By itself MLflow asks a server that is away for four minutes, and waits two for every answer. A run asks again
-# itself (tracking.patience_s), and says so.
+# itself (tracking.retry_timeout_s), and says so.
 BRISK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
 
@@ -124,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         _end_cleanly_on_sigterm()
-        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="elder", standalone_mode=False)
+        with _former_names_noted():
+            code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="elder", standalone_mode=False)
         return code if isinstance(code, int) else EXIT_OK
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -141,6 +144,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         return _report(error)
+
+
+@contextmanager
+def _former_names_noted() -> Iterator[None]:
+    """Former names of keys are shown as notes, each once; other warnings as ever."""
+    noted: set[str] = set()
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        if not issubclass(category, FormerNameWarning):
+            usual(message, category, filename, lineno, file, line)
+        elif str(message) not in noted:
+            noted.add(str(message))
+            click.echo(f"note: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FormerNameWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _end_cleanly_on_sigterm() -> None:

@@ -6,7 +6,6 @@ difference; the manifest's `kind` tells them apart.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,7 @@ def save_trained(
     record = {
         "kind": KIND,
         "method": method,
-        "options": dataclasses.asdict(options),
+        "options": options.model_dump(),
         "steps": steps,
         **(extra or {}),
     }
@@ -106,7 +105,7 @@ def adopt(options: TrainedOptions, trained: Trained) -> TrainedOptions:
             "leave editor.layers out"
         )
     same = {name: getattr(its, name) for name in ("layers", "modules", "tokens", "loss", "terminator")}
-    return dataclasses.replace(options, **same)
+    return options.replace(**same)
 
 
 def network_of(trained: Trained, sizes: Sizes) -> HyperNetwork:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -66,7 +65,7 @@ class MetaTrainer:
         self.model = clone_sharing_weights(base.model)
         parts = anatomy(self.model)
         layers = options.layers or last_layers(len(parts.blocks), LAYERS[method])
-        self.options = replace(options, layers=tuple(layers))
+        self.options = options.replace(layers=tuple(layers))
         self.maps = edited_maps(parts, layers, options.modules)
         sizes = map_sizes(self.maps)
         self.deltas: Deltas[str] = Deltas(self.maps, sizes, base.runtime.device)

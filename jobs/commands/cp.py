@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -23,9 +24,15 @@ def command(config: str, file: Path, force: bool) -> None:
         raise ConfigError(f"{target}: exists already; choose another name, or --force to replace it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        target.write_text(_with_schema_from(source), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error
     folder = config.removeprefix("configs/").partition("/")[0]
     verb = {"tune": "tune", "train": "train-editor", "studies": "study"}.get(folder, "edit")
     click.echo(f"{target}: run it with `elder {verb} {target}`")
+
+
+def _with_schema_from(source: Path) -> str:
+    """The text of a config; the schema that it names is found from wherever it is put."""
+    text = source.read_text(encoding="utf-8")
+    return re.sub(r"(?<=\$schema=)\S+", lambda found: (source.parent / found[0]).resolve().as_uri(), text, count=1)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
+from elder.errors import InputError
 from elder.jobs.shared.options import json_option, write_json
 
-KINDS = ("methods", "datasets", "configs", "config-reference")
+KINDS = ("methods", "datasets", "configs", "config-reference", "config-schema")
+SCHEMA_LINE = "yaml-language-server:"  # the line of a config that names its schema
 
 
 @click.command("ls")
 @click.argument("kind", type=click.Choice(KINDS))
+@click.option("--of", "config_kind", default="edit", show_default=True, metavar="KIND",
+              help="Whose config-schema: edit, tune, compare, study or training.")  # fmt: skip
 @json_option
-def command(kind: str, json_file: Path | None) -> None:
-    """List methods, datasets or packaged configs, or print the reference of every config key as Markdown."""
+def command(kind: str, config_kind: str, json_file: Path | None) -> None:
+    """List methods, datasets or packaged configs; or print what every config key means, as Markdown
+    (config-reference) or as the JSON schema by which editors check YAML (config-schema).
+    """
+    if kind == "config-schema":
+        text = _schema(config_kind)
+        click.echo(text, nl=False)
+        write_json(json_file, {"schema": json.loads(text)})
+        return
     if kind == "config-reference":
         from elder.pipelines.config.reference import config_reference
 
@@ -28,6 +40,14 @@ def command(kind: str, json_file: Path | None) -> None:
     for name, summary in entries.items():
         click.echo(f"{name:<{width}}  {summary}")
     write_json(json_file, {kind: entries})
+
+
+def _schema(kind: str) -> str:
+    from elder.pipelines.config.json_schema import KINDS, config_schema
+
+    if kind not in KINDS:
+        raise InputError(f"--of: there are no configs of kind '{kind}' (known: {', '.join(KINDS)})")
+    return config_schema(kind)
 
 
 def _methods() -> dict[str, str]:
@@ -54,6 +74,7 @@ def first_comment(path: Path) -> str:
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
-        words.append(line.lstrip("# ").rstrip())
+        if SCHEMA_LINE not in line:
+            words.append(line.lstrip("# ").rstrip())
     text = " ".join(words)
     return text.split(". ")[0].split(": `")[0].rstrip(".")

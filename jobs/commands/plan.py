@@ -89,7 +89,7 @@ def show_fleet(fleet: SuitePlan) -> None:
     for name, one in fleet.plans.items():
         memory = next(item for item in one.memory if item.sharding == one.sharding)
         blocks = _ranges(one.edited)
-        size = f"{one.config.stream.batch_size}{', apart' if one.config.stream.strategy == 'apart' else ''}"
+        size = f"{one.config.stream.batch_size}{', isolated' if one.config.stream.strategy == 'isolated' else ''}"
         batches = sum(stage.batches for stage in one.stages)
         rows.append((name, one.config.editor.method, blocks, size, _count(one.edits),
                      len(one.stages), batches, len(fleet.statistics[name]), gib(memory.total)))  # fmt: skip
@@ -174,7 +174,7 @@ def _show_places(plan: Outline) -> None:
             click.echo(f"  ... the same for each of {len(plan.stages)} stages (all of them with --json)")
     if tracking.mlflow:
         run = f"experiment {tracking.experiment}, run {plan.config.name}"
-        registered = f", registered as {tracking.register}@{tracking.alias}" if tracking.register else ""
+        registered = f", registered as {tracking.register_as}@{tracking.alias}" if tracking.register_as else ""
         click.echo(f"mlflow           {tracking.mlflow}: {run}{registered}")
     else:
         click.echo("mlflow           none")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @json_option
 def command(job_id: str, address: str | None, json_file: Path | None) -> None:
     """Say how the job or run ID stands; of a run, the latest attempt."""
-    from elder.jobs.remote.run_status import SEVERAL, quiet_warning, run_status_of, said_last, sentence
+    from elder.jobs.remote.run_status import SUITE_FOLDERS, quiet_warning, run_status_of, said_last, sentence
 
     server = open_server(address)
     job, attempts = find_job(server, job_id)
@@ -53,7 +53,7 @@ def command(job_id: str, address: str | None, json_file: Path | None) -> None:
     ):
         if job.metadata.get(key):
             click.echo(f"  {name:<8} {job.metadata[key]}")
-    folder = SEVERAL.get(job.metadata.get("elder.command", ""))
+    folder = SUITE_FOLDERS.get(job.metadata.get("elder.command", ""))
     if folder and job.over and "elder.store" in job.metadata:
         click.echo(f"  report   {job.metadata['elder.store']}/{folder}/{attempts.run_id}/report/report.html")
     if len(attempts.jobs) > 1:

@@ -53,7 +53,7 @@ def opening(study: StudyConfig) -> dict[str, str]:
     return {
         "study": study.study_id,
         "base model": f"{study.run.model.source}, {study.run.model.dtype}",
-        "runs": f"{len(study.members)}, {edits} edits in all; parts {', '.join(study.parts)}",
+        "runs": f"{len(study.members)}, {edits} edits in all; parts {', '.join(study.study.parts)}",
     }
 
 

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from elder.pipelines.config.training import TrainConfig
 
 COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
-SEVERAL = {"compare": "comparison (name the methods with --methods)", "study": "study"}
+SUITES = {"compare": "comparison (name the methods with --methods)", "study": "study"}
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|_KEY$|APIKEY", re.IGNORECASE)
 OWN_NAMES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "ELDER_SUBMISSION_ID", "ELDER_RESUME")
@@ -139,10 +139,10 @@ def resolve_request(request: SubmitRequest) -> SubmissionPackage:
 
         tune = load_tune_config(request.config_argument, overrides)
         config, whole = tune.run, tune
-    elif request.command in SEVERAL:
+    elif request.command in SUITES:
         several = load_several(request.config_argument, overrides, request.methods, request.strategy)
         if several is None or request.command != several.KIND:
-            raise ConfigError(f"{request.config_argument}: describes no {SEVERAL[request.command]}")
+            raise ConfigError(f"{request.config_argument}: describes no {SUITES[request.command]}")
         config, whole = several.run, several
     elif request.command == "train-editor":
         from elder.pipelines.config.training import load_train_config
@@ -154,7 +154,7 @@ def resolve_request(request: SubmitRequest) -> SubmissionPackage:
         config = whole = load_config(request.config_argument, overrides)
         if request.command == "evaluate" and request.run_id is None:
             # A run id in the file names the edit run; measuring it again is another job.
-            config = whole = replace(config, run_id=fresh_run_id(f"evaluate-{config.name}"))
+            config = whole = config.replace(run_id=fresh_run_id(f"evaluate-{config.name}"))
     _check_data(config)
     return SubmissionPackage(request, config, whole)
 
@@ -194,7 +194,7 @@ def pack(parcel: SubmissionPackage, target: Path) -> tuple[Any, list[str]]:
     if request.working_dir is not None:
         inside = stage_folder(request.working_dir, target, request.excluded, limit)
     trip = PathRewriter(target, loopback, request.working_dir, inside)
-    several = request.command in SEVERAL
+    several = request.command in SUITES
     whole = trip.pack_several(parcel.whole) if several else _around(parcel, trip.pack(parcel.config))
     adapter = request.adapter
     if adapter is not None and Path(adapter).expanduser().is_dir():
@@ -210,7 +210,7 @@ def pack(parcel: SubmissionPackage, target: Path) -> tuple[Any, list[str]]:
 
 def _around(parcel: SubmissionPackage, packed: Any) -> Any:
     """The config that is written down, with the packed run in it."""
-    return packed if parcel.whole is parcel.config else replace(parcel.whole, run=packed)
+    return packed if parcel.whole is parcel.config else parcel.whole.replace(run=packed)
 
 
 def run_of(whole: Any) -> Any:
@@ -229,7 +229,7 @@ def metadata(parcel: SubmissionPackage, attempt: int, packed: Any) -> dict[str, 
     edits, size = edits_of(config), config.stream.stage_size
     tune = getattr(parcel.whole, "tune", None)
     stages: object = tune.trials if tune is not None else -(-edits // size) if edits else ""
-    if parcel.request.command in SEVERAL:
+    if parcel.request.command in SUITES:
         stages = len(parcel.whole.members)
     found = {
         "elder.run_id": parcel.run_id,
@@ -268,7 +268,7 @@ def check_stored(parcel: SubmissionPackage, packed: Any) -> None:
     store = make_store_factory(run_of(packed))()
     if parcel.request.command in ("edit", "train-editor"):
         RunState(store, parcel.run_id).check_same(packed)
-    elif parcel.request.command in SEVERAL:
+    elif parcel.request.command in SUITES:
         from elder.pipelines.run.commits import check_same_runs
 
         check_same_runs([member.config for member in packed.read_back().members], store)
@@ -281,7 +281,7 @@ def check_stored(parcel: SubmissionPackage, packed: Any) -> None:
             return
         before, now = (
             parse_tune_config(text, f"config of search {parcel.run_id}"),
-            replace(parcel.whole, run=run_of(packed)),
+            parcel.whole.replace(run=run_of(packed)),
         )
         if before.digest() != now.digest():
             head = f"search '{parcel.run_id}' exists with another config; undo these changes to go on with it:"

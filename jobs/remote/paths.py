@@ -5,7 +5,6 @@ Finds out before anything is uploaded what the cluster's nodes could not see. Kn
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from typing import Any
 from elder.errors import ConfigError
 from elder.infra.ray_jobs.packaging import FILES, RUN
 from elder.infra.ray_jobs.server import is_loopback
-from elder.pipelines.config.run import EditorConfig, RunConfig
-from elder.pipelines.config.suite import SeveralConfig
+from elder.pipelines.config.run import RunConfig
+from elder.pipelines.config.suite import SuiteConfig
 
 INPUTS = f"{RUN}/inputs"
 
@@ -48,10 +47,10 @@ class PathRewriter:
         Raises:
             ConfigError: Everything that the cluster could not see.
         """
-        data = dataclasses.replace(config.data, path=self._file("data.path", config.data.path, "data"))
+        data = config.data.replace(path=self._file("data.path", config.data.path, "data"))
         own = self._own_parts(config)
         editor = config.editor
-        model = dataclasses.replace(config.model, source=self._model(config.model.source))
+        model = config.model.replace(source=self._model(config.model.source))
         store = self._place("tracking.store", config.tracking.store)
         mlflow = config.tracking.mlflow and self._place("tracking.mlflow", config.tracking.mlflow)
         self._loopback_note("tracking.s3.endpoint_url", config.tracking.s3.endpoint_url)
@@ -59,17 +58,16 @@ class PathRewriter:
             self.notes.append(f"cluster.address: {config.cluster.address} is left out; the job runs where it is sent")
         if self.problems:
             raise ConfigError(self.problems)
-        return dataclasses.replace(
-            config,
+        return config.replace(
             data=data,
-            editor=EditorConfig(editor.method, self._options(editor.options, "editor", "trained")),
+            editor=editor.replace(options=self._options(editor.options, "editor", "trained")),
             model=model,
-            cluster=dataclasses.replace(config.cluster, address="auto"),
-            tracking=dataclasses.replace(config.tracking, store=store, mlflow=mlflow),
+            cluster=config.cluster.replace(address="auto"),
+            tracking=config.tracking.replace(store=store, mlflow=mlflow),
             **own,
         )
 
-    def pack_several(self, whole: SeveralConfig) -> SeveralConfig:
+    def pack_several(self, whole: SuiteConfig) -> SuiteConfig:
         """As `pack`, of a comparison or a study: what each method names goes along too.
 
         Raises:
@@ -95,9 +93,9 @@ class PathRewriter:
         """The sections with files that only an edit run has, or only a training."""
         if not isinstance(config, RunConfig):
             path = self._file("validation.path", config.validation.path, "validation")
-            return {"validation": dataclasses.replace(config.validation, path=path)}
+            return {"validation": config.validation.replace(path=path)}
         text = self._file("evaluation.perplexity_text", config.evaluation.perplexity_text, "text")
-        return {"evaluation": dataclasses.replace(config.evaluation, perplexity_text=text)}
+        return {"evaluation": config.evaluation.replace(perplexity_text=text)}
 
     def directory(self, key: str, given: str, name: str) -> str:
         """A directory of this machine that the job needs, small enough to travel; returns where it will lie.

@@ -19,7 +19,7 @@ from elder.infra.ray_jobs.server import JobRecord
 STORE_KEY, S3_KEY, STAGES_KEY, COMMAND_KEY, SIZE_KEY = (
     "elder.store", "elder.s3", "elder.stages", "elder.command", "elder.stage_size",
 )  # fmt: skip
-SEVERAL = {"compare": "compares", "study": "studies"}  # verbs for several runs at once, and their folders in the store
+SUITE_FOLDERS = {"compare": "compares", "study": "studies"}  # verbs for suites of runs -> folders in the store
 QUIET_MIN = 15.0  # minutes without a commit after which a running job is looked at twice
 WORDS = {
     "PENDING": "waiting to start",
@@ -79,7 +79,7 @@ def run_status_of(
 ) -> RunStatus:
     """Read the store that a job names in its metadata."""
     store_uri = metadata.get(STORE_KEY)
-    if not store_uri or metadata.get(COMMAND_KEY) not in ("edit", "train-editor", "tune", *SEVERAL):
+    if not store_uri or metadata.get(COMMAND_KEY) not in ("edit", "train-editor", "tune", *SUITE_FOLDERS):
         return RunStatus(why="the job keeps no stages")
     try:
         settings = json.loads(metadata.get(S3_KEY, "{}"))
@@ -100,7 +100,7 @@ def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: 
             return RunStatus(why=f"{store_uri} is not on this machine")
         if metadata.get(COMMAND_KEY) == "tune":
             return RunStatus(True, of=_number(metadata.get(STAGES_KEY)), trials=_trials(store, run_id))
-        if metadata.get(COMMAND_KEY) in SEVERAL:
+        if metadata.get(COMMAND_KEY) in SUITE_FOLDERS:
             return _several(store, str(metadata[COMMAND_KEY]), run_id, _number(metadata.get(STAGES_KEY)))
         state = RunState(store, run_id)
         count, last = state.last_commit()
@@ -186,7 +186,7 @@ def _several(store: Any, verb: str, run_id: str, known: int) -> RunStatus:
     from elder.pipelines.config.study import parse_study_config
 
     try:
-        text = store.get(f"{SEVERAL[verb]}/{run_id}/config.yaml").decode()
+        text = store.get(f"{SUITE_FOLDERS[verb]}/{run_id}/config.yaml").decode()
     except KeyError:
         return RunStatus(True, of=known, runs=0)
     whole = parse_compare_config(text) if verb == "compare" else parse_study_config(text)

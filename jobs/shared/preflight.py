@@ -22,7 +22,7 @@ from elder.pipelines.run.inputs import load_stream
 from elder.pipelines.run.requirements import check_blocks, check_subjects, check_text, read_windows
 
 if TYPE_CHECKING:
-    from elder.pipelines.config.suite import SeveralConfig
+    from elder.pipelines.config.suite import SuiteConfig
     from elder.pipelines.protocols import Store
 
 NO_MODELS = (
@@ -103,7 +103,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     return Inputs(edits, dataset_digest(edits), windows, notes)
 
 
-def check_members(whole: SeveralConfig) -> list[str]:
+def check_members(whole: SuiteConfig) -> list[str]:
     """Check what each run of a comparison or study needs beside what all share: blocks, subjects, text.
 
     Returns:

@@ -23,7 +23,7 @@ from elder.pipelines.config.strategies import STRATEGIES
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from elder.pipelines.config.suite import SeveralConfig
+    from elder.pipelines.config.suite import SuiteConfig
     from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -141,7 +141,7 @@ class Pages:
     drive: Callable[[SuiteIO], SuiteOutcome]
 
 
-def carry_out(call: Call, whole: SeveralConfig, pages: Pages) -> None:
+def carry_out(call: Call, whole: SuiteConfig, pages: Pages) -> None:
     """Check, run, show, write.
 
     Raises:
@@ -163,7 +163,7 @@ def carry_out(call: Call, whole: SeveralConfig, pages: Pages) -> None:
         raise error
 
 
-def _perform(call: Call, whole: SeveralConfig, pages: Pages, console: Console, place: Path) -> SuiteOutcome:
+def _perform(call: Call, whole: SuiteConfig, pages: Pages, console: Console, place: Path) -> SuiteOutcome:
     from elder.jobs.shared.preflight import check_inputs, check_places
     from elder.jobs.shared.running import job_tags, show_world
     from elder.jobs.shared.wiring import home, make_store_factory, open_tracker, quiet_libraries

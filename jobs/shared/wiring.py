@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +67,7 @@ def make_store_factory(config: StagedConfig) -> Callable[[], Store]:
 
 def s3_settings(config: StagedConfig) -> dict[str, Any]:
     """The `tracking.s3` section without what was left out."""
-    return {key: value for key, value in asdict(config.tracking.s3).items() if value is not None}
+    return config.tracking.s3.model_dump(exclude_none=True)
 
 
 def check_addresses(config: StagedConfig) -> None:

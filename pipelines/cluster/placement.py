@@ -59,7 +59,7 @@ class PlacementWatch:
                 if not waited:
                     told = 0.0
                     continue
-                if waited > self._cluster.patience_s:
+                if waited > self._cluster.wait_for_resources_s:
                     self.error = UnreachableError(explain(self._cluster, *_look(self._cluster), waited))
                     self._give_up(controller)
                     return
@@ -85,10 +85,11 @@ def waiting_note(
     """One line for the log: what is waited for, and what the cluster has."""
     if roomy:
         return f"the workers have their place and have been starting for {waited:.0f} s"
-    left = max(0.0, cluster.patience_s - waited)
+    left = max(0.0, cluster.wait_for_resources_s - waited)
     return (
         f"no room for the workers for {waited:.0f} s: needed {needs(cluster)}; the cluster has "
-        f"{_listed(cluster, there)}, free {_listed(cluster, free)}; waiting {left:.0f} s more (cluster.patience_s)"
+        f"{_listed(cluster, there)}, free {_listed(cluster, free)}; waiting {left:.0f} s more "
+        "(cluster.wait_for_resources_s)"
     )
 
 
@@ -98,11 +99,11 @@ def explain(
     """The paragraph with which a run gives up."""
     if roomy:
         return (
-            f"the workers had their place but did not start within {waited:.0f} s (cluster.patience_s): look at the "
-            "logs of their nodes (ray logs), and whether a node's disk or image is very slow"
+            f"the workers had their place but did not start within {waited:.0f} s (cluster.wait_for_resources_s): "
+            "look at the logs of their nodes (ray logs), and whether a node's disk or image is very slow"
         )
     return (
-        f"the cluster had no room for the workers for {waited:.0f} s (cluster.patience_s): the run needs "
+        f"the cluster had no room for the workers for {waited:.0f} s (cluster.wait_for_resources_s): the run needs "
         f"{needs(cluster)}; the cluster has {_listed(cluster, there)}, of which {_listed(cluster, free)} are free"
         f"{_largest(cluster)}. Wait until other jobs end (elder jobs), add nodes or let the cluster grow "
         "(max_workers), or take fewer or smaller workers (cluster.workers, cluster.cpus_per_worker, "

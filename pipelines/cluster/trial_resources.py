@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from elder.pipelines.config.run import RunConfig
@@ -12,7 +11,7 @@ def trial_cluster(run: RunConfig) -> Any:
     """The cluster of each trial: at least one worker, and as many threads as the cores that it reserves."""
     cluster = run.cluster
     threads = cluster.threads_per_worker or max(1, int(cluster.cpus_per_worker))
-    return replace(cluster, workers=max(1, cluster.workers), threads_per_worker=threads)
+    return cluster.replace(workers=max(1, cluster.workers), threads_per_worker=threads)
 
 
 def concurrency(slots: int, cap: int | None, trials: int) -> int:

@@ -5,14 +5,14 @@ Knows nothing of files; `pipelines.config.run` calls it once everything has its 
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from elder.errors import ConfigError
+from elder.options.messages import found
 from elder.pipelines.config.base import StagedConfig
-from elder.pipelines.config.schema import Document
+from elder.pipelines.config.document import Document
 from elder.pipelines.config.sections import EditorConfig
 from elder.registry import make_options, options_class
 
@@ -20,48 +20,67 @@ GATES = ("reliability", "generalization", "locality", "locality_answer", "portab
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 CREDENTIALS = re.compile(r"^[A-Za-z][\w+.-]*://[^/?#]*@")
 S3_REMEDY = "credentials come from the AWS chain: environment, profile, or the role of the machine"
-HANDED = {"batch_size": "stream.batch_size", "seed": "seed"}  # options of a method -> the keys that set them
+INHERITED_OPTIONS = {"batch_size": "stream.batch_size", "seed": "seed"}  # options of a method -> keys that set them
+
+Make = Callable[[str, Mapping[str, Any]], Any]
+"""Makes the typed options of a method from plain values; raises `ConfigError`."""
 
 
-def build_editor(given: Any, values: Mapping[str, Any], document: Document, problems: list[str]) -> EditorConfig:
-    """The `editor` section: `method`, and beside it the options that the method declares."""
-    if given is not None and not isinstance(given, Mapping):
-        problems.append(f"{document.at('editor')}: expected a section of keys, found {given!r}")
+def build_editor(
+    given: Any,
+    document: Document,
+    problems: list[str],
+    default: str = EditorConfig().method,
+    make: Make = make_options,
+    inherited: Mapping[str, str] = INHERITED_OPTIONS,
+    handed: Mapping[str, Any] | None = None,
+) -> EditorConfig:
+    """The `editor` section: `method`, and beside it the options that the method declares.
+
+    Args:
+        given: The section.
+        document: Where it comes from, for messages.
+        problems: Receives everything that is wrong.
+        default: The method of a section that names none.
+        make: Checks the options.
+        inherited: Options that other keys set: they are no part of the section.
+        handed: The other sections as written, with the values of those keys.
+    """
+    if not isinstance(given, Mapping | None):
+        problems.append(f"{document.at('editor')}: expected a section of keys, found {found(given)}")
         given = None
     options = dict(given or {})
-    method = options.pop("method", EditorConfig().method)
+    method = options.pop("method", default)
     if not isinstance(method, str):
         problems.append(f"{document.at('editor.method')}: expected the name of a method, found {method!r}")
-        return EditorConfig()
-    for name in [n for n in HANDED if n in options]:
-        problems.append(f"{document.at(f'editor.{name}')}: is set by '{HANDED[name]}', not here")
+        method, options = default, {}
+    for name in [n for n in inherited if n in options]:
+        problems.append(f"{document.at(f'editor.{name}')}: is set by '{inherited[name]}', not here")
         options.pop(name)
     try:
-        declared = {f.name for f in dataclasses.fields(options_class(method))}
-        typed = make_options(method, options)
-        # Impossible pairs with the handed-in values show only when those are there; wrong types of theirs
-        # are reported by their own sections.
-        handed = _handed(values, declared)
-        typed = make_options(method, {**options, **handed}) if handed else typed
+        typed = make(method, options)
+        # Impossible pairs with inherited values show only when those are there; wrong types of theirs are reported by
+        # their own sections.
+        own = _handed(handed or {}, type(typed).model_fields)
+        typed = make(method, {**options, **own}) if own else typed
     except ConfigError as error:
         problems += [_placed(problem, document) for problem in error.problems]
-        return EditorConfig(method)
-    resolved = {f.name: getattr(typed, f.name) for f in dataclasses.fields(typed) if f.name not in HANDED}
-    return EditorConfig(method, plain(resolved))
+        method, typed = default, make(default, {})
+    return EditorConfig(method=method, options=typed.model_dump(mode="json", exclude=set(inherited)))
 
 
-def _handed(values: Mapping[str, Any], declared: set[str]) -> dict[str, int]:
+def _handed(values: Mapping[str, Any], declared: Container[str]) -> dict[str, int]:
     stream = values.get("stream")
     batch_size = stream.get("batch_size") if isinstance(stream, Mapping) else None
-    found = {"seed": values.get("seed"), "batch_size": batch_size}
-    return {k: v for k, v in found.items() if k in declared and isinstance(v, int) and v >= (k == "batch_size")}
+    given = {"seed": values.get("seed"), "batch_size": batch_size}
+    return {k: v for k, v in given.items() if k in declared and type(v) is int and v >= (k == "batch_size")}
 
 
-def handed_options(config: StagedConfig) -> dict[str, int]:
+def inherited_options(config: StagedConfig) -> dict[str, int]:
     """The options of the method that other sections set, as far as the method has them."""
-    handed = {"batch_size": config.stream.batch_size, "seed": config.seed}
-    declared = {f.name for f in dataclasses.fields(options_class(config.editor.method))}
-    return {name: value for name, value in handed.items() if name in declared}
+    found = {"batch_size": config.stream.batch_size, "seed": config.seed}
+    declared = options_class(config.editor.method).model_fields
+    return {name: value for name, value in found.items() if name in declared}
 
 
 def _placed(problem: str, document: Document) -> str:
@@ -92,65 +111,56 @@ def gate_problems(config: StagedConfig, document: Document) -> list[str]:
 
 
 def contradictions(config: StagedConfig) -> list[tuple[str, str]]:
-    """Keys whose values do not go together, with what to do."""
-    found = []
-    stream, cluster, tracking = config.stream, config.cluster, config.tracking
+    """Keys of a run whose values do not go together, with what to do."""
     secret = credential_problems(config)
     if secret:
         return secret  # whatever else is wrong with these addresses could repeat them
-    if not RUN_ID.match(config.run_id):
-        found.append(("run_id", f"'{config.run_id}' must be letters, digits, '.', '_' or '-', at most 100"))
+    stream, wrong = config.stream, []
     if stream.batch_size > stream.stage_size:
         text = f"{stream.batch_size} is larger than stream.stage_size = {stream.stage_size}"
-        found.append(("stream.batch_size", text))
-    if stream.strategy == "apart":
-        if tracking.register:
-            found.append(("tracking.register", "edits that are applied apart leave no adapter: set it to null"))
+        wrong.append(("stream.batch_size", text))
+    if stream.strategy == "isolated":
+        if config.tracking.register_as:
+            wrong.append(("tracking.register", "isolated edits leave no adapter: set it to null"))
         if "perplexity" in config.gates:
-            found.append(("gates.perplexity", "is not measured where edits are applied apart: take it out"))
+            wrong.append(("gates.perplexity", "is not measured where edits are isolated: take it out"))
     for key in ("protocols", "parts"):
         if not getattr(config.evaluation, key):
-            found.append((f"evaluation.{key}", "the list is empty, nothing would be measured"))
+            wrong.append((f"evaluation.{key}", "the list is empty, nothing would be measured"))
+    return wrong + common_contradictions(config)
+
+
+def common_contradictions(config: StagedConfig) -> list[tuple[str, str]]:
+    """Those of the sections that runs and trainings share."""
+    wrong = []
+    cluster, tracking = config.cluster, config.tracking
+    if not RUN_ID.match(config.run_id):
+        wrong.append(("run_id", f"'{config.run_id}' must be letters, digits, '.', '_' or '-', at most 100"))
     if cluster.workers == 0 and cluster.sharding in ("zero2", "zero3"):
         text = f"{cluster.sharding} needs workers: set cluster.workers to 1 or more, or sharding to none"
-        found.append(("cluster.sharding", text))
+        wrong.append(("cluster.sharding", text))
     if cluster.gpus_per_worker > 0 and config.model.device == "cpu":
-        found.append(("cluster.gpus_per_worker", "model.device is cpu: set it to auto, or gpus_per_worker to 0"))
-    if tracking.register and not tracking.mlflow:
-        found.append(("tracking.register", "needs tracking.mlflow: give a tracking server, or set register to null"))
+        wrong.append(("cluster.gpus_per_worker", "model.device is cpu: set it to auto, or gpus_per_worker to 0"))
+    if tracking.register_as and not tracking.mlflow:
+        wrong.append(("tracking.register", "needs tracking.mlflow: give a tracking server, or set register to null"))
     if tracking.s3.endpoint_url and not tracking.store.startswith("s3://"):
-        found.append(
-            ("tracking.s3.endpoint_url", f"tracking.store is the directory '{tracking.store}', not s3://bucket/prefix")
-        )
-    return found
+        text = f"tracking.store is the directory '{tracking.store}', not s3://bucket/prefix"
+        wrong.append(("tracking.s3.endpoint_url", text))
+    return wrong
 
 
 def credential_problems(config: StagedConfig) -> list[tuple[str, str]]:
     """Addresses that hold a user or a password: configs are printed, logged and stored. No message repeats one."""
-    tracking = config.tracking
-    remedies = {
-        "tracking.mlflow": "export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
-        "tracking.store": S3_REMEDY,
-        "tracking.s3.endpoint_url": S3_REMEDY,
-        "model.source": S3_REMEDY,
-        "cluster.address": "export RAY_AUTH_TOKEN instead",
-    }
-    addresses = {
-        "tracking.mlflow": tracking.mlflow,
-        "tracking.store": tracking.store,
-        "tracking.s3.endpoint_url": tracking.s3.endpoint_url,
-        "model.source": config.model.source,
-        "cluster.address": config.cluster.address,
-    }
+    tracking, mlflow = config.tracking, "export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+    addresses = (
+        ("tracking.mlflow", tracking.mlflow, mlflow),
+        ("tracking.store", tracking.store, S3_REMEDY),
+        ("tracking.s3.endpoint_url", tracking.s3.endpoint_url, S3_REMEDY),
+        ("model.source", config.model.source, S3_REMEDY),
+        ("cluster.address", config.cluster.address, "export RAY_AUTH_TOKEN instead"),
+    )
     return [
-        (key, f"holds a user or a password, which would be printed and stored with the run; {remedies[key]}")
-        for key, address in addresses.items()
+        (key, f"holds a user or a password, which would be printed and stored with the run; {remedy}")
+        for key, address, remedy in addresses
         if address and CREDENTIALS.match(address)
     ]
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, mappings as dicts: what YAML and JSON hold."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

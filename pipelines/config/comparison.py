@@ -6,26 +6,24 @@ anything starts. Imports no torch. Knows nothing of how runs are done.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from elder.errors import ConfigError
-from elder.pipelines.config.checks import plain
-from elder.pipelines.config.files import parse_document, read_document
-from elder.pipelines.config.run import EditorConfig, RunConfig, fresh_run_id, resolve
-from elder.pipelines.config.schema import Document, build, setting
+from elder.options.fields import Count, OneOf, Settings, setting
+from elder.pipelines.config.document import Document
+from elder.pipelines.config.files import read_document, readers
+from elder.pipelines.config.run import EditorConfig, RunConfig
 from elder.pipelines.config.strategies import BATCHED, STRATEGIES, stream_of
 from elder.pipelines.config.suite import (
     LONGEST_NAME,
     Member,
-    SeveralConfig,
-    common_run,
-    editor_of,
+    SuiteConfig,
+    identified,
+    member_of,
     method_problems,
-    renamed,
-    unregistered,
+    split,
+    without_registration,
 )
 from elder.registry import METHODS
 
@@ -33,28 +31,25 @@ SECTION = "compare"
 LONGEST_ID = 100 - LONGEST_NAME - 1
 
 
-@dataclass(frozen=True)
-class CompareSection:
+class CompareSection(Settings):
     """What is compared."""
 
     methods: Mapping[str, Any] = setting(
-        dict,
+        {},
         "Methods by name with options of theirs: `memit: {ridge: 100}`. A name of your own names its method: "
         "`memit-plain: {method: memit, cache: false}`. Options in `editor` hold for the method that stands there.",
     )
-    strategy: str = setting(
+    strategy: Annotated[str, OneOf(STRATEGIES)] = setting(
         BATCHED,
         "`sequential-batched`: the stream as configured; `sequential`: batches of one; `batch`: all edits in one "
         "batch; `single`: each edit alone on the unedited model.",
-        choices=STRATEGIES,
     )
-    parallel: int | None = setting(
-        None, "Methods at the same time on a Ray cluster; `null`: as many as it has room for.", low=1
+    parallel: Count | None = setting(
+        None, "Methods at the same time on a Ray cluster; `null`: as many as it has room for."
     )
 
 
-@dataclass(frozen=True)
-class CompareConfig(SeveralConfig):
+class CompareConfig(SuiteConfig):
     """A whole comparison: a run for each method.
 
     Attributes:
@@ -72,27 +67,26 @@ class CompareConfig(SeveralConfig):
         return self.run.run_id
 
     def method_options(self) -> dict[str, Mapping[str, Any]]:
-        """See `SeveralConfig.method_options`."""
+        """See `SuiteConfig.method_options`."""
         return {member.name: member.config.editor.options for member in self.members}
 
     def with_options(self, run: RunConfig, options: Mapping[str, Mapping[str, Any]]) -> Self:
-        """See `SeveralConfig.with_options`."""
+        """See `SuiteConfig.with_options`."""
         members = []
         for member in self.members:
-            editor = EditorConfig(member.config.editor.method, options[member.name])
-            members.append(Member(member.name, dataclasses.replace(member.config, editor=editor)))
-        return dataclasses.replace(self, run=run, members=tuple(members))
+            editor = EditorConfig(method=member.config.editor.method, options=options[member.name])
+            members.append(Member(member.name, member.config.replace(editor=editor)))
+        return self.replace(run=run, members=tuple(members))
 
     def read_back(self) -> CompareConfig:
-        """See `SeveralConfig.read_back`."""
+        """See `SuiteConfig.read_back`."""
         return parse_compare_config(self.dump_yaml())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the layout of the YAML files, with every option of every method."""
-        section = dataclasses.asdict(self.compare)
         options = self.method_options()
         editors = {m.name: {"method": m.config.editor.method, **options[m.name]} for m in self.members}
-        return {**self.run.to_dict(), SECTION: plain({**section, "methods": editors})}
+        return {**self.run.to_dict(), SECTION: {**self.compare.model_dump(mode="json"), "methods": editors}}
 
 
 def load_compare_config(path_or_name: str, overrides: Sequence[str] = (), methods: Sequence[str] = ()) -> CompareConfig:
@@ -109,64 +103,33 @@ def load_compare_config(path_or_name: str, overrides: Sequence[str] = (), method
     return resolve_compare(read_document(path_or_name, overrides), methods)
 
 
-def parse_compare_config(text: str, source: str = "config.yaml") -> CompareConfig:
-    """Read a comparison from YAML text.
-
-    Raises:
-        ConfigError: As `load_compare_config`.
-    """
-    return resolve_compare(parse_document(text, source))
-
-
 def resolve_compare(document: Document, methods: Sequence[str] = ()) -> CompareConfig:
     """Check a document against the schema and make the run of every method.
 
     Raises:
         ConfigError: Everything that is wrong, at once.
     """
-    values = unregistered({key: value for key, value in document.values.items() if key != SECTION})
     problems: list[str] = []
-    section = build(CompareSection, document.values.get(SECTION), document, problems, SECTION)
-    run = common_run(values, document, problems)
+    values, section, run = split(document, SECTION, CompareSection, problems)
     chosen = tuple(methods) or tuple(section.methods)
     problems += _names(chosen, methods, section, document)
     if problems or run is None:
         raise ConfigError(problems)
-    if not document.values.get("run_id"):
-        run = dataclasses.replace(run, run_id=fresh_run_id(f"compare-{run.name}"))
-    if len(run.run_id) > LONGEST_ID:
-        raise ConfigError(f"{document.at('run_id')}: at most {LONGEST_ID} signs: the methods' runs put more behind it")
-    members = [member_of(name, run.run_id, values, section, document, problems) for name in chosen]
-    if problems:
-        raise ConfigError(problems)
-    run = dataclasses.replace(run, tracking=dataclasses.replace(run.tracking, register=None))
-    return CompareConfig(run, tuple(member for member in members if member is not None), section)
-
-
-def member_of(
-    name: str,
-    whole_id: str,
-    values: Mapping[str, Any],
-    section: CompareSection,
-    document: Document,
-    problems: list[str],
-) -> Member | None:
-    """The run of one method; what is wrong with it is added to `problems`."""
+    run = identified(run, document, SECTION, LONGEST_ID)
     try:
         stream = stream_of(section.strategy, values.get("stream") or {}, (values.get("data") or {}).get("edits"))
     except ValueError as error:
-        text = f"{document.at('compare.strategy')}: {error}"
-        problems += [text] if text not in problems else []
-        return None
-    editor, places = editor_of(name, values, section.methods, document, f"{SECTION}.methods")
-    own = {**values, "editor": editor, "stream": stream, "run_id": f"{whole_id}-{name}"}
-    own["name"] = f"{values.get('name') or RunConfig().name} {name}"
-    try:
-        return Member(name, resolve(dataclasses.replace(document, values=own, places=places)))
-    except ConfigError as error:
-        fresh = [problem for problem in renamed(error, name, editor, f"{SECTION}.methods") if problem not in problems]
-        problems += fresh
-        return None
+        raise ConfigError(f"{document.at('compare.strategy')}: {error}") from error
+    members: list[Member] = []
+    for name in chosen:
+        own = {**values, "stream": stream, "run_id": f"{run.run_id}-{name}", "name": f"{run.name} {name}"}
+        members += member_of(name, name, own, section.methods, document, f"{SECTION}.methods", problems)
+    if problems:
+        raise ConfigError(problems)
+    return CompareConfig(run=without_registration(run), members=tuple(members), compare=section)
+
+
+_, parse_compare_config = readers(resolve_compare)
 
 
 def _names(chosen: Sequence[str], asked: Sequence[str], section: CompareSection, document: Document) -> list[str]:

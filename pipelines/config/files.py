@@ -6,17 +6,22 @@ Knows nothing of which keys there are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
 import elder
-from elder.errors import ConfigError
-from elder.pipelines.config.schema import Document, suggestion
+from elder.errors import ConfigError, FormerNameWarning
+from elder.options.messages import suggestion
+from elder.pipelines.config.document import COMMAND_LINE, Document
+from elder.pipelines.config.former import renamed
 
+C_co = TypeVar("C_co", covariant=True)
 OVERRIDE = re.compile(r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=")
 
 
@@ -41,6 +46,48 @@ def packaged_configs() -> dict[str, Path]:
     """Name (path below configs/, without .yaml) -> file, sorted by name."""
     folder = configs_dir()
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+class Load(Protocol[C_co]):
+    """Reads a config file or a packaged config."""
+
+    def __call__(self, path_or_name: str, overrides: Sequence[str] = ()) -> C_co:
+        """The resolved config.
+
+        Args:
+            path_or_name: A YAML file, or the name of a packaged config such as `demo`.
+            overrides: Texts such as `editor.lr=2e-5`; values are YAML.
+
+        Raises:
+            ConfigError: Everything that is wrong, at once, each with file, line and key.
+        """
+
+
+class Parse(Protocol[C_co]):
+    """Reads a config from YAML text, such as the one that a run left in its store."""
+
+    def __call__(self, text: str, source: str = "config.yaml") -> C_co:
+        """The resolved config.
+
+        Raises:
+            ConfigError: As `Load`.
+        """
+
+
+def readers(resolve: Callable[[Document], C_co]) -> tuple[Load[C_co], Parse[C_co]]:
+    """The functions that read a kind of config.
+
+    Args:
+        resolve: Makes the config of a document; raises `ConfigError` with everything that is wrong.
+    """
+
+    def load(path_or_name: str, overrides: Sequence[str] = ()) -> C_co:
+        return resolve(read_document(path_or_name, overrides))
+
+    def parse(text: str, source: str = "config.yaml") -> C_co:
+        return resolve(parse_document(text, source))
+
+    return load, parse
 
 
 def find_config(path_or_name: str) -> Path:
@@ -72,7 +119,10 @@ def read_document(path_or_name: str, overrides: Sequence[str] = ()) -> Document:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return with_overrides(parse_document(text, str(path)), overrides)
+    document = with_overrides(parse_document(text, str(path)), overrides)
+    for note in document.notes:
+        warnings.warn(note, FormerNameWarning, stacklevel=1)
+    return document
 
 
 def parse_document(text: str, source: str) -> Document:
@@ -83,7 +133,7 @@ def parse_document(text: str, source: str) -> Document:
     """
     try:
         node = yaml.compose(text, Loader=_Loader)
-        values = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+        values = _with_text_keys(yaml.load(text, Loader=_Loader))  # a subclass of SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -100,7 +150,14 @@ def parse_document(text: str, source: str) -> Document:
         places[key] = f"{source}:{number}"
     if problems:
         raise ConfigError(problems)
-    return Document(values, source, places)
+    return renamed(Document(values, source, places))
+
+
+def _with_text_keys(value: Any) -> Any:
+    """YAML reads the keys `5` and `null` as what they look like; every key of a config is text."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def _keys(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, int]]:
@@ -126,16 +183,16 @@ def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
             continue
         key, text = override.split("=", 1)
         try:
-            value = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+            value = _with_text_keys(yaml.load(text, Loader=_Loader))  # a subclass of SafeLoader
         except yaml.YAMLError:
             value = text  # such as an unquoted '@' or ': ' in a path
         problem = _put(values, key, value)
         if problem:
             problems.append(f"command line: {key}: {problem}")
-        places[key], raw[key] = "command line", text
+        places[key], raw[key] = COMMAND_LINE, text
     if problems:
         raise ConfigError(problems)
-    return Document(values, document.source, places, raw)
+    return renamed(replace(document, values=values, places=places, raw=raw))
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> str | None:

@@ -6,22 +6,15 @@ Imports no torch: reading a config is instant. Knows nothing of how a method edi
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import re
-import secrets
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import yaml
+from typing import Any, ClassVar
 
 from elder.errors import ConfigError
-from elder.pipelines.config.checks import build_editor, contradictions, gate_problems, handed_options, plain
-from elder.pipelines.config.files import parse_document, read_document
-from elder.pipelines.config.schema import Document, build, setting
+from elder.options.fields import Natural, Text, setting
+from elder.pipelines.config.base import StagedConfig, diff, flatten, fresh_run_id
+from elder.pipelines.config.checks import build_editor, contradictions, gate_problems, inherited_options
+from elder.pipelines.config.document import Document, build
+from elder.pipelines.config.files import read_document, readers
 from elder.pipelines.config.sections import (
     ClusterConfig,
     DataConfig,
@@ -34,24 +27,12 @@ from elder.pipelines.config.sections import (
 )
 from elder.registry import make_options
 
-SEVERAL = {
+SUITES_AND_SEARCHES = {
     "tune": ("a search", "tune"),
     "compare": ("a comparison", "compare"),
     "study": ("a study", "study"),
 }
 """Sections that make of a config one of many runs, and the verbs that do them."""
-
-NEUTRAL = (
-    "name",
-    "run_id",
-    "cluster",
-    "tracking",
-    "data.path",
-    "editor.text",
-    "model.device",
-    "evaluation.batch_size",
-    "evaluation.probes",
-)
 
 __all__ = [
     "ClusterConfig",
@@ -73,78 +54,44 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """A whole run, resolved: every default is filled in, every value has its type, nothing contradicts."""
+class RunConfig(StagedConfig):
+    """A whole run, resolved.
 
-    name: str = setting("elder", "Human name of the run.")
-    run_id: str = setting("", "Names the run for ever; left out: a fresh id. Given again: that run is continued.")
-    seed: int = setting(0, "Seed of data order, initialisation and training.", low=0)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    stream: StreamConfig = field(default_factory=StreamConfig)
-    editor: EditorConfig = field(default_factory=EditorConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    gates: Mapping[str, float] = setting(
-        dict,
+    The digest leaves out `name` and `run_id` (labels); `cluster.*` and `model.device` (a run may be continued with
+    other workers or another sharding); `tracking.*` (a store that moved is still the same run); `data.path` (the edits
+    themselves are compared, by their own digest, wherever the file lies); `editor.text` (what was read of it is
+    compared by the editor); `evaluation.batch_size` (speed only) and `evaluation.probes` (display only). Gates are
+    in: they decide which stages are committed.
+    """
+
+    DIGEST_EXCLUDED: ClassVar = (
+        "name", "run_id", "cluster", "tracking", "data.path", "editor.text", "model.device", "evaluation.batch_size",
+        "evaluation.probes",
+    )  # fmt: skip
+
+    name: Text = setting("elder", "Human name of the run.")
+    run_id: Text = setting("", "Names the run for ever; left out: a fresh id. Given again: that run is continued.")
+    seed: Natural = setting(0, "Seed of data order, initialisation and training.")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    stream: StreamConfig = StreamConfig()
+    editor: EditorConfig = EditorConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gates: Mapping[str, Any] = setting(
+        {},
         "Least value of a metric for a stage to be committed, such as `reliability: 0.9` (first protocol) or "
         "`locality.forced: 0.95`; for `perplexity` the largest. A refused stage ends the run with exit code 4.",
     )
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-
-    def __post_init__(self) -> None:
-        if not self.run_id:
-            object.__setattr__(self, "run_id", fresh_run_id(self.name))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values in the layout of the YAML files, the method's options beside `method`."""
-        values = dataclasses.asdict(self)
-        values["editor"] = {"method": self.editor.method, **values["editor"]["options"]}
-        return plain(values)  # type: ignore[no-any-return]
-
-    def dump_yaml(self) -> str:
-        """The resolved config as YAML; `parse_config` reads it back."""
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
-
-    def digest(self) -> str:
-        """sha256 of everything that can change the result; it must be equal for a run to be continued.
-
-        Left out (`NEUTRAL`): `name` and `run_id` (labels); `cluster.*` and `model.device` (a run may go on with
-        other workers or another sharding); `tracking.*` (a store that moved is still the same run);
-        `data.path` (the edits themselves are compared, by their own digest, wherever the file lies); `editor.text`
-        (what was read of it is compared by the editor);
-        `evaluation.batch_size` (speed only) and `evaluation.probes` (display only). Gates stay in: they decide
-        which stages are committed.
-        """
-        kept = {key: value for key, value in flatten(self.to_dict()).items() if not _neutral(key)}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     def changed_since(self, text: str, source: str) -> list[str]:
-        """What is not as in the config that a run left in its store: one line for each key; empty when it is the same.
-
-        Raises:
-            ConfigError: The text is no config of a run.
-        """
-        before = parse_config(text, source)
-        return [] if before.digest() == self.digest() else diff(before, self)
+        """See `StagedConfig.changed_since`."""
+        return diff(parse_config(text, source), self)
 
     def editor_options(self) -> Any:
         """The typed options of the method, with `stream.batch_size` and `seed` handed in where it takes them."""
-        return make_options(self.editor.method, {**self.editor.options, **handed_options(self)})
-
-
-def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config file or a packaged config and lay overrides over it.
-
-    Args:
-        path_or_name: A YAML file, or the name of a packaged config such as `demo`.
-        overrides: Texts such as `editor.lr=2e-5`; values are YAML.
-
-    Raises:
-        ConfigError: Everything that is wrong, at once, each with file, line and key.
-    """
-    return resolve(read_document(path_or_name, overrides))
+        return make_options(self.editor.method, {**self.editor.options, **inherited_options(self)})
 
 
 def kind_of(path_or_name: str, overrides: Sequence[str] = ()) -> str:
@@ -154,16 +101,7 @@ def kind_of(path_or_name: str, overrides: Sequence[str] = ()) -> str:
         ConfigError: It cannot be read.
     """
     values = read_document(path_or_name, overrides).values
-    return next((section for section in ("training", *SEVERAL) if section in values), "edit")
-
-
-def parse_config(text: str, source: str = "config.yaml") -> RunConfig:
-    """Read a config from YAML text, such as the one a run left in its store.
-
-    Raises:
-        ConfigError: As `load_config`.
-    """
-    return resolve(parse_document(text, source))
+    return next((section for section in ("training", *SUITES_AND_SEARCHES) if section in values), "edit")
 
 
 def resolve(document: Document) -> RunConfig:
@@ -179,17 +117,16 @@ def resolve(document: Document) -> RunConfig:
             f"{document.at('training')}: this config describes the training of an editor, not an edit run: run it with "
             "`elder train-editor`, or take the section out"
         )
-    for section, (what, verb) in SEVERAL.items():
+    for section, (what, verb) in SUITES_AND_SEARCHES.items():
         if section in values:
             raise ConfigError(
                 f"{document.at(section)}: this config describes {what}, not one run: run it with `elder {verb}`, or "
                 "take the section out"
             )
-    editor = build_editor(values.pop("editor", None), values, document, problems)
+    editor = build_editor(values.pop("editor", None), document, problems, handed=values)
     if isinstance(values.get("gates"), Mapping):
         values["gates"] = flatten(values["gates"])
-    config = build(RunConfig, values, document, problems)
-    config = dataclasses.replace(config, editor=editor)
+    config = build(RunConfig, values, document, problems).replace(editor=editor)
     problems += gate_problems(config, document)
     problems += [f"{document.at(key)}: {text}" for key, text in contradictions(config)]
     if problems:
@@ -197,33 +134,4 @@ def resolve(document: Document) -> RunConfig:
     return config
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif not isinstance(value, Mapping):
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def diff(old: RunConfig, new: RunConfig) -> list[str]:
-    """What makes the digests differ: one line `key: old -> new` for each key, sorted."""
-    before, after = flatten(old.to_dict()), flatten(new.to_dict())
-    keys = sorted(key for key in {*before, *after} if not _neutral(key) and before.get(key) != after.get(key))
-    return [f"{key}: {_show(before, key)} -> {_show(after, key)}" for key in keys]
-
-
-def fresh_run_id(name: str) -> str:
-    """A new run id that begins with the run's name: `demo-20260131-142530-9f3c`."""
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40] or "run"
-    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-def _neutral(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in NEUTRAL)
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False) if key in values else "(not set)"
+load_config, parse_config = readers(resolve)

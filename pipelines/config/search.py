@@ -6,31 +6,28 @@ combination with the others. Imports no torch. Knows nothing of Ray, stores or h
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any
-
-import yaml
+from typing import Annotated, Any, ClassVar, Literal
 
 from elder.errors import ConfigError
-from elder.pipelines.config.checks import plain
-from elder.pipelines.config.files import parse_document, read_document
+from elder.options.fields import Count, Listed, Natural, Number, OneOf, Settings, Text, setting
+from elder.options.messages import suggestion
+from elder.pipelines.config.base import as_yaml
+from elder.pipelines.config.document import Document, build
+from elder.pipelines.config.files import readers
 from elder.pipelines.config.objective import SHARES, metric_names
 from elder.pipelines.config.run import RunConfig, diff, fresh_run_id, resolve
-from elder.pipelines.config.schema import Document, build, setting, suggestion
 from elder.pipelines.config.space import Domain, Parameters, flatten_space, grid_points, read_domain
 from elder.pipelines.config.suite import common_run
 
 SECTION = "tune"
 SEARCHERS, SCHEDULERS = ("random", "tpe", "grid"), ("asha", "none")
-NEUTRAL = ("concurrent", "configs_per_group", "resident", "keep")
 SEARCHABLE = ("stream.batch_size", "model.dtype")  # beside editor.*
-REASONS = {
+NOT_SEARCHED = {
     "seed": "tune.seeds repeats the best with other seeds",
     "editor.method": "methods have different options: search each by itself",
     "editor.batch_size": "it is stream.batch_size",
@@ -40,61 +37,59 @@ COMPANIONS = 400  # combinations with other keys that are tried before a value i
 LONGEST_ID = 80  # a trial's run id is the search's with a few signs behind it, at most 100 in all
 
 
-@dataclass(frozen=True)
-class TuneSection:
+class TuneSection(Settings):
     """What is searched, how, and how the best is confirmed."""
 
     space: Mapping[str, Any] = setting(
-        dict,
+        {},
         "Config keys and the values they may take: `editor.lr: {loguniform: [1e-5, 1e-2]}`; kinds: `loguniform`, "
         "`uniform`, `int`, `logint` (both ends belong to the range), `choice`. Keys: `editor.*`, "
         "`stream.batch_size`, `model.dtype`.",
     )
-    searcher: str = setting(
+    searcher: Annotated[str, OneOf(SEARCHERS)] = setting(
         "random",
         "`random`; `tpe` learns from the trials that have ended (Optuna); `grid` takes every combination in order.",
-        choices=SEARCHERS,
     )
-    scheduler: str = setting(
-        "asha", "`asha` stops trials between stages that fall behind the others; `none` runs all to their end.",
-        choices=SCHEDULERS,
-    )  # fmt: skip
-    trials: int = setting(20, "How many configurations are tried; a grid may have fewer.", low=1)
-    concurrent: int | None = setting(
-        None, "Trials at the same time; `null`: as many as the cluster has room for; a number is a cap.", low=1
+    scheduler: Annotated[str, OneOf(SCHEDULERS)] = setting(
+        "asha",
+        "`asha` stops trials between stages that fall behind the others; `none` runs all to their end.",
     )
-    objective: tuple[str, ...] = setting(
-        lambda: ("reliability", "generalization", "locality"),
+    trials: Count = setting(20, "How many configurations are tried; a grid may have fewer.")
+    concurrent: Count | None = setting(
+        None, "Trials at the same time; `null`: as many as the cluster has room for; a number is a cap."
+    )
+    objective: Listed[Text] = setting(
+        ("reliability", "generalization", "locality"),
         "One metric, or several whose harmonic mean counts. A bare quantity is measured by the first protocol of "
         "`evaluation.protocols`; any metric of a stage can be named.",
     )
-    mode: str = setting("max", "Whether a large or a small objective is good.", choices=("max", "min"))
-    grace_stages: int = setting(1, "Stages that `asha` gives every trial.", low=1)
-    reduction: float = setting(
-        3.0, "At stage grace, grace x reduction, ... `asha` lets about one trial in `reduction` go on.", above=1
+    mode: Literal["max", "min"] = setting("max", "Whether a large or a small objective is good.")
+    grace_stages: Count = setting(1, "Stages that `asha` gives every trial.")
+    reduction: Number = setting(
+        3.0, "At stage grace, grace x reduction, ... `asha` lets about one trial in `reduction` go on.", gt=1
     )
-    finalists: int = setting(3, "How many of the best trials are repeated with other seeds; 0 repeats none.", low=0)
-    seeds: int = setting(3, "Runs of each finalist, with seed, seed + 1, ...; the trial itself is the first.", low=1)
+    finalists: Natural = setting(3, "How many of the best trials are repeated with other seeds; 0 repeats none.")
+    seeds: Count = setting(3, "Runs of each finalist, with seed, seed + 1, ...; the trial itself is the first.")
     resident: bool = setting(
         True, "Worker groups stay from trial to trial, with the base model loaded; `false`: a new group each trial."
     )
-    configs_per_group: int | None = setting(
-        None, "Trials after which a worker group is started anew; `null`: never.", low=1
+    configs_per_group: Count | None = setting(None, "Trials after which a worker group is started anew; `null`: never.")
+    keep: Literal["last", "all"] = setting(
+        "last", "Which adapters of ended trials stay in the store: the last stage's, or all."
     )
-    keep: str = setting(
-        "last", "Which adapters of ended trials stay in the store: the last stage's, or all.", choices=("last", "all")
-    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TuneConfig:
+class TuneConfig(Settings):
     """A whole search, resolved.
 
     Attributes:
         run: The config that trials start from; its `run_id` is the id of the search.
         tune: The section `tune`.
         space: The space, read: dotted key -> domain.
+        DIGEST_EXCLUDED: Keys of the section that say where and in which groups trials run.
     """
+
+    DIGEST_EXCLUDED: ClassVar = ("concurrent", "configs_per_group", "resident", "keep")
 
     run: RunConfig
     tune: TuneSection
@@ -107,19 +102,18 @@ class TuneConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the layout of the YAML files."""
-        section = dataclasses.asdict(self.tune) | {"space": {k: d.to_plain() for k, d in self.space.items()}}
-        return {**self.run.to_dict(), SECTION: plain(section)}
+        return {**self.run.to_dict(), SECTION: self.tune.model_dump(mode="json")}
 
     def dump_yaml(self) -> str:
         """The resolved config as YAML; `parse_tune_config` reads it back."""
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+        return as_yaml(self.to_dict())
 
     def digest(self) -> str:
         """sha256 of all that can change the outcome; equal for a search to be continued.
 
-        Left out are what a run leaves out, and `NEUTRAL`: where and in which groups trials run.
+        Left out are what a run leaves out, and `DIGEST_EXCLUDED`.
         """
-        kept = {k: v for k, v in self.to_dict()[SECTION].items() if k not in NEUTRAL}
+        kept = {k: v for k, v in self.to_dict()[SECTION].items() if k not in self.DIGEST_EXCLUDED}
         return hashlib.sha256(json.dumps([self.run.digest(), kept], sort_keys=True).encode()).hexdigest()
 
     @property
@@ -145,24 +139,6 @@ class TuneConfig:
         return True
 
 
-def load_tune_config(path_or_name: str, overrides: Sequence[str] = ()) -> TuneConfig:
-    """As `pipelines.config.run.load_config`, for a search: `tune/elder_demo` with `tune.trials=50`.
-
-    Raises:
-        ConfigError: Everything that is wrong, at once, each with file, line and key.
-    """
-    return resolve_tune(read_document(path_or_name, overrides))
-
-
-def parse_tune_config(text: str, source: str = "config.yaml") -> TuneConfig:
-    """Read the config of a search from YAML text, such as the one it left in its store.
-
-    Raises:
-        ConfigError: As `load_tune_config`.
-    """
-    return resolve_tune(parse_document(text, source))
-
-
 def resolve_tune(document: Document) -> TuneConfig:
     """Check a document against the schema and fill in the defaults.
 
@@ -185,16 +161,19 @@ def resolve_tune(document: Document) -> TuneConfig:
     if problems or run is None:
         raise ConfigError(problems)
     if "run_id" not in document.values or not document.values["run_id"]:
-        run = dataclasses.replace(run, run_id=fresh_run_id(f"tune-{run.name}"))
-    section = dataclasses.replace(section, space={key: domain.to_plain() for key, domain in space.items()})
-    return TuneConfig(run, section, space)
+        run = run.replace(run_id=fresh_run_id(f"tune-{run.name}"))
+    section = section.replace(space={key: domain.to_plain() for key, domain in space.items()})
+    return TuneConfig(run=run, tune=section, space=space)
+
+
+load_tune_config, parse_tune_config = readers(resolve_tune)
 
 
 def tune_diff(old: TuneConfig, new: TuneConfig) -> list[str]:
     """What makes the digests differ: one line `key: old -> new` for each key."""
     before, after = (config.to_dict()[SECTION] for config in (old, new))
     lines = diff(old.run, new.run)
-    for name in (f.name for f in dataclasses.fields(TuneSection) if f.name not in NEUTRAL):
+    for name in (name for name in before if name not in old.DIGEST_EXCLUDED):
         if before[name] != after[name]:
             lines.append(f"tune.{name}: {json.dumps(before[name])} -> {json.dumps(after[name])}")
     return lines
@@ -207,8 +186,8 @@ def _read_space(section: TuneSection, document: Document, problems: list[str]) -
         problems.append(f"{document.at('tune.space')}: is empty: name the keys to search, such as editor.lr")
     for key, given in written.items():
         place = document.at(f"tune.space.{key}")
-        if (not key.startswith("editor.") and key not in SEARCHABLE) or key in REASONS:
-            reason = REASONS.get(key, "trials could not be compared")
+        if (not key.startswith("editor.") and key not in SEARCHABLE) or key in NOT_SEARCHED:
+            reason = NOT_SEARCHED.get(key, "trials could not be compared")
             near = suggestion(key, (*SEARCHABLE, "editor.")) or ""
             problems.append(f"{place}: cannot be searched ({reason}); editor.*, {', '.join(SEARCHABLE)} can{near}")
             continue

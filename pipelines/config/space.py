@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elder.pipelines.config.schema import suggestion
+from elder.options.messages import suggestion
 
 RANGES = ("loguniform", "uniform", "int", "logint")
 KINDS = (*RANGES, "choice")

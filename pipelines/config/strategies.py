@@ -35,7 +35,7 @@ def stream_of(strategy: str, stream: Mapping[str, Any], edits: int | None) -> di
     if strategy == SEQUENTIAL:
         return {**found, "batch_size": 1}
     if strategy == SINGLE:
-        return {**found, "batch_size": 1, "strategy": "apart"}
+        return {**found, "batch_size": 1, "strategy": "isolated"}
     if strategy == BATCH:
         if not isinstance(edits, int) or isinstance(edits, bool) or edits < 1:
             raise ValueError("strategy 'batch' puts all edits into one batch: say how many (data.edits)")

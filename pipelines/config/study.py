@@ -6,64 +6,60 @@ done.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from elder.errors import ConfigError
-from elder.pipelines.config.checks import RUN_ID, plain
-from elder.pipelines.config.files import parse_document, read_document
-from elder.pipelines.config.run import RunConfig, StreamConfig, fresh_run_id, resolve
-from elder.pipelines.config.schema import Document, build, setting
+from elder.options.fields import Count, Listed, Natural, OneOf, Settings, Text, setting
+from elder.pipelines.config.checks import RUN_ID
+from elder.pipelines.config.document import Document
+from elder.pipelines.config.files import readers
+from elder.pipelines.config.run import RunConfig, StreamConfig
 from elder.pipelines.config.strategies import BATCH, BATCHED, SEQUENTIAL, SINGLE, STRATEGIES
 from elder.pipelines.config.suite import (
     Member,
-    SeveralConfig,
-    common_run,
-    editor_of,
+    SuiteConfig,
+    identified,
+    member_of,
     method_problems,
-    renamed,
-    unregistered,
+    split,
+    without_registration,
 )
 from elder.registry import METHODS
 
 SECTION = "study"
-AXES = ("batch_size", "layers")
 SHORT = {SINGLE: "single", BATCH: "batch", SEQUENTIAL: "seq", BATCHED: "sb"}
 LONGEST_ID = 50
 
 
-@dataclass(frozen=True)
-class StudySection:
-    """What is studied."""
-
-    methods: Mapping[str, Any] = setting(
-        dict, "Methods by name with options of theirs, as in `compare.methods`."
-    )  # fmt: skip
-    parts: Mapping[str, Any] = setting(dict, "Parts by name: `axis`, `values`, `strategies`, `methods`, `edits`.")
-    published: str | None = setting(
-        None, "Name of a file of published figures beside the packaged studies; quoted beside ours, never mixed."
-    )
-    parallel: int | None = setting(
-        None, "Runs at the same time on a Ray cluster; `null`: as many as it has room for.", low=1
-    )
-
-
-@dataclass(frozen=True)
-class Part:
+class Part(Settings):
     """One row of runs."""
 
-    axis: str = setting("batch_size", "What the values are: sizes of batches, or blocks that are edited.", choices=AXES)
-    values: tuple[int, ...] = setting(tuple, "The values, each a run for every method and strategy.", low=0)
-    strategies: tuple[str, ...] = setting(
-        lambda: (BATCH,),
+    axis: Literal["batch_size", "layers"] = setting(
+        "batch_size", "What the values are: sizes of batches, or blocks that are edited."
+    )
+    values: Listed[Natural] = setting((), "The values, each a run for every method and strategy.")
+    strategies: Listed[Annotated[str, OneOf(STRATEGIES)]] = setting(
+        (BATCH,),
         "`single`: each edit alone; `batch`: every batch alone on the unedited model; `sequential`: batches of one on "
         "one model (one run, whatever the values); `sequential-batched`: batches on one model.",
-        choices=STRATEGIES,
     )
-    methods: tuple[str, ...] = setting(tuple, "Which methods; empty: all of `study.methods`.")
-    edits: int = setting(100, "Edits of each run; at least one whole batch.", low=1)
+    methods: Listed[Text] = setting((), "Which methods; empty: all of `study.methods`.")
+    edits: Count = setting(100, "Edits of each run; at least one whole batch.")
+
+
+class StudySection(Settings):
+    """What is studied."""
+
+    methods: Mapping[str, Any] = setting({}, "Methods by name with options of theirs, as in `compare.methods`.")
+    parts: Mapping[str, Part] = setting({}, "Parts by name: `axis`, `values`, `strategies`, `methods`, `edits`.")
+    published: Text | None = setting(
+        None, "Name of a file of published figures beside the packaged studies; quoted beside ours, never mixed."
+    )
+    parallel: Count | None = setting(
+        None, "Runs at the same time on a Ray cluster; `null`: as many as it has room for."
+    )
 
 
 @dataclass(frozen=True)
@@ -77,13 +73,11 @@ class Place:
     value: int
 
 
-@dataclass(frozen=True)
-class StudyConfig(SeveralConfig):
+class StudyConfig(SuiteConfig):
     """A whole study.
 
     Attributes:
         study: The section `study`.
-        parts: Its parts by name.
         places: Name of a run -> where it stands.
     """
 
@@ -91,7 +85,6 @@ class StudyConfig(SeveralConfig):
     FOLDER = "studies"
 
     study: StudySection
-    parts: Mapping[str, Part]
     places: Mapping[str, Place]
 
     @property
@@ -100,46 +93,28 @@ class StudyConfig(SeveralConfig):
         return self.run.run_id
 
     def key_of(self, name: str, option: str = "") -> str:
-        """As `SeveralConfig.key_of`; blocks stand in the values of a part whose axis they are."""
+        """As `SuiteConfig.key_of`; blocks stand in the values of a part whose axis they are."""
         place = self.places[name]
         if option == place.axis:
             return f"{SECTION}.parts.{place.part}.values"
         return super().key_of(place.method, option)
 
     def method_options(self) -> dict[str, Mapping[str, Any]]:
-        """See `SeveralConfig.method_options`."""
+        """See `SuiteConfig.method_options`."""
         return {name: dict(own or {}) for name, own in self.study.methods.items()}
 
     def with_options(self, run: RunConfig, options: Mapping[str, Mapping[str, Any]]) -> Self:
-        """See `SeveralConfig.with_options`."""
-        return dataclasses.replace(self, run=run, study=dataclasses.replace(self.study, methods=options))
+        """See `SuiteConfig.with_options`."""
+        study = self.study.replace(methods=options)
+        return self.replace(run=run, study=study)
 
     def read_back(self) -> StudyConfig:
-        """See `SeveralConfig.read_back`."""
+        """See `SuiteConfig.read_back`."""
         return parse_study_config(self.dump_yaml())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the layout of the YAML files."""
-        parts = {name: dataclasses.asdict(part) for name, part in self.parts.items()}
-        return {**self.run.to_dict(), SECTION: plain({**dataclasses.asdict(self.study), "parts": parts})}
-
-
-def load_study_config(path_or_name: str, overrides: Sequence[str] = ()) -> StudyConfig:
-    """Read a config and lay overrides over it.
-
-    Raises:
-        ConfigError: Everything that is wrong, at once, each with file, line and key.
-    """
-    return resolve_study(read_document(path_or_name, overrides))
-
-
-def parse_study_config(text: str, source: str = "config.yaml") -> StudyConfig:
-    """Read a study from YAML text.
-
-    Raises:
-        ConfigError: As `load_study_config`.
-    """
-    return resolve_study(parse_document(text, source))
+        return {**self.run.to_dict(), SECTION: self.study.model_dump(mode="json")}
 
 
 def resolve_study(document: Document) -> StudyConfig:
@@ -150,38 +125,25 @@ def resolve_study(document: Document) -> StudyConfig:
     """
     if SECTION not in document.values:
         raise ConfigError(f"{document.source}: has no section '{SECTION}', so there is nothing to study")
-    values = unregistered({key: value for key, value in document.values.items() if key != SECTION})
     problems: list[str] = []
-    section = build(StudySection, document.values[SECTION], document, problems, SECTION)
-    run = common_run(values, document, problems)
-    parts = {
-        str(name): build(Part, given, document, problems, f"study.parts.{name}")
-        for name, given in section.parts.items()
-    }
-    problems += _problems(section, parts, document)
+    values, section, run = split(document, SECTION, StudySection, problems)
+    problems += _problems(section, document, bool(problems))
     if problems or run is None:
         raise ConfigError(problems)
-    if not document.values.get("run_id"):
-        run = dataclasses.replace(run, run_id=fresh_run_id(f"study-{run.name}"[:20]))
-    if len(run.run_id) > LONGEST_ID:
-        raise ConfigError(f"{document.at('run_id')}: at most {LONGEST_ID} signs: the runs put more behind it")
-    places = {_name(place): place for name, part in parts.items() for place in _places(name, part, section)}
-    members = []
+    run = identified(run, document, SECTION, LONGEST_ID)
+    places = {_name(place): place for name, part in section.parts.items() for place in _places(name, part, section)}
+    members: list[Member] = []
     for name, place in places.items():
-        own = _values(place, parts[place.part], values, run.stream)
-        editor, where = editor_of(place.method, values, section.methods, document, "study.methods")
-        if place.axis == "layers":
-            editor["layers"] = [place.value]
-        own |= {"editor": editor, "run_id": f"{run.run_id}-{name}", "name": f"{run.name} {name}"}
-        try:
-            members.append(Member(name, resolve(dataclasses.replace(document, values=own, places=where))))
-        except ConfigError as error:
-            found = renamed(error, place.method, editor, "study.methods")
-            problems += [problem for problem in found if problem not in problems]
+        own = _values(place, section.parts[place.part], values, run.stream)
+        own |= {"run_id": f"{run.run_id}-{name}", "name": f"{run.name} {name}"}
+        fixed = {"layers": [place.value]} if place.axis == "layers" else {}
+        members += member_of(name, place.method, own, section.methods, document, "study.methods", problems, fixed)
     if problems:
         raise ConfigError(problems)
-    run = dataclasses.replace(run, tracking=dataclasses.replace(run.tracking, register=None))
-    return StudyConfig(run, tuple(members), section, parts, places)
+    return StudyConfig(run=without_registration(run), members=tuple(members), study=section, places=places)
+
+
+load_study_config, parse_study_config = readers(resolve_study)
 
 
 def _places(name: str, part: Part, section: StudySection) -> list[Place]:
@@ -209,21 +171,21 @@ def _values(place: Place, part: Part, values: Mapping[str, Any], common: StreamC
     stage_size = batch * -(-common.stage_size // batch)
     stream = {**(values.get("stream") or {}), "batch_size": batch, "stage_size": stage_size}
     if place.strategy in (SINGLE, BATCH):
-        stream["strategy"] = "apart"
+        stream["strategy"] = "isolated"
     data = {**(values.get("data") or {}), "edits": max(part.edits, batch)}
     return {**values, "data": data, "stream": stream}
 
 
-def _problems(section: StudySection, parts: Mapping[str, Part], document: Document) -> list[str]:
+def _problems(section: StudySection, document: Document, wrong: bool) -> list[str]:
     problems = []
     if not section.methods:
         problems.append(f"{document.at('study.methods')}: names no methods")
-    if not parts:
+    if not section.parts and not wrong:
         problems.append(f"{document.at('study.parts')}: names no parts")
     for name, own in section.methods.items():
         place = document.at(f"study.methods.{name}")
         problems += method_problems(name, own, place, [*METHODS, *section.methods])
-    for name, part in parts.items():
+    for name, part in section.parts.items():
         key = f"study.parts.{name}"
         if not RUN_ID.match(name) or len(name) > 12:
             problems.append(f"{document.at(key)}: a name is letters, digits, '.', '_' or '-', at most 12")

@@ -6,21 +6,21 @@ run (`pipelines.suite.members`).
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
-
-import yaml
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeVar
 
 from elder.errors import ConfigError, InputError
+from elder.options.fields import Settings
+from elder.pipelines.config.base import as_yaml
 from elder.pipelines.config.checks import RUN_ID
-from elder.pipelines.config.run import RunConfig, resolve
-from elder.pipelines.config.schema import Document
+from elder.pipelines.config.document import Document, build
+from elder.pipelines.config.run import EditorConfig, RunConfig, fresh_run_id, resolve
 from elder.registry import METHODS, method, suggest
 
+S = TypeVar("S", bound=Settings)
 LONGEST_NAME = 30  # of a method, as a part of ids
 
 
@@ -37,9 +37,8 @@ class Member:
     config: RunConfig
 
 
-@dataclass(frozen=True)
-class SeveralConfig:
-    """A config of several runs, resolved.
+class SuiteConfig(Settings):
+    """A config of a suite of runs, resolved.
 
     Attributes:
         run: What all runs share; its `run_id` names the whole for ever.
@@ -66,7 +65,7 @@ class SeveralConfig:
         """The same to be written down, with another common run and other options; its members are not made anew."""
 
     @abstractmethod
-    def read_back(self) -> SeveralConfig:
+    def read_back(self) -> SuiteConfig:
         """As whoever reads it from its YAML will have it."""
 
     def key_of(self, name: str, option: str = "") -> str:
@@ -89,7 +88,7 @@ class SeveralConfig:
 
     def dump_yaml(self) -> str:
         """The resolved config as YAML, which can be read back."""
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+        return as_yaml(self.to_dict())
 
     def digest(self) -> str:
         """sha256 over the digests of the runs."""
@@ -97,45 +96,87 @@ class SeveralConfig:
         return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
+def split(
+    document: Document, key: str, model: type[S], problems: list[str]
+) -> tuple[dict[str, Any], S, RunConfig | None]:
+    """The values that all runs share, the section about the suite, and the run that the values make.
+
+    Nothing is to be registered: which of several adapters is good is what the runs are to tell. The run is None when it
+    is wrong; everything that is wrong is added to `problems`.
+    """
+    values = {name: value for name, value in document.values.items() if name != key}
+    if isinstance(values.get("tracking"), Mapping):
+        values["tracking"] = {**values["tracking"], "register": None}
+    section = build(model, document.values.get(key), document, problems, key)
+    return values, section, common_run(values, document, problems)
+
+
 def common_run(values: Mapping[str, Any], document: Document, problems: list[str]) -> RunConfig | None:
-    """The run that all share, from the values without the section about the several; None when it is wrong."""
+    """The run that all share, from the values without the section about the suite; None when it is wrong."""
     try:
-        return resolve(dataclasses.replace(document, values=values))
+        return resolve(replace(document, values=values))
     except ConfigError as error:
         problems[:0] = error.problems
         return None
 
 
-def unregistered(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with nothing to be registered: which of several adapters is good is what they are to tell."""
-    tracking = values.get("tracking")
-    return {**values, "tracking": {**tracking, "register": None}} if isinstance(tracking, Mapping) else dict(values)
+def identified(run: RunConfig, document: Document, kind: str, longest: int) -> RunConfig:
+    """The run with an id for the whole.
+
+    Raises:
+        ConfigError: The given one is too long for what the runs' ids add to it.
+    """
+    if not document.values.get("run_id"):
+        run = run.replace(run_id=fresh_run_id(f"{kind}-{run.name}"[: longest - 29]))
+    if len(run.run_id) > longest:
+        raise ConfigError(f"{document.at('run_id')}: at most {longest} characters: its runs add to it")
+    return run
 
 
-def editor_of(
-    name: str, values: Mapping[str, Any], methods: Mapping[str, Any], document: Document, key: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The section `editor` of one method, and where every key of it stands.
+def member_of(
+    name: str,
+    method: str,
+    values: Mapping[str, Any],
+    methods: Mapping[str, Any],
+    document: Document,
+    key: str,
+    problems: list[str],
+    fixed: Mapping[str, Any] | None = None,
+) -> list[Member]:
+    """One run of a suite, or none when it is wrong.
 
     Options that the config gives in its own `editor` section hold for that method, under any name.
+
+    Args:
+        name: Of the run.
+        method: As `methods` calls it.
+        values: The run's config; its section `editor` is the suite's.
+        methods: The section that lists the methods with options of theirs.
+        document: Where all of it is written.
+        key: Dotted key of that section.
+        problems: Receives what is wrong, with the method's options named as the user wrote them.
+        fixed: Options that the suite sets.
     """
-    own = dict(methods.get(name) or {})
-    wanted = own.pop("method", name)
+    own = dict(methods.get(method) or {})
     shared = dict(values.get("editor") or {})
-    base = shared.pop("method", RunConfig().editor.method)
-    editor = {"method": wanted, **(shared if wanted == base else {}), **own}
-    places = dict(document.places)
-    places |= {f"editor.{option}": document.places.get(f"{key}.{name}.{option}", document.source) for option in own}
-    return editor, places
+    base, wanted = shared.pop("method", EditorConfig().method), own.pop("method", method)
+    editor = {"method": wanted, **(shared if wanted == base else {}), **own, **(fixed or {})}
+    places = {f"editor.{o}": document.places.get(f"{key}.{method}.{o}", document.source) for o in own}
+    try:
+        config = resolve(replace(document, values={**values, "editor": editor}, places={**document.places, **places}))
+        return [Member(name, config)]
+    except ConfigError as error:
+        for problem in error.problems:
+            place, _, rest = problem.partition(": ")
+            own_words = f"{place}: {key}.{method}.{rest.removeprefix('editor.')}"
+            told = own_words if rest.startswith("editor.") else problem
+            problems += [told] if told not in problems else []
+        return []
 
 
-def renamed(error: ConfigError, name: str, editor: Mapping[str, Any], key: str) -> list[str]:
-    """The problems of a member's config, with the method's own keys as the user wrote them."""
-    found = []
-    for problem in error.problems:
-        place, _, rest = problem.partition(": ")
-        found.append(f"{place}: {key}.{name}.{rest.removeprefix('editor.')}" if rest.startswith("editor.") else problem)
-    return found
+def without_registration(run: RunConfig) -> RunConfig:
+    """A run of which nothing is registered."""
+    return run.replace(tracking=run.tracking.replace(register_as=None))
 
 
 def method_problems(name: str, own: Any, place: str, known: Sequence[str]) -> list[str]:

@@ -61,8 +61,8 @@ class Outline:
                 "tracking": tracking.mlflow,
                 "experiment": tracking.experiment,
                 "run": self.config.name,
-                "register": tracking.register,
-                "alias": tracking.alias if tracking.register else None,
+                "register": tracking.register_as,
+                "alias": tracking.alias if tracking.register_as else None,
             },
             "notes": list(self.notes),
         }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elder.errors import ConfigError, InputError
-from elder.pipelines.config.suite import SeveralConfig
+from elder.pipelines.config.suite import SuiteConfig
 from elder.pipelines.planning.plan import Plan, plan
 from elder.pipelines.planning.shapes import ModelShape, model_shape
 from elder.pipelines.run.requirements import needs_text
@@ -27,7 +27,7 @@ class SuitePlan:
         statistics: Name of a run -> the statistics it takes or finds, as texts that are equal for equal statistics.
     """
 
-    whole: SeveralConfig
+    whole: SuiteConfig
     shape: ModelShape
     plans: Mapping[str, Plan]
     statistics: Mapping[str, tuple[str, ...]]
@@ -60,7 +60,7 @@ class SuitePlan:
         }
 
 
-def suite_plan(whole: SeveralConfig, memory_per_worker: int | None = None) -> SuitePlan:
+def suite_plan(whole: SuiteConfig, memory_per_worker: int | None = None) -> SuitePlan:
     """Work out what all runs would do.
 
     Args:

@@ -77,7 +77,7 @@ class Driver:
     ) -> None:
         self.job, self.config, self.tracker, self.on_event = job, job.config, tracker, on_event
         # The publisher runs beside the work and comes back to what failed; everything else had better wait.
-        store = RetryingStore(state.store, self.config.tracking.patience_s, self._note)
+        store = RetryingStore(state.store, self.config.tracking.retry_timeout_s, self._note)
         self.state = RunState(store, self.config.run_id)
         self.refused: Event | None = None
         all_tags = {**self.tags(), **tags}
@@ -143,7 +143,7 @@ class Driver:
 
     def _register(self, last: Commit) -> dict[str, Any] | None:
         tracking = self.config.tracking
-        name = tracking.register
+        name = tracking.register_as
         if not name:
             return None
         tags = {"elder.run_id": self.config.run_id, "elder.state_digest": last.state_digest}

@@ -47,7 +47,7 @@ class Publisher:
         self.config, self.state, self.tracker = config, state, tracker
         self.models: dict[int, str] = {}
         self._dataset, self._tags, self._note, self._claim = dict(dataset), dict(tags), note, claim
-        self._timeout_s = config.tracking.patience_s
+        self._timeout_s = config.tracking.retry_timeout_s
         self._started = False
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "elder-tracker")
@@ -79,7 +79,7 @@ class Publisher:
         self.retrying(self.catch_up)
 
     def retrying(self, call: Callable[[], Any]) -> Any:
-        """A call to the tracker, tried again after pauses for `tracking.patience_s`.
+        """A call to the tracker, tried again after pauses for `tracking.retry_timeout_s`.
 
         Raises:
             UnreachableError: It failed every time.

@@ -22,7 +22,7 @@ def run_stages(job: RunSpec, runtime: Runtime, report: EventHandler, proceed: Pr
         GateError: A gate refused a stage; the stages before it stay committed.
         ElderError: See `pipelines.run.commits`; or the ranks disagree about the state.
     """
-    loop = IsolatedLoop if job.config.stream.strategy == "apart" else StageLoop
+    loop = IsolatedLoop if job.config.stream.strategy == "isolated" else StageLoop
     loop(job, runtime, report if runtime.rank == 0 else _silence, proceed).run()
 
 

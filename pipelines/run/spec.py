@@ -88,7 +88,7 @@ class WorkerParts:
         if hasattr(editor, "moments"):  # it takes statistics: all runs on this store share them
             from elder.pipelines.run.statistics_store import StoreMoments
 
-            store = RetryingStore(job.store_factory(), job.config.tracking.patience_s, lambda _: None)
+            store = RetryingStore(job.store_factory(), job.config.tracking.retry_timeout_s, lambda _: None)
             editor.moments, editor.windows = StoreMoments(store), job.windows
         return editor  # type: ignore[no-any-return]
 

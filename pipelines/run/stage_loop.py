@@ -62,7 +62,7 @@ class StageLoop:
 
     def __init__(self, job: RunSpec, runtime: Runtime, report: EventHandler, proceed: Proceed | None = None) -> None:
         self.job, self.runtime, self.report, self.proceed = job, runtime, report, proceed
-        patience = job.config.tracking.patience_s
+        patience = job.config.tracking.retry_timeout_s
         store = RetryingStore(job.store_factory(), patience, lambda text: report({"kind": "note", "text": text}))
         self.state = RunState(store, job.config.run_id)
         first = runtime.rank == 0

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +117,9 @@ class _Search:
         self.config, self.on_event, self.out, self.begun = config, on_event, out, time.time()
         read = edits or (lambda run: read_stream(run, cache_dir))
         seeds = config.tune.seeds if config.tune.finalists else 1
-        self.streams = {seed: tuple(read(replace(config.run, seed=seed))) for seed in _seeds(config.run.seed, seeds)}
+        self.streams = {seed: tuple(read(config.run.replace(seed=seed))) for seed in _seeds(config.run.seed, seeds)}
         check_measurable(config, self.streams[config.run.seed])
-        store = RetryingStore(store_factory(), config.run.tracking.patience_s, self._note)
+        store = RetryingStore(store_factory(), config.run.tracking.retry_timeout_s, self._note)
         self.state = TuneState(store, config.tune_id)
         pin = pin_trained(config.run, store, (self.state.record() or {}).get("trained"))  # once for all trials
         self.shared = SharedParts(

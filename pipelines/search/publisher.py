@@ -87,7 +87,7 @@ class TunePublisher:
         """Log all that is not logged yet.
 
         Raises:
-            UnreachableError: The tracker did not answer for `tracking.patience_s`; the same command tries again.
+            UnreachableError: The tracker did not answer for `tracking.retry_timeout_s`; the same command tries again.
         """
         self._pool.shutdown(wait=True)
         self._retrying(self.catch_up)
@@ -108,7 +108,7 @@ class TunePublisher:
     def register(self, name: str) -> dict[str, Any] | None:
         """Log the adapter of the winner's own run and register it, if the config says so."""
         tracking = self._config.run.tracking
-        if not tracking.register:
+        if not tracking.register_as:
             return None
         commit = self._trials.commits(name)[-1]
         state = RunState(self._trials.state.store, self._trials.state.run_id(name))
@@ -124,11 +124,11 @@ class TunePublisher:
                 directory = state.fetch(commit, Path(folder) / "adapter")
                 source = state.adapter_uri(commit)
                 model = self._child.log_adapter(commit.stage, directory, commit.metrics, commit.edits, source)
-                version = self._child.register(model, str(tracking.register), tracking.alias, tags)
+                version = self._child.register(model, str(tracking.register_as), tracking.alias, tags)
                 self._child.finish("FINISHED")
                 return version
 
-        return {"name": tracking.register, "version": self._retrying(call)}
+        return {"name": tracking.register_as, "version": self._retrying(call)}
 
     def artifact(self, path: Path, name: str) -> None:
         """A file of the report beside the search."""
@@ -196,7 +196,7 @@ class TunePublisher:
 
     def _retrying(self, call: Callable[[], Any]) -> Any:
         try:
-            return call_with_retries(call, self._config.run.tracking.patience_s, self._note, "the tracker")
+            return call_with_retries(call, self._config.run.tracking.retry_timeout_s, self._note, "the tracker")
         except UnreachableError as error:
             raise UnreachableError(
                 f"{error}\nAll trials are recorded under {self._trials.state.store.uri}; the same command with "

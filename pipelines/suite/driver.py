@@ -109,7 +109,7 @@ def run_fleet(whole: SuiteRun, outside: SuiteIO) -> SuiteOutcome:
         InputError: Config, data or model are wrong, or an id belongs to another run; nothing was started.
         UnreachableError: Cluster, store or tracker does not answer; what is committed stands.
     """
-    begun, patience_s = time.time(), whole.run.tracking.patience_s
+    begun, patience_s = time.time(), whole.run.tracking.retry_timeout_s
     members, sharding = settled(whole.members)
     store = RetryingStore(outside.store_factory(), patience_s, outside.note)
     check_same_runs([member.config for member in members], store)
@@ -149,7 +149,7 @@ def _choose(run: RunConfig, parallel: int | None) -> FleetRunner:
 
 
 def _parent(whole: SuiteRun, outside: SuiteIO) -> ParentRun:
-    timeout_s = whole.run.tracking.patience_s
+    timeout_s = whole.run.tracking.retry_timeout_s
 
     def patience(call: Callable[[], Any]) -> Any:
         return call_with_retries(call, timeout_s, outside.note, "the tracker")

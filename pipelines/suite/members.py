@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,8 @@ def settled(members: Sequence[Member]) -> tuple[list[Member], str]:
     sharding = decide_sharding(members[0].config)
     if members[0].config.cluster.workers == 0:
         return list(members), sharding
-    cluster = replace(members[0].config.cluster, sharding=sharding)
-    return [Member(m.name, replace(m.config, cluster=cluster)) for m in members], sharding
+    cluster = members[0].config.cluster.replace(sharding=sharding)
+    return [Member(m.name, m.config.replace(cluster=cluster)) for m in members], sharding
 
 
 def run_member(member: Member, world: SuiteContext, runner: Runner | None, kit: WorkerParts) -> MemberResult:

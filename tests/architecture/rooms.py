@@ -8,8 +8,8 @@ from pathlib import Path
 DOORS = frozenset({"__init__", "adapter", "export", "harness", "wrapping"})
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "elder": (),
     "elder/options": (),
+    "elder": ("elder/options",),
     "elder/solvers": ("elder",),
     "elder/edited": ("elder",),
     "elder/world": ("elder",),
@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "elder (doors)": ("elder", "elder/datasets", "elder/editors", "elder/metrics", "elder/models"),
     "pipelines": (),
-    "pipelines/config": ("elder", "elder/datasets", "elder/metrics"),
+    "pipelines/config": ("elder", "elder/datasets", "elder/metrics", "elder/options"),
     "pipelines/pages": ("elder/metrics",),
     "pipelines/run": (
         "elder", "elder/datasets", "elder/hyper", "elder/metrics", "elder/models", "elder/solvers", "elder/targets",

@@ -12,10 +12,12 @@ from tests.architecture.sources import PACKAGES, ROOT, imports, modules, within
 
 STDLIB = set(sys.stdlib_module_names)
 LIBRARIES = {
-    "elder": {"torch", "transformers", "safetensors", "tokenizers", "numpy", "lm_eval", "elder"},
+    "elder": {
+        "torch", "transformers", "safetensors", "tokenizers", "numpy", "pydantic", "pydantic_core", "lm_eval", "elder",
+    },
     "pipelines": {
         "torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "rich", "optuna",
-        "tenacity", "elder",
+        "tenacity", "pydantic", "pydantic_core", "elder",
     },
     "infra": {
         "boto3", "botocore", "mlflow", "requests", "ray", "yaml", "pandas", "swift", "psutil", "torch", "pathspec",

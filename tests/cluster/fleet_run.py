@@ -78,7 +78,7 @@ def carry_out(order: Order, events: list[Mapping[str, Any]] | None = None) -> Su
     values = {
         "name": "test", "run_id": "w", "data": {"edits": EDITS}, "stream": {"stage_size": 4, "batch_size": 2},
         "evaluation": {"protocols": ["generate"], "probes": 0}, "cluster": cluster,
-        "tracking": {"mlflow": None, "patience_s": 0},
+        "tracking": {"mlflow": None, "retry_timeout_s": 0},
     }  # fmt: skip
     mishaps = {run: (Mishap(**given),) for run, given in order.struck.items()}
     outside = SuiteIO(

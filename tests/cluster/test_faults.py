@@ -56,7 +56,7 @@ def test_mlflow_gone_for_a_minute_is_caught_up_with(tmp_path: Path, truth: Truth
     """SIGSTOP or kill -9 in the middle. The edits go on; in the end the record is complete, nothing in it twice."""
     edits = 4 * MANY
     with mlflow_that_fails(tmp_path / "mlflow") as server:
-        run = Run(tmp_path, mlflow=server.url, edits=edits, pause=1.0, tracking={"patience_s": 180})
+        run = Run(tmp_path, mlflow=server.url, edits=edits, pause=1.0, tracking={"retry_timeout_s": 180})
         run.start()
         run.wait_for(lambda event: event["kind"] == "committed" and event["stage"] == 3)
         story = Story(f"MLflow {how} for {OUTAGE_S:g} s")
@@ -160,7 +160,7 @@ def test_a_store_away_for_a_while_is_waited_for(tmp_path: Path, s3: Any, truth: 
 
     ends: list[float] = []
     proxy.rule = rule
-    run = s3_run(tmp_path, s3, tracking={"patience_s": 120})
+    run = s3_run(tmp_path, s3, tracking={"retry_timeout_s": 120})
     story = Story(f"S3: {fault} for 15 s")
     story.strike()
     run.start()
@@ -178,7 +178,7 @@ def test_a_store_that_stays_away_ends_the_run_and_the_same_command_continues(
 ) -> None:
     proxy: FaultyProxy = s3[2]
     proxy.rule = lambda method, path: "503" if method == "PUT" and "stages/000001/" in path else ""
-    run = s3_run(tmp_path, s3, tracking={"patience_s": 3})
+    run = s3_run(tmp_path, s3, tracking={"retry_timeout_s": 3})
     run.start()
     assert run.end() == 3
     assert "failed again and again" in run.log_text()
@@ -325,7 +325,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_full_or_read_only(tmp_path: Path, small_disk: Path, truth: Truth, how: str) -> None:
     """Exit 3 with the reason; what is committed stands; with room again the same command continues."""
     store = str(small_disk / "store")
-    run = Run(tmp_path / "first", pause=1.0, store=store, tracking={"patience_s": 2})
+    run = Run(tmp_path / "first", pause=1.0, store=store, tracking={"retry_timeout_s": 2})
     run.start()
     run.wait_for(lambda event: event["kind"] == "phase" and event["name"] == "edit" and event["stage"] == 1)
     story = Story(f"the store's disk is {how}")

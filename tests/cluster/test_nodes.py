@@ -93,7 +93,7 @@ def test_zero3_over_two_nodes_with_one_killed_equals_two_workers_on_one_node(clu
 
 def test_too_few_nodes_are_waited_for_and_then_told(cluster: RayNodes, tmp_path: Path, truth: list[str]) -> None:
     """A node is gone for good: exit 3 and what is missing. With a node that comes while the run waits, it goes on."""
-    settings = {"patience_s": 40}  # more than it takes the workers to start
+    settings = {"wait_for_resources_s": 40}  # more than it takes the workers to start
     run = Run(tmp_path, cluster, hang=True, cluster_settings=settings)
     story = Story("a node is gone for good; the same command again, a node comes while it waits")
     run.start()
@@ -104,7 +104,7 @@ def test_too_few_nodes_are_waited_for_and_then_told(cluster: RayNodes, tmp_path:
     told = run.log_text()
     assert "2 CPU" in told
     assert run.digests == truth[:1]
-    again = Run(tmp_path, cluster, cluster_settings={"patience_s": 200})
+    again = Run(tmp_path, cluster, cluster_settings={"wait_for_resources_s": 200})
     again.start()
     again.wait_for(lambda event: event["kind"] == "note" and "wait" in event["text"])
     cluster.start("three")

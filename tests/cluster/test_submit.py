@@ -148,11 +148,15 @@ def metadata(head: JobHead, job: str) -> dict[str, str]:
 
 @pytest.mark.nodes
 def test_a_full_cluster_ends_the_job_with_exit_code_3(head: JobHead, config: Path, tmp_path: Path) -> None:
-    few = ("cluster.workers=3", "cluster.patience_s=2", "tracking.mlflow=null")
+    few = ("cluster.workers=3", "cluster.wait_for_resources_s=2", "tracking.mlflow=null")
     done = elder(head, tmp_path, "submit", "edit", "run.yaml", *few, "--run-id", "full", "--follow")
     assert done.returncode == 3, done.stdout + done.stderr
     said = done.stdout.replace("\n", " ")
-    for words in ("the run needs 3 workers of 1 CPU (3 CPU in all)", "the cluster has 2 CPU", "cluster.patience_s"):
+    for words in (
+        "the run needs 3 workers of 1 CPU (3 CPU in all)",
+        "the cluster has 2 CPU",
+        "cluster.wait_for_resources_s",
+    ):
         assert words in said, done.stdout
     status = elder(head, tmp_path, "status", "full")
     assert "failed (exit code 3)" in status.stdout

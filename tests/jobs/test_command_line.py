@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -146,11 +149,47 @@ def test_ls_config_reference_is_the_committed_page(elder: Elder) -> None:
     assert elder("ls", "config-reference").out == (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
 
 
+def test_ls_config_schema_is_the_packaged_file(elder: Elder) -> None:
+    for kind in ("edit", "tune", "compare", "study", "training"):
+        packaged = ROOT / "configs" / "schema" / f"{kind}.json"
+        assert elder("ls", "config-schema", "--of", kind).out == packaged.read_text(encoding="utf-8"), "make docs"
+    unknown = elder("ls", "config-schema", "--of", "edits")
+    assert unknown.code == 2
+    assert "known: edit, tune" in unknown.err
+
+
+def test_former_names_are_taken_with_one_note_each(elder: Elder, tmp_path: Path) -> None:
+    assert elder("cp", "demo", "mine.yaml").code == 0
+    text = (tmp_path / "mine.yaml").read_text().replace("cluster:\n", "cluster:\n  patience_s: 7\n")
+    (tmp_path / "mine.yaml").write_text(text)
+    line = text.splitlines().index("  patience_s: 7") + 1
+    found = elder("plan", "mine.yaml", "tracking.patience_s=9", "stream.strategy=apart", "tracking.register=null")
+    assert found.code == 0, found.err
+    assert sorted(found.err.splitlines()) == [
+        "note: command line: stream.strategy: 'apart' is now called 'isolated'",
+        "note: command line: tracking.patience_s is now called tracking.retry_timeout_s",
+        f"note: mine.yaml:{line}: cluster.patience_s is now called cluster.wait_for_resources_s",
+    ]
+    for written in ("wait_for_resources_s: 7.0", "retry_timeout_s: 9.0", "strategy: isolated"):
+        assert written in found.out
+    assert "patience_s" not in found.out
+
+
+def test_help_does_not_import_pydantic() -> None:
+    code = "import sys; from elder.jobs.main import main; main(['--help']); print('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_cp_copies_with_comments_and_never_over_a_file(elder: Elder, tmp_path: Path) -> None:
     for name, source in packaged_configs().items():
         target = tmp_path / "mine" / f"{name.replace('/', '-')}.yaml"
         assert elder("cp", name, target).code == 0
-        assert target.read_text() == source.read_text()
+        (named, *rest), (relative, *there) = target.read_text().splitlines(), source.read_text().splitlines()
+        assert rest == there
+        schema = Path(unquote(urlsplit(named.split("=")[1]).path))
+        assert schema == (source.parent / relative.split("=")[1]).resolve()
+        assert schema.is_file()
     (tmp_path / "x.yaml").write_text("mine")
     refused = elder("cp", "demo", "x.yaml")
     assert refused.code == 2

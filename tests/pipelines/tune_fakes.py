@@ -70,7 +70,7 @@ def make_search(run_id: str = "s1", cluster: Mapping[str, Any] | None = None, **
         "editor": {"method": "elder"},
         "evaluation": {"protocols": ["generate"], "probes": 0},
         "cluster": {"workers": 1, "sharding": "none", **(cluster or {})},
-        "tracking": {"mlflow": "unused.db", "patience_s": 0},
+        "tracking": {"mlflow": "unused.db", "retry_timeout_s": 0},
         "tune": {
             "space": SPACE, "trials": 6, "scheduler": "none", "objective": ["reliability", "locality"],
             "finalists": 2, "seeds": 2, **tune,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import field_validator
 
 from elder.editors.weights.locate_options import LocateOptions
-from elder.options.fields import opt
+from elder.options.fields import Count, Positive, setting
 
 
-@dataclass(frozen=True)
 class RomeOptions(LocateOptions):
     """ROME (arXiv 2202.05262): one fact at a time, exactly, in one block."""
 
-    clamp: float = opt(4.0, "a value stays within so many times the length of its start")
-    batch_size: int = opt(1, "edits handed over together; ROME writes them one after another")
-    statistics: bool = opt(True, "weigh directions by the second moment of ordinary keys; off: plain minimum norm")
-    shared_key: bool = opt(
+    clamp: Positive = setting(4.0, "a value stays within so many times the length of its start")
+    batch_size: Count = setting(1, "edits handed over together; ROME writes them one after another")
+    statistics: bool = setting(True, "weigh directions by the second moment of ordinary keys; off: plain minimum norm")
+    shared_key: bool = setting(
         False, "use the mean key on both sides of the update (R-ROME); off: mean and bare key, as published"
     )
 
@@ -24,7 +23,9 @@ class RomeOptions(LocateOptions):
         """Not for the plain minimum norm."""
         return self.statistics
 
-    def problems(self) -> list[str]:
-        """What is impossible."""
-        several = self.layers is not None and len(self.layers) > 1
-        return super().problems() + (["layers: ROME writes one block"] if several else [])
+    @field_validator("layers")
+    @classmethod
+    def _one_block(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers is not None and len(layers) > 1:
+            raise ValueError("ROME writes one block")
+        return layers

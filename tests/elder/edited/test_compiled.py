@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -37,7 +36,7 @@ def _anew() -> Iterator[None]:
 
 def editor_of(kind: str, base: Base) -> Any:
     method = kind.split(",")[0]
-    known = {field.name for field in fields(options_class(method))}
+    known = options_class(method).model_fields
     small = {name: value for name, value in SMALL.items() if name in known}
     editor = make_editor(method, base, **{**small, **OWN.get(method, {}), **KINDS[kind]})
     editor.edit(EDITS[:2])

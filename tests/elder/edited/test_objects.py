@@ -6,7 +6,6 @@ import copy
 import gc
 import pickle
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ WEIGHTS = ("rome", "memit", "ultraedit")
 
 
 def editor_of(method: str, base: Base, **options: Any) -> Any:
-    known = {field.name for field in fields(options_class(method))}
+    known = options_class(method).model_fields
     small = {name: value for name, value in SMALL.items() if name in known}
     return make_editor(method, base, **{**small, **OWN.get(method, {}), **options})
 

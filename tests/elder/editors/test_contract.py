@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def make(place: Path, base: Base) -> Make:
     """An editor of a method, small; `on` is the base."""
 
     def build(name: str, on: Base = base, **options: Any) -> Any:
-        known = {field.name for field in fields(options_class(name))}
+        known = options_class(name).model_fields
         small = {key: value for key, value in {**SMALL, "text": str(place / "text.txt")}.items() if key in known}
         return make_editor(name, on, **{**small, **OWN.get(name, {}), **options})
 

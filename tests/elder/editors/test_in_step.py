@@ -50,7 +50,7 @@ def bare() -> Base:
 def edit_and_measure(runtime: StrictRuntime, bare: Base, method: str, edits: tuple[Edit, ...], text: str) -> Any:
     editor: Any = make_editor(method, wrap_base(bare.model, bare.tokenizer, bare.source, runtime), **METHODS[method])
     if getattr(editor.options, "needs_statistics", False):
-        editor.options = replace(editor.options, text=text, text_tokens=None)
+        editor.options = editor.options.replace(text=text, text_tokens=None)
     editor.edit(edits[:1])
     editor.edit(edits[1:] or edits)
     parts = ("reliability", "generalization", "locality", "scope", "fluency", "perplexity")

@@ -57,7 +57,7 @@ def statistics(base: Base) -> dict[int, SecondMoment]:
 
 def make(kind: str, base: Base, **options: Any) -> LocateEditor:
     cls, own = KINDS[kind]
-    editor = cls(base, replace(own, **options))
+    editor = cls(base, own.replace(**options))
     editor.statistics = statistics(base)
     return editor
 
@@ -226,7 +226,7 @@ def test_a_value_that_is_no_number_is_refused_before_it_is_written(base: Base) -
     editor = make("memit", base)
     editor.edit(EDITS[:2])
     before = state_digest(editor.state_dict())
-    editor.options = replace(editor.options, lr=1e38, clamp=1e38)
+    editor.options = editor.options.replace(lr=1e38, clamp=1e38)
     with pytest.raises(SolverError, match=rf"no value was found for edit {EDITS[2].id}"):
         editor.edit(EDITS[2:4])
     assert state_digest(editor.state_dict()) == before

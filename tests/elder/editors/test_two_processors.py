@@ -81,7 +81,7 @@ def test_states_are_equal_to_the_bit(base: Base, method: str, tmp_path: Any) -> 
         own = wrap_base(base.model, base.tokenizer, base.source, runtime)
         editor: Any = make_editor(method, own, **METHODS[method])
         if getattr(editor.options, "needs_statistics", False):
-            editor.options = replace(editor.options, text=str(tmp_path / "text.txt"), text_tokens=None)
+            editor.options = editor.options.replace(text=str(tmp_path / "text.txt"), text_tokens=None)
         editor.edit(EDITS[:3])
         editor.edit(EDITS[3:5])
         return editor.state_dict()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def make(family: str, method: str, text: str, **options: Any) -> Any:
     """A small editor; one block where a family's MLPs cannot share a change out."""
-    known = {field.name for field in fields(options_class(method))}
+    known = options_class(method).model_fields
     small = {key: value for key, value in {**SMALL, "text": text}.items() if key in known}
     one = {"layers": (3,)} if FAMILIES[family].bends and (method in SEVERAL or method == "rome") else {}
     return make_editor(

@@ -10,7 +10,7 @@ import pytest
 from elder.errors import ConfigError
 from elder.pipelines.config.comparison import parse_compare_config
 from elder.pipelines.config.study import parse_study_config
-from elder.pipelines.config.suite import SeveralConfig
+from elder.pipelines.config.suite import SuiteConfig
 from elder.pipelines.planning.plan import plan
 from elder.pipelines.planning.suite_plan import suite_plan
 from tests.jobs.conftest import Elder
@@ -24,7 +24,7 @@ COMMON = {
 }
 
 
-def comparison(methods: dict[str, object], **compare: object) -> SeveralConfig:
+def comparison(methods: dict[str, object], **compare: object) -> SuiteConfig:
     return parse_compare_config(json.dumps({**COMMON, "compare": {"methods": methods, **compare}}), "c.yaml")
 
 
@@ -73,7 +73,7 @@ def test_the_command_line_plans_a_comparison_of_an_ordinary_config(elder: Elder,
     assert done.code == 0, done.err
     lines = [line.split() for line in done.out.splitlines()]
     assert ["run", "method", "blocks", "a", "batch", "edits"] in [line[:6] for line in lines]
-    assert any(line[:2] == ["memit", "memit"] and line[3:5] == ["1,", "apart"] for line in lines)
+    assert any(line[:2] == ["memit", "memit"] and line[3:5] == ["1,", "isolated"] for line in lines)
     (total,) = [line for line in lines if line[:1] == ["total"]]
     told = json.loads((tmp_path / "p.json").read_text())
     assert total[1:] == [str(told["totals"][key]) for key in ("edits", "stages", "batches", "statistics")]

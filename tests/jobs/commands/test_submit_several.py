@@ -123,7 +123,7 @@ def test_methods_and_strategy_travel_and_stand_in_the_command_that_goes_on(folde
     assert isinstance(whole, CompareConfig)
     there = parse_compare_config((target / "run/config.yaml").read_text())
     assert [member.name for member in there.members] == ["rome", "elder"]
-    assert {member.config.stream.strategy for member in there.members} == {"apart"}
+    assert {member.config.stream.strategy for member in there.members} == {"isolated"}
     facts = metadata(resolve_request(wanted), 1, whole)
     assert facts["elder.resume"] == (
         "elder submit compare compare.yaml --methods rome,elder --strategy single --resume w --address http://127.0.0.1:1"

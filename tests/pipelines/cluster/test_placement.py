@@ -22,11 +22,11 @@ def test_what_is_needed_in_words() -> None:
 
 
 def test_the_note_says_what_there_is_and_how_long_it_waits() -> None:
-    cluster = make_config(cluster={"workers": 2, "patience_s": 60}).cluster
+    cluster = make_config(cluster={"workers": 2, "wait_for_resources_s": 60}).cluster
     note = waiting_note(cluster, {"CPU": 2.0, "memory": 1e9}, {"CPU": 0.5}, False, 15.2)
     assert note == (
         "no room for the workers for 15 s: needed 2 workers of 1 CPU (2 CPU in all); the cluster has 2 CPU, free 0.5 "
-        "CPU; waiting 45 s more (cluster.patience_s)"
+        "CPU; waiting 45 s more (cluster.wait_for_resources_s)"
     )
     assert "have been starting for 70 s" in waiting_note(cluster, {}, {}, True, 70.0)
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from elder.errors import ConfigError
 from elder.pipelines.config.files import packaged_configs
 from elder.pipelines.config.reference import config_reference
-from elder.pipelines.config.run import NEUTRAL, RunConfig, diff, flatten, fresh_run_id, load_config, parse_config
+from elder.pipelines.config.run import RunConfig, diff, flatten, fresh_run_id, load_config, parse_config
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -118,6 +119,54 @@ data: {order: shufled, edits: 0}
 
 
 @pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("5: 3", "c.yaml:1: 5: unknown key (known: name, run_id,"),
+        ("editor: {5: 3}", "c.yaml:1: editor.5: 'elder-plus' has no such option"),
+        ("stream: {null: 3}", "c.yaml: stream.None: unknown key"),
+        ("tracking: {register_as: x}", "c.yaml:1: tracking.register_as: unknown key; did you mean 'register'?"),
+        ("tracking: {s3: {regoin: x}}", "c.yaml:1: tracking.s3.regoin: unknown key; did you mean 'region'?"),
+        ("tracking: {s3: 4}", "c.yaml:1: tracking.s3: expected a section of keys, found int 4"),
+        ("data: {order: 3}", "c.yaml:1: data.order: expected one of given, shuffled, found int 3"),
+        ("data: {order: null}", "c.yaml:1: data.order: expected one of given, shuffled, found nothing"),
+        ("data: {source: 3}", "c.yaml:1: data.source: expected text, found int 3"),
+        ("data: {source: ' '}", "c.yaml:1: data.source: expected text, found str ' '"),
+        ("data: {edits: .inf}", "c.yaml:1: data.edits: expected a whole number, found float inf"),
+        ("evaluation: {parts: [scope, 3]}", "c.yaml:1: evaluation.parts: expected a list of text, found int 3 in it"),
+        ("evaluation: {parts: 3}", "c.yaml:1: evaluation.parts: expected a list of text, found int 3"),
+        ("evaluation: {parts: [scop]}", "c.yaml:1: evaluation.parts: 'scop' is not one of"),
+        (
+            "cluster: {cpus_per_worker: 0}",
+            "c.yaml:1: cluster.cpus_per_worker: 0 is too small, it must be greater than 0",
+        ),
+    ],
+)
+def test_what_a_key_cannot_be_is_told_with_what_it_can_be(text: str, problem: str, tmp_path: Path) -> None:
+    (found,) = problems_of(text, tmp_path=tmp_path)
+    assert found.startswith(problem), found
+
+
+def test_on_the_command_line_text_is_what_was_typed() -> None:
+    overrides = ("run_id=2024-01-01", "tracking.register=1e5", "model.source=true", "data.path=", "name='x'")
+    config = config_of("", *overrides)
+    assert (config.run_id, config.tracking.register_as, config.model.source) == ("2024-01-01", "1e5", "true")
+    assert (config.data.path, config.name) == (None, "x")
+    with pytest.raises(ConfigError, match="'0042' is not one of given, shuffled"):
+        config_of("", "data.order=0042")
+    with pytest.raises(ConfigError, match="expected a list of text, found int 1 in it"):
+        config_of("", "evaluation.protocols=[1, forced]")
+
+
+def test_a_copy_with_other_values_is_checked_too() -> None:
+    config = config_of("", "run_id=r1")
+    assert config.replace(run_id="r2").replace(run_id="r1") == config
+    with pytest.raises(ValidationError):
+        config.replace(runid="r2")
+    with pytest.raises(ValidationError):
+        config.stream.replace(batch_size=0)
+
+
+@pytest.mark.parametrize(
     ("override", "key"),
     [
         ("cluster.workers=0 cluster.sharding=zero3", "cluster.sharding"),
@@ -184,7 +233,7 @@ def test_digest_ignores_exactly_what_cannot_change_the_result() -> None:
         "evaluation.probes": "0",
     }
     for key, value in samples.items():
-        assert any(key == name or key.startswith(name + ".") for name in NEUTRAL)
+        assert any(key == name or key.startswith(name + ".") for name in RunConfig.DIGEST_EXCLUDED)
         changed = config_of("", "run_id=r1", f"{key}={value}")
         assert changed != config
         assert changed.digest() == config.digest()

@@ -74,8 +74,8 @@ def test_all_mistakes_come_at_once_with_their_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tune.space.editor.lr={uniform: [-1, 1]}", "-1.0: editor.lr: must be positive"),
-        ("tune.space.editor.rank={choice: [4, 0]}", "0: editor.rank: must be at least 1"),
+        ("tune.space.editor.lr={uniform: [-1, 1]}", "-1.0: editor.lr: -1.0 is too small, it must be greater than 0"),
+        ("tune.space.editor.rank={choice: [4, 0]}", "0: editor.rank: 0 is too small, the least is 1"),
         ("tune.space.editor.rank={uniform: [1, 9]}", "expected a whole number"),
         ("tune.space.editor.lrr={uniform: [1, 9]}", "has no such option; did you mean 'lr'"),
         ("tune.space.editor.rank={choice: []}", "the list is empty"),

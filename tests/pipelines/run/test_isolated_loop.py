@@ -26,7 +26,7 @@ from tests.pipelines.fakes import (
     make_edits,
 )
 
-APART = {"strategy": "apart", "stage_size": 4}
+APART = {"strategy": "isolated", "stage_size": 4}
 
 
 class SpyMeter(FakeMeter):

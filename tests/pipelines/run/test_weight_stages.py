@@ -103,7 +103,7 @@ def test_another_run_finds_the_statistics_and_says_so(
     assert len(kept) == 2
     monkeypatch.setattr(supply, "collect_moments", _no_pass)
     second = make_job(tmp_path, "alphaedit", model, text)
-    second = replace(second, config=replace(second.config, run_id="run-2"))
+    second = replace(second, config=second.config.replace(run_id="run-2"))
     told: list[Any] = []
     run_locally(second, told.append)
     assert any("were there already" in event["text"] for event in told if event["kind"] == "note")
@@ -176,10 +176,10 @@ def test_edits_without_a_subject_are_told_by_id_before_anything_starts(tmp_path:
         with pytest.raises((ConfigError, DataError), match="edit lost: the subject 't2' does not stand in"):
             check()
     assert job.store_factory().list("") == []
-    check_inputs(replace(bad, editor=make_config(editor={"method": "elder"}).editor))  # others need no subject
+    check_inputs(bad.replace(editor=make_config(editor={"method": "elder"}).editor))  # others need no subject
 
 
 def _with_data(job: RunSpec, root: Path, line: str | None = None) -> Any:
     path = root / "edits.jsonl"
     path.write_text(line or '{"prompt": "The colour of t1 is", "target": "s1", "subject": "t1"}')
-    return replace(job.config, data=replace(job.config.data, source="jsonl", path=str(path)))
+    return job.config.replace(data=job.config.data.replace(source="jsonl", path=str(path)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,7 +46,7 @@ def test_the_best_trial_wins_and_its_config_runs(tmp_path: Path) -> None:
     assert objectives[best["trial"]] == max(objectives.values())
     written = (tmp_path / "out" / "best.yaml").read_text()
     config = parse_config(written)
-    here = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, workers=0))
+    here = config.replace(cluster=config.cluster.replace(workers=0))
     assert {key: config.editor.options[key.partition(".")[2]] for key in best["parameters"]} == best["parameters"]
     assert config.run_id not in (best["run_id"], "s1")
     again = run_edit(here, StoreAt(str(tmp_path / "again")), RecordingTracker(), edits=make_edits(EDITS), kit=TuneKit())
@@ -238,8 +237,8 @@ def test_the_tracker_has_one_run_for_the_search_and_one_below_it_for_each_trial(
 
 def test_only_the_winner_is_registered(tmp_path: Path) -> None:
     config = make_search()
-    tracking = dataclasses.replace(config.run.tracking, register="facts")
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, tracking=tracking))
+    tracking = config.run.tracking.replace(register_as="facts")
+    config = config.replace(run=config.run.replace(tracking=tracking))
     forest = _Forest()
     result = search(tmp_path, config, tracker=forest)
     assert forest.registered == [(result["best"]["run_id"], "candidate")]

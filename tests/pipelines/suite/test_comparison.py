@@ -70,7 +70,7 @@ def make_compare(methods: Mapping[str, Any] | None = None, **sections: Any) -> C
         "editor": {"method": "elder", "steps": 7},
         "evaluation": {"protocols": ["generate"], "probes": 0},
         "cluster": {"workers": 0},
-        "tracking": {"mlflow": "unused.db", "register": "name", "patience_s": 0},
+        "tracking": {"mlflow": "unused.db", "register": "name", "retry_timeout_s": 0},
         "compare": {"methods": methods or {"elder": {}, "elder-plus": {"steps": 3}}},
     }
     for name, section in sections.items():
@@ -106,7 +106,7 @@ def test_options_of_the_config_hold_for_its_own_method_only() -> None:
     assert options["mine"]["steps"] == 7
     assert options["mine"]["rank"] == 2
     assert options["elder-plus"]["steps"] == 50
-    assert all(member.config.tracking.register is None for member in config.members)
+    assert all(member.config.tracking.register_as is None for member in config.members)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_options_of_the_config_hold_for_its_own_method_only() -> None:
         ("sequential-batched", ("stream", 4, 2)),
         ("sequential", ("stream", 4, 1)),
         ("batch", ("stream", 8, 8)),
-        ("single", ("apart", 4, 1)),
+        ("single", ("isolated", 4, 1)),
     ],
 )
 def test_strategies_change_the_stream_alone(strategy: str, stream: tuple[str, int, int]) -> None:

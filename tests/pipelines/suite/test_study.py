@@ -72,7 +72,7 @@ def make_study(parts: Any = None, **sections: Any) -> StudyConfig:
         "stream": {"stage_size": 4, "batch_size": 2},
         "evaluation": {"protocols": ["generate"], "probes": 0, "parts": ["reliability", "counterfact"]},
         "cluster": {"workers": 0},
-        "tracking": {"mlflow": "unused.db", "patience_s": 0},
+        "tracking": {"mlflow": "unused.db", "retry_timeout_s": 0},
         "study": {
             "methods": {"elder": {}, "other": {"method": "elder", "rank": 2}},
             "parts": parts or PARTS,
@@ -99,15 +99,15 @@ def test_runs_are_what_parts_methods_strategies_and_values_say() -> None:
         for m in config.members
     }
     assert found == {
-        "batch-elder-batch-b0001": ("apart", 1, 4, 6),
-        "batch-elder-batch-b0004": ("apart", 4, 4, 6),
-        "batch-other-batch-b0001": ("apart", 1, 4, 6),
-        "batch-other-batch-b0004": ("apart", 4, 4, 6),
+        "batch-elder-batch-b0001": ("isolated", 1, 4, 6),
+        "batch-elder-batch-b0004": ("isolated", 4, 4, 6),
+        "batch-other-batch-b0001": ("isolated", 1, 4, 6),
+        "batch-other-batch-b0004": ("isolated", 4, 4, 6),
         "stream-elder-seq-b0001": ("stream", 1, 4, 8),
         "stream-elder-sb-b0002": ("stream", 2, 4, 8),
         "stream-elder-sb-b0004": ("stream", 4, 4, 8),
-        "layers-elder-single-l0002": ("apart", 1, 4, 3),
-        "layers-elder-single-l0003": ("apart", 1, 4, 3),
+        "layers-elder-single-l0002": ("isolated", 1, 4, 3),
+        "layers-elder-single-l0003": ("isolated", 1, 4, 3),
     }
     layers = [m.config.editor.options["layers"] for m in config.members if m.name.startswith("layers")]
     assert layers == [[2], [3]]

@@ -235,7 +235,7 @@ stream: {stage_size: 4, batch_size: 2}
 editor: {method: malmen, trained: train-1}
 evaluation: {protocols: [generate], probes: 0}
 cluster: {workers: 1, sharding: none}
-tracking: {mlflow: unused.db, patience_s: 0}
+tracking: {mlflow: unused.db, retry_timeout_s: 0}
 tune:
   {space: {editor.lr: {choice: [0.1, 0.2, 0.3]}}, searcher: grid, trials: 3, scheduler: none, objective: [reliability],
    finalists: 0}
