@@ -22,13 +22,13 @@ demo: $(STAMP)
 
 # Two processes: one for what starts clusters and servers, one for the rest (see tests/side_by_side.py).
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes and not slow"
 
 test-nodes: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m nodes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "nodes or slow"
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not ranks and not nodes"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not ranks and not nodes and not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from elder.mixture.codes import CodeStore
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_quick_run_prints_every_figure(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "bench" / "elder.py"), "--quick"],

@@ -67,6 +67,7 @@ def test_an_error_that_explains_itself_is_not_tried_again(tmp_path: Path, ray_cl
     assert len(digests(tmp_path / "store")) == 1
 
 
+@pytest.mark.nodes
 def test_an_error_that_comes_back_ends_the_run(tmp_path: Path, ray_cluster: None) -> None:
     kit = FakeKit(mishaps=(Mishap("raise", 6, "", once=False),))
     with pytest.raises(ElderError, match=r"failed again in the same way.*stumbled"):
@@ -86,7 +87,10 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 180
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("how", [pytest.param("driver", marks=pytest.mark.nodes), "everything", "interrupt"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param("driver", marks=pytest.mark.nodes), "everything", pytest.param("interrupt", marks=pytest.mark.nodes)],
+)
 def test_a_killed_driver_continues_with_another_number_of_workers(
     tmp_path: Path, undisturbed: list[str], ray_cluster: None, how: str
 ) -> None:

@@ -43,7 +43,7 @@ def editor_of(kind: str, base: Base) -> Any:
     return editor
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [k if k == "elder-plus" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_a_compiled_model_is_edited(base_of: Callable[..., Base], kind: str) -> None:
     base = base_of("llama")
     editor = editor_of(kind, base)
@@ -57,6 +57,7 @@ def test_a_compiled_model_is_edited(base_of: Callable[..., Base], kind: str) -> 
             torch.testing.assert_close(logits_of(compiled, inputs), plain, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["elder-plus"])
 def test_a_compiled_forward_decodes(loud_of: Callable[..., Any], alone_of: Callable[..., Alone], method: str) -> None:
     """As transformers' pages say it: a static cache, and `model.forward` compiled."""
