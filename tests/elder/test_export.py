@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from elder.editors.make import make_editor
 from elder.errors import ConfigError, ModelError
 from elder.export import export_merged
-from tests.elder.editors.test_locate import make
+from tests.elder.editors.weights.test_locate import make
 from tests.elder.tiny import EDITS, FAMILIES, OTHERS, logits_of, make_base, padded
 
 

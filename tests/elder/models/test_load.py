@@ -22,7 +22,7 @@ from elder.errors import ModelError
 from elder.models.load import load_base, wrap_base
 from elder.runtime import LocalRuntime
 from elder.state import weights_digest
-from tests.elder.test_models import ARCHITECTURES, COMMON, MODERN, build
+from tests.elder.models.test_anatomy import ARCHITECTURES, COMMON, MODERN, build
 from tests.elder.tiny import DEPTH, ThreadRuntime, logits_of, make_model, make_tokenizer, on_ranks, padded
 
 INDEX = "model.safetensors.index.json"

@@ -12,7 +12,8 @@ from elder.editors.make import make_editor
 from elder.editors.weights.rollback import rolled_back
 from elder.errors import ConfigError
 from elder.state import state_digest
-from tests.elder.editors import test_hyper, test_locate
+from tests.elder.editors.gradient import test_trained_editors as test_hyper
+from tests.elder.editors.weights import test_locate
 from tests.elder.tiny import EDITS, OTHERS, logits_of, padded
 
 KINDS = (*test_locate.KINDS, *test_hyper.KINDS)

@@ -8,7 +8,7 @@ import torch
 from elder.base import Base
 from elder.editors.weights.memit import MemitEditor
 from elder.targets.requests import prompt_row
-from tests.elder.editors.test_locate import make
+from tests.elder.editors.weights.test_locate import make
 from tests.elder.tiny import EDITS
 
 
