@@ -85,6 +85,9 @@ EditProgress = Callable[[int, int, float], None]
 class Editor(Protocol):
     """An edited model in the making: give it edits, use `model`, save it, go on.
 
+    Made by `Class(base, options)`. Whoever asks it finds also what `elder.editors.asking.Asking` mixes in, and a
+    `model` made by `elder.edited.model.make_edited`.
+
     `model` is an ordinary transformers model to its caller, with the edits active. It shares the
     weights of `base.model`, which stays as it was; two editors on one base do not meet.
     """
@@ -93,6 +96,10 @@ class Editor(Protocol):
     base: Base
     model: PreTrainedModel
     options: Any  # the frozen model of this method's options
+
+    @staticmethod
+    def default_layers(depth: int) -> tuple[int, ...]:
+        """The blocks that are edited, in a model of so many, when `options.layers` is None; `elder plan` asks too."""
 
     @property
     def edits_applied(self) -> int:

@@ -64,6 +64,9 @@ FORMULAS = (
 )
 
 
+NO_FORMULA = "adapters: not counted, no formula in pipelines/planning knows what this method holds"
+
+
 def formulas(config: StagedConfig) -> tuple[str, ...]:
     """What the figures of this config's method are made of."""
     own: tuple[str, ...] = FORMULAS[2:3]
@@ -71,6 +74,8 @@ def formulas(config: StagedConfig) -> tuple[str, ...]:
         own = WEIGHT_FORMULAS
     elif reads_factors(config):
         own = TRAINING_FORMULAS if is_trained(config) else FACTOR_FORMULAS
+    elif not trains_maps(config):
+        own = (NO_FORMULA,)
     return (*FORMULAS[:2], *own, *FORMULAS[3:])
 
 
@@ -107,18 +112,23 @@ def edited_blocks(config: StagedConfig, shape: ModelShape) -> tuple[int, ...]:
     return found
 
 
+def trains_maps(config: StagedConfig) -> bool:
+    """Whether the method trains low-rank maps; told by its options, as for the other families."""
+    return {"rank", "experts"} <= set(config.editor.options)
+
+
 def adapter_parameters(config: StagedConfig, shape: ModelShape) -> int:
     """Trained parameters: for each edited block N x (r x (in + out)) and a router N x (query width + 1).
 
-    None for methods that write weights.
+    None for methods that train no such maps.
     """
     options = config.editor.options
-    if takes_statistics(config) or reads_factors(config):
+    if not trains_maps(config):
         return 0
     target = options.get("target", "auto")
     out_edited = target == "mlp_out" or (target == "auto" and shape.gated)
     query = shape.inner if out_edited else shape.width
-    experts, rank = int(options.get("experts", 1)), int(options.get("rank", 8))
+    experts, rank = int(options["experts"]), int(options["rank"])
     one = experts * rank * (shape.inner + shape.width) + experts * (query + 1)
     return one * len(edited_blocks(config, shape))
 

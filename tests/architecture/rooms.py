@@ -98,3 +98,7 @@ def table() -> str:
         f"| `{room}` | {', '.join(f'`{name}`' for name in names) or 'nothing'} |" for room, names in MAY_IMPORT.items()
     ]
     return "\n".join(["| room | may import |", "|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(table())

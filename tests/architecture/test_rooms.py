@@ -57,4 +57,5 @@ def test_no_rooms_import_each_other() -> None:
 
 
 def test_the_page_for_contributors_shows_the_table() -> None:
+    """`python -m tests.architecture.rooms` prints it."""
     assert table() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

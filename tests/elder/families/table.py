@@ -18,7 +18,8 @@ NO_CACHE = "keeps no cache of keys and values"
 SHARED = "use the keys and values of others"
 ONE_BLOCK = r"puts a norm between its MLPs and the residual stream.*give it one: layers: \[2\]"
 SEVERAL = ("memit", "emmet", "alphaedit")  # share a change out to several blocks
-GRADIENTS = ("ultraedit", "mend", "malmen")  # run whole passes only, and take one step for each edit
+# Those of the room `gradient` run whole passes only, and take one step for each edit.
+GRADIENTS = tuple(name for name, method in METHODS.items() if method.editor.startswith("elder.editors.gradient."))
 
 REFUSED: dict[str, dict[str, str]] = {
     **{
