@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @cache
 def starts_clusters(file: str) -> bool:
-    """Whether a test file, named from the root, has tests that carry the marker."""
-    return "pytest.mark.cluster" in (ROOT / file).read_text(encoding="utf-8")
+    """Whether a test file, named from the root, has tests that start Ray or servers: by its markers."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return "pytest.mark.cluster" in text or ("pytest.mark.nodes" in text and "pytest.mark.ranks" not in text)
 
 
 class OneForClusters(LoadFileScheduling):
