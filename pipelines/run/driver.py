@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -69,7 +70,7 @@ def drive(
     return driver(job, state, tracker, on_event, tags).run(runner)
 
 
-class Driver:
+class Driver(ABC):
     """One call of `run_edit`, once the run record is written. A subclass may say otherwise what a run is about."""
 
     def __init__(
@@ -166,9 +167,9 @@ class Driver:
         """The stage whose adapter is what the run was for."""
         return commits[-1]
 
+    @abstractmethod
     def write_report(self, directory: Path, result: Mapping[str, Any], commits: Sequence[Commit]) -> None:
         """Write the report of a run that has ended into a directory."""
-        raise NotImplementedError
 
     def result(self, registered: Mapping[str, Any] | None) -> dict[str, Any]:
         """The machine-readable result, of what is committed so far."""
