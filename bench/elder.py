@@ -9,6 +9,7 @@ docs/performance.md says what each line means. Exit code 1 when a target is miss
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    if args.threads == 1 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # both sides of a ratio on the same core and its caches
     shape, effort = (model.TINY, figures.QUICK) if args.quick else (model.FULL, figures.FULL)
     now, groups, begin = clock(args.threads), args.only or GROUPS, time.perf_counter()
     print(_setting(shape, effort, args.threads))

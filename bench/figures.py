@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria
 
 from bench.model import Shape, batch_of, make_edits, make_prompts
 from bench.reference_elder import ReferenceElder, in_scope
-from bench.timing import Figure, interleaved, paired_ratio
+from bench.timing import Figure, in_lockstep, interleaved, paired_ratio, step_ratio
 from elder.base import Base
 from elder.editors.mixture.elder import ElderEditor
 from elder.editors.mixture.elder_options import ElderOptions
@@ -28,7 +29,7 @@ class Effort:
 
     edit_rounds: int = 4
     steps: int = 50
-    generate_rounds: int = 41
+    generate_rounds: int = 21
     together_rounds: int = 9
     new_tokens: int = 24
     batches: tuple[int, ...] = (1, 8)
@@ -140,17 +141,29 @@ def _generated(
     settings = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new, "use_cache": True}
     outputs: dict[str, Tensor] = {}
 
-    def run(which: str, model: Any) -> Callable[[int], object]:
-        return lambda _: outputs.__setitem__(which, model.generate(**inputs, **settings))
+    def run(which: str, model: Any) -> Callable[[Callable[[], None]], object]:
+        return lambda step: outputs.__setitem__(
+            which, model.generate(**inputs, **settings, stopping_criteria=[_AfterEveryToken(step)])
+        )
 
-    times = interleaved(
-        {"ours": run("ours", editor.model), "base": run("base", base.model)}, effort.generate_rounds, now
-    )
+    programs = {"ours": run("ours", editor.model), "base": run("base", base.model)}
+    times = in_lockstep(programs, effort.generate_rounds, now)
     if not inside and not torch.equal(outputs["ours"], outputs["base"]):
         raise RuntimeError(f"{name}: an answer out of scope differs from the base model's")
-    speed = {who: statistics.median(t) / new * 1000 for who, t in times.items()}
+    speed = {who: statistics.median(sum(steps) for steps in t) / new * 1000 for who, t in times.items()}
     label = f"{name}, {'in' if inside else 'out of'} scope, batch {len(inputs['input_ids'])} / base"
-    return Figure(label, speed["ours"], speed["base"], "ms/token", paired_ratio(times, "ours", "base"), bound)
+    return Figure(label, speed["ours"], speed["base"], "ms/token", step_ratio(times, "ours", "base"), bound)
+
+
+class _AfterEveryToken(StoppingCriteria):
+    """Never ends a generation; calls a function after every token."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.step = step
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        self.step()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def lookup(effort: Effort, now: Clock) -> Iterator[Figure]:

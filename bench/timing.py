@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,81 @@ def interleaved(
 def paired_ratio(times: Times, above: str, below: str) -> float:
     """Median over the rounds of one run's time divided by another's in the same round."""
     return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
+
+
+def in_lockstep(
+    runs: Mapping[str, Callable[[Callable[[], None]], object]], rounds: int, now: Callable[[], float], warm_up: int = 1
+) -> dict[str, list[list[float]]]:
+    """Seconds of every step of two programs that take turns step by step, so that both meet the same machine.
+
+    Each program runs in a thread of its own and is alone while it computes: it gets a function that it calls after
+    every step, which returns when the other one has done its step too.
+
+    Args:
+        runs: Two programs by name; both must take the same number of steps.
+        rounds: How often both run from beginning to end; who begins alternates.
+        now: The clock.
+        warm_up: Rounds before those.
+
+    Returns:
+        By name: a list for each round, of the seconds of each step.
+    """
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    names = list(runs)
+    for turn in range(warm_up + rounds):
+        order = names if turn % 2 else names[::-1]
+        taken = _take_turns([runs[name] for name in order], now)
+        for name, steps in zip(order, taken, strict=True):
+            if turn >= warm_up:
+                times[name].append(steps)
+    return times
+
+
+def _take_turns(
+    programs: Sequence[Callable[[Callable[[], None]], object]], now: Callable[[], float]
+) -> list[list[float]]:
+    turns = [threading.Semaphore(int(first)) for first in (True, False)]
+    taken: list[list[float]] = [[], []]
+    failed: list[BaseException] = []
+
+    def run(mine: int) -> None:
+        begin = 0.0
+
+        def step() -> None:
+            nonlocal begin
+            taken[mine].append(now() - begin)
+            turns[1 - mine].release()
+            turns[mine].acquire()
+            begin = now()
+
+        turns[mine].acquire()
+        begin = now()
+        try:
+            programs[mine](step)
+        except BaseException as error:
+            failed.append(error)
+        turns[1 - mine].release(10_000)  # the other one has nobody to wait for any more
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return taken
+
+
+def step_ratio(times: Mapping[str, Sequence[Sequence[float]]], above: str, below: str) -> float:
+    """Time of one program divided by the other's: medians over the rounds, of each step and of each difference.
+
+    The difference of a step is formed within its round, where both did it one right after the other.
+    """
+    extra = whole = 0.0
+    for ours, theirs in zip(zip(*times[above], strict=True), zip(*times[below], strict=True), strict=True):
+        extra += statistics.median(a - b for a, b in zip(ours, theirs, strict=True))
+        whole += statistics.median(theirs)
+    return 1 + extra / whole
 
 
 @dataclass(frozen=True)

@@ -361,8 +361,7 @@ class MixtureEdits:
             record.embed(self.embed)
         elif record.embedded and not tokens.is_floating_point():
             tokens = self.embed(tokens).detach()
-        real = None if run.real is None else run.real.clone()
-        record.extend(tokens, real, _positions(run.kwargs, tokens.shape[1]), run.low)
+        record.extend(tokens, run.real, _positions(run.kwargs, tokens.shape[1]), run.low)
         if run.deciding or run.record is None:
             ends = record.ends.clone()
             if run.deciding:
@@ -384,10 +383,12 @@ def _tokens(kwargs: dict[str, Any]) -> Tensor:
 def _real(mask: Any, said: PromptEnds | None, past: int, length: int) -> Tensor | None:
     """(B, T) bool of the new tokens, from a mask that counts cached tokens too; None: all are real."""
     if isinstance(mask, Tensor) and mask.dim() == 2:
-        return mask[:, -length:].bool()
+        return mask[:, -length:].to(torch.bool, copy=True)  # the caller may write into it
     if mask is None or said is None or said.mask is None:
         return None
-    known = said.mask[:, past : past + length].bool()  # the prompt; what comes after it was generated
+    known = said.mask[:, past : past + length].to(
+        torch.bool, copy=True
+    )  # the prompt; what comes after it was generated
     return torch.nn.functional.pad(known, (0, length - known.shape[1]), value=True)
 
 

@@ -6,7 +6,7 @@ Columns are counted from the beginning of the sequence, cached tokens and paddin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,19 +16,26 @@ IGNORED = -100  # labels that no loss is computed for
 NAMES = ("prompt_mask", "prompt_length")  # what an edited model takes besides the arguments of its base
 
 
-@dataclass(frozen=True)
 class PromptEnds:
     """The last prompt token of each row.
 
-    Attributes:
-        columns: (B,) long.
+    Args:
+        columns: (B,) long; None: the last that is set in `mask`, worked out when it is asked for, since most passes of
+            a decoding only ask whether it lies before them.
         furthest: No column is higher than this; known without asking the device.
         mask: (B, W) the real tokens of the prompt, if the caller told them.
     """
 
-    columns: Tensor
-    furthest: int
-    mask: Tensor | None = None
+    def __init__(self, columns: Tensor | None, furthest: int, mask: Tensor | None = None) -> None:
+        self._columns, self.furthest, self.mask = columns, furthest, mask
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """(B,) long."""
+        if self._columns is not None:
+            return self._columns
+        assert self.mask is not None
+        return (torch.arange(self.mask.shape[1], device=self.mask.device) * self.mask.bool()).amax(dim=1)
 
 
 def said_ends(kwargs: dict[str, Any], placed: Tensor | None, batch: int, past: int, length: int) -> PromptEnds | None:
@@ -51,7 +58,7 @@ def said_ends(kwargs: dict[str, Any], placed: Tensor | None, batch: int, past: i
     mask, count = (kwargs.pop(name, None) for name in NAMES)
     if mask is not None:
         _check(len(mask), batch, "prompt_mask", "rows")
-        return PromptEnds(_last(mask), mask.shape[1] - 1, mask)
+        return PromptEnds(None, mask.shape[1] - 1, mask)
     if count is not None:
         return _counted(count, kwargs.get("attention_mask"), batch, past + length)
     if placed is not None:
@@ -87,11 +94,6 @@ def _labelled(labels: Tensor, mask: Any, past: int) -> PromptEnds | None:
             return None
     columns = first + past - 1
     return PromptEnds(columns, int(columns.max()))
-
-
-def _last(mask: Tensor) -> Tensor:
-    """(B, W) -> (B,): the last column that is set."""
-    return (torch.arange(mask.shape[1], device=mask.device) * mask.bool()).amax(dim=1)
 
 
 def _check(found: int, batch: int, name: str, what: str) -> None:

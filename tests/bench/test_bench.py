@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from bench.figures import random_codes
 from bench.reference_elder import in_scope
-from bench.timing import Figure, interleaved, paired_ratio
+from bench.timing import Figure, in_lockstep, interleaved, paired_ratio, step_ratio
 from elder.mixture.codes import CodeStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,3 +82,36 @@ def test_figures_judge_by_their_target(ratio: float, target: float | None, at_le
     figure = Figure("x", 1.0, 2.0, "s", ratio, target, at_least)
     assert figure.passed is passed
     assert ("FAIL" in figure.line()) is not passed
+
+
+def test_programs_in_lockstep_are_never_timed_while_the_other_computes() -> None:
+    order: list[str] = []
+    ticks = iter(range(10_000))
+
+    def program(name: str) -> Callable[[Callable[[], None]], object]:
+        def run(step: Callable[[], None]) -> None:
+            for number in range(3):
+                order.append(f"{name}{number}")
+                step()
+
+        return run
+
+    times = in_lockstep({"a": program("a"), "b": program("b")}, 2, lambda: float(next(ticks)), warm_up=0)
+    assert order == ["b0", "a0", "b1", "a1", "b2", "a2", "a0", "b0", "a1", "b1", "a2", "b2"]
+    assert {name: [len(steps) for steps in rounds] for name, rounds in times.items()} == {"a": [3, 3], "b": [3, 3]}
+    assert all(step == 1 for rounds in times.values() for steps in rounds for step in steps)  # one tick of the clock
+
+
+def test_an_error_in_lockstep_is_raised_and_nobody_waits_for_ever() -> None:
+    def fails(step: Callable[[], None]) -> None:
+        step()
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        in_lockstep({"a": fails, "b": lambda step: [step() for _ in range(5)]}, 1, lambda: 0.0, warm_up=0)
+
+
+def test_the_ratio_of_steps_is_formed_within_a_round() -> None:
+    base = [[1.0, 2.0], [10.0, 20.0], [2.0, 4.0]]  # the machine was slow in the second round
+    ours = [[a + 0.3 for a in steps] for steps in base]
+    assert step_ratio({"ours": ours, "base": base}, "ours", "base") == pytest.approx(1 + 0.6 / 6)

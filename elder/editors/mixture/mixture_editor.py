@@ -82,7 +82,8 @@ class MixtureEditor(Asking):
 
     def _attach(self, model: nn.Module, parts: Anatomy) -> None:
         """Hang the hooks that route and correct onto a model."""
-        listen_low(model, parts.blocks, self._low_block(), Low(self.edits))  # type: ignore[arg-type]
+        if self.edits.version.deferral.reads_subject:
+            listen_low(model, parts.blocks, self._low_block(), Low(self.edits))  # type: ignore[arg-type]
         attach_tap(self._tap(parts), self.edits)
         targets = [parts.target(layer, self.options.target) for layer in self.layers]
         attach_mixtures(targets, self.edits)
