@@ -85,7 +85,7 @@ def test_sending_needs_no_torch_either() -> None:
         (["submit", "edit", "demo", "--env", "RAY_ADDRESS=x"], "--env RAY_ADDRESS: is set by the job itself"),
         (["submit", "edit", "demo", "--address", "ray://h:10001"], "expected http://HOST:8265"),
         (["submit", "edit", "demo", "--resume", "a", "--run-id", "b"], "name different runs"),
-        (["submit", "evaluate", "a", "demo", "--resume", "a"], "no stages to go on from"),
+        (["submit", "evaluate", "a", "demo", "--resume", "a"], "no stages to continue from"),
         (["submit", "edit", "demo", "--working-dir", "absent"], "absent: no such directory"),
         (["submit", "edit", "demo", "tracking.mlflow=http://u:hunter2@h:5000"], "MLFLOW_TRACKING_USERNAME"),
         (["submit", "edit", "demo", "--address", "http://h:8265"], "give s3://BUCKET/PREFIX"),
