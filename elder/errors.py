@@ -5,7 +5,7 @@ Knows nothing of torch, Ray, stores or the command line; the command line maps t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 class ElderError(Exception):
@@ -53,3 +53,13 @@ class UnreachableError(ElderError):
 
 class GateError(ElderError):
     """A quality gate refused a stage or a promotion (exit code 4)."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and the errors behind it, the outermost first; Ray keeps what a worker raised in `cause`."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        inner = getattr(error, "cause", None)
+        error = error.__cause__ or (inner if isinstance(inner, BaseException) else None) or error.__context__

@@ -1,1 +1,1 @@
-"""The outside world behind the protocols of `pipelines.protocols`: stores, tracking, clusters, checks."""
+"""The implementations of the protocols of `pipelines.protocols`: stores, tracking, clusters, checks."""

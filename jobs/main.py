@@ -21,14 +21,14 @@ from typing import Any, TextIO
 import click
 
 from elder import __version__
-from elder.errors import ElderError, FormerNameWarning, GateError, InputError, UnreachableError
+from elder.errors import ElderError, FormerNameWarning, GateError, InputError, UnreachableError, causes
 from elder.jobs.shared.verbs import VERBS
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-# By itself MLflow asks a server that is away for four minutes, and waits two for every answer. A run asks again
+# MLflow's defaults are four minutes of asking a server that is away, and two for every answer. A run asks again
 # itself (tracking.retry_timeout_s), and says so.
 BRISK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
@@ -88,31 +88,20 @@ def cli() -> None:
     elder edit CONFIG editor.lr=2e-5          any key of the config can be overridden
     elder pull models:/elder-demo@champion adapter/
     """
-    for name, value in {**SILENT, **BRISK}.items():  # before a verb imports mlflow; what the user has set stands
+    for name, value in {**SILENT, **BRISK}.items():  # before a verb imports mlflow; what the user has set is kept
         os.environ.setdefault(name, value)
 
 
 def exit_code(error: BaseException) -> int:
     """The exit code of an error, or of the elder error that it was raised from."""
+    codes = {InputError: EXIT_USAGE, UnreachableError: EXIT_UNREACHABLE, GateError: EXIT_REFUSED}
     found = elder_error(error)
-    if isinstance(found, InputError):
-        return EXIT_USAGE
-    if isinstance(found, UnreachableError):
-        return EXIT_UNREACHABLE
-    if isinstance(found, GateError):
-        return EXIT_REFUSED
-    return EXIT_FAILED
+    return next((code for kind, code in codes.items() if isinstance(found, kind)), EXIT_FAILED)
 
 
 def elder_error(error: BaseException | None) -> ElderError | None:
-    """The first elder error along the chain of causes: Ray wraps what workers raise."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, ElderError):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or getattr(error, "cause", None) or error.__context__
-    return None
+    """The first elder error along the chain of causes."""
+    return next((link for link in causes(error) if isinstance(link, ElderError)), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _former_names_noted() -> Iterator[None]:
-    """Former names of keys are shown as notes, each once; other warnings as ever."""
+    """Former names of keys are shown as notes, each once; other warnings as usual."""
     noted: set[str] = set()
     usual = warnings.showwarning
 

@@ -13,7 +13,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,16 @@ GRACE_S = 15.0  # between the request to end and the end by force
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """What is written down about a process that was started here."""
+    """A process that was started here, as it is written down."""
 
     pid: int
     began: float
     command: tuple[str, ...]
     mark: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a JSON file."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ProcessRecord:
-        """Back from a JSON file."""
-        return cls(int(values["pid"]), float(values["began"]), tuple(values["command"]), str(values["mark"]))
-
 
 def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> ProcessRecord:
-    """Start a process that outlives this one, in a session of its own; its output is appended to `log`."""
+    """Start a process that outlives this one, in a new session; its output is appended to `log`."""
     import psutil
 
     mark = uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""What is written down about development services: which processes, which ports, the keys, the overrides.
+"""The files about development services: their processes, ports, keys and overrides.
 
 Everything lies in one directory, so that the services can be found again, and removed without touching what
 else lies there. Starts nothing.
@@ -11,10 +11,11 @@ import fcntl
 import json
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from elder.errors import ConfigError, UnreachableError
 from elder.infra.dev.processes import ProcessRecord
@@ -100,14 +101,14 @@ def read_services(directory: Path) -> dict[str, Service]:
     if not path.exists():
         return {}
     try:
-        found = [
-            Service(**{**entry, "process": ProcessRecord.from_dict(entry["process"])})
-            for entry in json.loads(path.read_text())["services"]
-        ]
+        return {entry["name"]: _service(**entry) for entry in json.loads(path.read_text())["services"]}
     except (ValueError, TypeError, KeyError) as error:
         reason = f"{path} is damaged; end the servers by hand (their logs are beside it) and remove the file"
         raise ConfigError(reason) from error
-    return {service.name: service for service in found}
+
+
+def _service(process: Mapping[str, Any], **values: str) -> Service:
+    return Service(**values, process=ProcessRecord(**{**process, "command": tuple(process["command"])}))
 
 
 def record_services(directory: Path, services: Iterable[Service]) -> None:

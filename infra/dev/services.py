@@ -1,4 +1,4 @@
-"""Development services on loopback, an S3 server and an MLflow server: start, find again, mend, end.
+"""Development services on loopback, an S3 server and an MLflow server: start, find again, repair, end.
 
 The S3 server is OpenStack Swift, with its data on disk and real signatures; where Swift is not installed it is
 moto, which keeps everything in memory and takes any signature. Knows nothing of runs.

@@ -1,8 +1,8 @@
 """After a Swift that was ended by force: listings that show what is on the disk.
 
-Swift writes an object first and its line in the bucket's listing behind it. A process that is killed between the two
-leaves an object that can be read and is not listed; in a cluster, daemons mend that, which do not run here. Runs inside
-the server's process, before it opens its door.
+Swift writes an object first and its line in the bucket's listing afterwards. A process that is killed in between
+leaves an object that can be read and is not listed; in a cluster, daemons repair that, which do not run here. Runs
+inside the server's process, before it listens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def was_ended_well(site: SwiftSite) -> bool:
 
 
 def ends_well(site: SwiftSite) -> None:
-    """Leave word for the next server that nothing is to be mended."""
+    """Leave a mark for the next server that nothing is to be repaired."""
     (site.directory / MARK).touch()
 
 
@@ -47,9 +47,9 @@ def list_again(site: SwiftSite) -> int:
     for path in found:
         metadata = read_metadata(str(path))
         if path.suffix == ".data":
-            _tell(ring, direct_put_container_object, metadata, _listed_as(metadata))
+            _update(ring, direct_put_container_object, metadata, _listed_as(metadata))
         else:
-            _tell(ring, direct_delete_container_object, metadata, {"X-Timestamp": metadata["X-Timestamp"]})
+            _update(ring, direct_delete_container_object, metadata, {"X-Timestamp": metadata["X-Timestamp"]})
     return len(found)
 
 
@@ -62,7 +62,7 @@ def _listed_as(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _tell(ring: Any, call: Callable[..., Any], metadata: Mapping[str, str], headers: Mapping[str, str]) -> None:
+def _update(ring: Any, call: Callable[..., Any], metadata: Mapping[str, str], headers: Mapping[str, str]) -> None:
     _, account, container, name = metadata["name"].split("/", 3)
     part, (node, *_) = ring.get_nodes(account, container)
     own = {**headers, "X-Backend-Storage-Policy-Index": "0"}

@@ -22,7 +22,7 @@ from elder.infra.dev.swift_repair import ends_well, list_again, was_ended_well
 from elder.infra.dev.swift_settings import HOST, STORAGE, SwiftSite, missing_support, prepare, write_configuration
 
 PARTITION_POWER = 4  # 16 partitions: part of every path on disk, never to be changed
-GRACE_S = 5  # for requests that are being answered when the server is told to end
+GRACE_S = 5  # for requests that are being answered when the server is asked to end
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -58,7 +58,7 @@ def serve(site: SwiftSite, host: str = HOST) -> NoReturn:
 
     Args:
         site: The site.
-        host: Address at which S3 clients are answered; the storage servers behind stay on loopback.
+        host: Address at which S3 clients are answered; the storage servers stay on loopback.
 
     Raises:
         UnreachableError: The port is taken, or another process serves this directory.
@@ -82,22 +82,22 @@ def _run(site: SwiftSite, host: str) -> NoReturn:
     eventlet.hubs.use_hub(get_hub())
     monkey_patch()
     front = _listen(host, site.port)
-    behind = {name: _listen(HOST, 0) for name in STORAGE}
-    write_configuration(site, {name: sock.getsockname()[1] for name, sock in behind.items()})
+    storage = {name: _listen(HOST, 0) for name in STORAGE}
+    write_configuration(site, {name: sock.getsockname()[1] for name, sock in storage.items()})
     etc = site.directory / "etc"
     set_swift_dir(str(etc))
     # The first logger decides that all write to the error output.
     get_logger({"log_udp_host": HOST, "log_udp_port": "9", "log_level": "WARNING"}, "swift", log_to_console=True)
-    for name, sock in behind.items():
+    for name, sock in storage.items():
         _write_ring(etc / f"{name}.ring.gz", sock.getsockname()[1])
-    for name, sock in behind.items():
+    for name, sock in storage.items():
         eventlet.spawn(_answer, sock, _load(etc / f"{name}.conf"), eventlet.GreenPool())
     if not was_ended_well(site):
         list_again(site)
     pool = eventlet.GreenPool()
     app = SoleCreators(_load(etc / "proxy.conf"), eventlet.semaphore.Semaphore)
     door = eventlet.spawn(_answer, front, app, pool)
-    _until_told(eventlet)
+    _until_signal(eventlet)
     front.close()
     door.kill()
     with eventlet.Timeout(GRACE_S, False):
@@ -143,15 +143,15 @@ def _write_ring(path: Path, port: int) -> None:
     builder.get_ring().save(str(path))
 
 
-def _until_told(eventlet: Any) -> None:
-    told, tell = os.pipe()  # a sleeping event loop is woken by what it can read, not by a signal alone
+def _until_signal(eventlet: Any) -> None:
+    ended, end = os.pipe()  # a sleeping event loop is woken by what it can read, not by a signal alone
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(tell, b"."))
-    eventlet.hubs.trampoline(told, read=True)
+        signal.signal(number, lambda *_: os.write(end, b"."))
+    eventlet.hubs.trampoline(ended, read=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve a directory; where to listen and who may come in is what was kept there, if nothing else is said."""
+    """Serve a directory; where to listen and who may come in is what was kept there, unless an option is given."""
     parser = argparse.ArgumentParser(prog="python -m elder.infra.dev.swift_server", description=__doc__.split("\n")[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--port", type=int, help="default: the port of last time, or a free one")

@@ -15,13 +15,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from elder.errors import ConfigError
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"  # signatures carry a region; this is the one that clients without a region use
 ACCOUNT = "elder"
-STORAGE = ("account", "container", "object")  # the servers behind the proxy
+STORAGE = ("account", "container", "object")  # the servers that the proxy asks
 XATTR_BYTES = 3000  # Swift keeps the metadata of an object in extended attributes of its file
 PIPELINE = "catch_errors listing_formats bulk s3api tempauth copy slo dlo proxy-server"
 
@@ -97,15 +98,11 @@ def prepare(
         secrets.token_urlsafe(30),
         secrets.token_hex(8),
     )
-    site = replace(
-        site,
-        port=port or site.port,
-        access_key=access_key or site.access_key,
-        secret_key=secret_key or site.secret_key,
-    )
+    given: dict[str, Any] = {"port": port, "access_key": access_key, "secret_key": secret_key}
+    site = replace(site, **{name: value for name, value in given.items() if value})
     _check_keys(site)
-    kept = {"port": site.port, "access_key": site.access_key, "secret_key": site.secret_key}
-    write_private(directory / "site.json", json.dumps({**kept, "hash_seed": site.hash_seed}, indent=1))
+    kept = {name: value for name, value in vars(site).items() if name != "directory"}
+    write_private(directory / "site.json", json.dumps(kept, indent=1))
     return site
 
 
@@ -186,7 +183,7 @@ def _proxy(site: SwiftSite, etc: Path) -> str:
 
 
 def _common(etc: Path) -> dict[str, object]:
-    # Swift writes to the machine's log unless told otherwise; the datagrams to port 9 (discard) reach nobody,
+    # Swift writes to the machine's log by default; the datagrams to port 9 (discard) reach nobody,
     # and its messages go to the error output of the process.
     return {
         "bind_ip": HOST,

@@ -1,1 +1,1 @@
-"""What `elder doctor` checks."""
+"""The checks of `elder doctor`."""

@@ -1,12 +1,16 @@
-"""A line of the doctor, and how a part is tried: whatever goes wrong, or takes too long, is the result."""
+"""A line of the doctor, and how parts are tried side by side: whatever goes wrong, or takes too long, is the result."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from typing import TypeVar
 
 from elder.errors import ElderError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Check:
         return "FAIL" if not self.ok else "warn" if self.warn else "ok"
 
 
+Action = Callable[[], str | Sequence[Check]]
+
+
 @dataclass(frozen=True)
 class Part:
     """Something to be tried.
@@ -36,46 +43,42 @@ class Part:
         name: Name of its line, if it fails.
         action: Gives its lines, or a text for one line that is ok.
         remedy: What to do if it fails.
-        patience_s: After so many seconds without an answer it counts as failed.
+        timeout_s: After so many seconds without an answer it counts as failed.
     """
 
     name: str
-    action: Callable[[], str | Sequence[Check]]
+    action: Action
     remedy: str
-    patience_s: float = 15.0
+    timeout_s: float = 15.0
 
-    def run(self) -> list[Check]:
-        """The lines of this part."""
-        try:
-            found = self.action()
-        except ElderError as error:
-            return [Check(self.name, False, str(error), self.remedy)]
-        except Exception as error:
-            return [Check(self.name, False, f"{type(error).__name__}: {error}", self.remedy)]
-        return [Check(self.name, True, found)] if isinstance(found, str) else list(found)
+    def lines(self, found: Future[str | Sequence[Check]]) -> Sequence[Check]:
+        """The lines of this part, when its action has run or its time is over."""
+        wait([found], self.timeout_s)
+        if not found.done():
+            return [Check(self.name, False, f"no answer within {self.timeout_s:g} s", self.remedy)]
+        error = found.exception()
+        if error is not None:
+            text = str(error) if isinstance(error, ElderError) else f"{type(error).__name__}: {error}"
+            return [Check(self.name, False, text, self.remedy)]
+        answer = found.result()
+        return [Check(self.name, True, answer)] if isinstance(answer, str) else answer
 
 
 def try_all(parts: Sequence[Part]) -> list[Check]:
     """Try parts side by side; their lines in the given order."""
-    running = [_Trial(part) for part in parts]
-    return [line for trial in running for line in trial.lines()]
+    running = [(part, in_background(part.action)) for part in parts]
+    return [line for part, found in running for line in part.lines(found)]
 
 
-class _Trial:
-    """A part at work in a thread that nobody waits for when it hangs."""
+def in_background(action: Callable[[], T]) -> Future[T]:
+    """Call in a thread that does not keep the process alive when it hangs, as one of a pool would."""
+    future: Future[T] = Future()
 
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        self._lines: list[Check] = []
-        self._thread = threading.Thread(target=self._work, name=f"doctor {part.name}", daemon=True)
-        self._thread.start()
+    def work() -> None:
+        try:
+            future.set_result(action())
+        except Exception as error:
+            future.set_exception(error)
 
-    def _work(self) -> None:
-        self._lines = self._part.run()
-
-    def lines(self) -> list[Check]:
-        self._thread.join(self._part.patience_s)
-        if self._thread.is_alive():
-            text = f"no answer within {self._part.patience_s:g} s"
-            return [Check(self._part.name, False, text, self._part.remedy)]
-        return self._lines
+    threading.Thread(target=work, daemon=True).start()
+    return future

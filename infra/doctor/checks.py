@@ -1,25 +1,26 @@
 """Is everything here that a run needs? One line for each part, with a remedy for each that fails.
 
 Nothing is imported before it is checked, and nothing that is made for a check stays. Parts are tried side by side,
-each with a time-out of its own. Knows no editing method. Does not start a cluster.
+each with its own time-out. Knows no editing method. Does not start a cluster.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import os
+import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from elder.errors import ElderError, UnreachableError
-from elder.infra.doctor.check import Check, Part, try_all
+from elder.infra.doctor.check import Action, Check, Part, try_all
 from elder.infra.doctor.cluster import try_ray
+from elder.infra.doctor.nodes import COMPILERS, version
 from elder.infra.doctor.places import kept_clean, servers, try_clock, try_mlflow, try_store
-from elder.infra.doctor.toolchain import find_compiler, find_ninja
+from elder.infra.doctor.report import WANTED_GB  # for the cached world and a small run
 
 PYTHON = (3, 11)
 TESTED = {  # library -> the versions that elder is tested with, and the extra that brings it
@@ -31,8 +32,17 @@ TESTED = {  # library -> the versions that elder is tested with, and the extra t
     "mlflow": ("3.17", "[tracking]"),
     "boto3": ("1.44", ""),
 }
-WANTED_GB = 2  # for the cached world and a small run
 UNNEEDED = "not found; no run needs it, only DeepSpeed operators that you enable yourself would"
+REMEDIES = {
+    "device": "Reinstall torch for this machine.",
+    "cache folder": "Set ELDER_HOME to a folder that can be written.",
+    "clock": "Look at the line of that server.",
+    "object store": "Correct tracking.store and tracking.s3, or start the store.",
+    "mlflow round trip": "Correct tracking.mlflow, or start the server: mlflow server --backend-store-uri "
+    "sqlite:///mlflow.db",
+    "ray cluster": "Correct cluster.address, start the cluster (ray up ray_cluster.yaml), or use "
+    "cluster.address=local.",
+}
 
 
 def check(
@@ -52,26 +62,20 @@ def check(
         cache: Folder for cached models; default `~/.cache/elder`.
     """
     place = cache or Path.home() / ".cache" / "elder"
-    parts = [
-        Part("device", _device, "Reinstall torch for this machine.", 60),
-        Part("cache folder", lambda: _cache(place), "Set ELDER_HOME to a folder that can be written."),
-    ]
     asked = servers(store, s3, None if mlflow is None else str(mlflow))
-    if asked:
-        parts.append(Part("clock", lambda: try_clock(list(asked.values())), "Look at the line of that server."))
-    if store is not None:
-        remedy = "Mend tracking.store and tracking.s3, or start the store."
-        parts.append(Part("object store", lambda: try_store(store, s3), remedy, 40))
-    if mlflow is not None:
-        remedy = "Mend tracking.mlflow, or start the server: mlflow server --backend-store-uri sqlite:///mlflow.db"
-        parts.append(Part("mlflow round trip", lambda: try_mlflow(str(mlflow)), remedy, 50))
     with _marker(store, address) as marker:
-        if address:
-            remedy = "Mend cluster.address, start the cluster (ray up ray_cluster.yaml), or use cluster.address=local."
-            parts.append(Part("ray cluster", lambda: try_ray(address, asked, marker), remedy, 55))
-        lines = try_all(parts)
-    packages = [_python(), *(_package(name) for name in TESTED)]
-    return [*packages, lines[0], *_toolchain(), *lines[1:]]
+        tried: dict[str, tuple[object, Action, float]] = {  # name -> whether, how, how long
+            "device": (True, _device, 60),
+            "cache folder": (True, lambda: _cache(place), 15),
+            "clock": (asked, lambda: try_clock(list(asked.values())), 15),
+            "object store": (store, lambda: try_store(str(store), s3), 40),
+            "mlflow round trip": (mlflow, lambda: try_mlflow(str(mlflow)), 50),
+            "ray cluster": (address, lambda: try_ray(str(address), asked, marker), 55),
+        }
+        lines = try_all(
+            [Part(name, how, REMEDIES[name], time) for name, (wanted, how, time) in tried.items() if wanted]
+        )
+    return [_python(), *(_package(name) for name in TESTED), lines[0], *_toolchain(), *lines[1:]]
 
 
 @contextmanager
@@ -79,25 +83,15 @@ def _marker(store: str | Path | None, address: str | None) -> Iterator[str | Non
     """A file in a store that is a directory, by which nodes show that they see it; None where that says nothing."""
     from elder.infra.stores.open import open_store
 
-    place = None
-    with suppress(ElderError):
+    marker = None
+    with ExitStack() as stack:
         if address not in (None, "auto", "local") and store is not None and not str(store).startswith("s3://"):
-            place = Path(open_store(store).uri)
-    if place is None:
-        yield None
-        return
-    file = place / f".partial-doctor-{uuid.uuid4().hex}"
-    with kept_clean(place):
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            file.touch()
-        except OSError:  # the line of the store tells
-            yield None
-            return
-        try:
-            yield str(file)
-        finally:
-            file.unlink(missing_ok=True)
+            with suppress(ElderError, OSError):  # reported by the line of the store
+                place = Path(open_store(store).uri)
+                stack.enter_context(kept_clean(place))
+                place.mkdir(parents=True, exist_ok=True)
+                marker = stack.enter_context(tempfile.NamedTemporaryFile(prefix=".partial-doctor-", dir=place)).name
+        yield marker
 
 
 def _python() -> Check:
@@ -108,9 +102,8 @@ def _python() -> Check:
 
 def _package(name: str) -> Check:
     tested, extra = TESTED[name]
-    try:
-        found = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+    found = version(name)
+    if found is None:
         return Check(name, False, "not installed", f"pip install 'elder{extra}'")
     same = not tested or found == tested or found.startswith(f"{tested}.")
     return Check(name, True, found if same else f"{found} (tested with {tested})")
@@ -131,13 +124,15 @@ def _device() -> str:
 
 def _toolchain() -> list[Check]:
     """For information only: elder's runs compile nothing."""
-    found = {"c++ compiler": find_compiler(), "ninja": find_ninja()}
+    # As PyTorch's extension builder looks for them; pip puts ninja beside the interpreter.
+    names = os.environ.get("CXX", "").split()[:1] or COMPILERS
+    compiler = next((path for name in names if (path := shutil.which(name))), None)
+    ninja = shutil.which("ninja") or shutil.which("ninja", path=Path(sys.executable).parent)
+    found = {"c++ compiler": compiler, "ninja": ninja}
     return [Check(name, True, path or UNNEEDED) for name, path in found.items()]
 
 
 def _cache(place: Path) -> str:
-    import shutil
-
     with kept_clean(place):
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place) as file:

@@ -1,55 +1,51 @@
-"""What every node of a Ray cluster has and reaches. A program of its own that needs nothing of this house.
+"""Looks at every node of a Ray cluster: versions, GPUs, disk, servers. Needs nothing else of this package.
 
-`python doctor_nodes.py SPEC` joins a cluster, sends one small task to every node, and prints what they saw as JSON
-behind `MARK`. It is run in a process of its own, or travels to a cluster as a job; hence the standard library and
-Ray only, and Elder just where a node has it.
+`python nodes.py SPEC` joins a cluster, sends one small task to every node, and prints what they saw as JSON after
+`MARK`. It runs in another process here, or travels to a cluster as a job; hence the standard library and Ray only, and
+Elder just where a node has it.
 """
 
 from __future__ import annotations
 
+import email.utils
+import importlib.metadata
 import json
+import logging
+import os
+import platform
+import shutil
 import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 MARK = "ELDER-DOCTOR "
-VERSIONS = ("ray", "torch", "elder")
+COMPILERS = ("c++", "g++", "clang++")
 REACH_S = 5.0
 NODE_S = 25.0  # how long a node may take to answer
 
 
 def look(urls: list[str], markers: list[str]) -> dict[str, Any]:
-    """What this machine has and reaches.
+    """Look at this machine: what it has and reaches.
 
     Args:
         urls: Servers to be asked for the time of day.
         markers: Files that should be visible here, because they lie on a shared file system.
     """
-    import importlib.metadata
-    import os
-    import platform
-    import shutil
-    import tempfile
-    import time
-
-    def version(name: str) -> str | None:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    gpus, backend = [], None
+    gpus, backend, importable = [], None, True
     try:
         from elder.device import accelerators, gpu_backend_built_in
 
         gpus = [[name, round(memory / 2**30)] for name, memory in accelerators()]
         backend = gpu_backend_built_in()
-        importable = True
     except ImportError:
         importable = False
-    programs = {"compiler": ("c++", "g++", "clang++"), "ninja": ("ninja",)}
+    programs = {"compiler": COMPILERS, "ninja": ("ninja",)}
     return {
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: version(name) for name in ("ray", "torch", "elder")},
         "importable": importable,
         "gpus": gpus,
         "gpu_backend": backend,
@@ -61,13 +57,16 @@ def look(urls: list[str], markers: list[str]) -> dict[str, Any]:
     }
 
 
+def version(name: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def ask_time(url: str) -> dict[str, Any]:
     """Whether a server answers here, and how many seconds this machine's clock is ahead of the server's."""
-    import email.utils
-    import time
-    import urllib.error
-    import urllib.request
-
     begun = time.time()
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_S) as answer:
@@ -90,47 +89,33 @@ def survey(address: str, urls: list[str], markers: list[str]) -> dict[str, Any]:
         urls: As `look`.
         markers: As `look`.
     """
-    import logging
-    import time
-
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="elder-doctor")
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         task = ray.remote(num_cpus=0, max_retries=0)(look)
         begun = time.time()
         asked = {}
-        for node in nodes:
+        for node in (node for node in ray.nodes() if node["Alive"]):  # type: ignore[no-untyped-call]
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[task.options(scheduling_strategy=here).remote(urls, markers)] = node
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_S)
         ended = time.time()
         reports = []
         for reference, node in asked.items():
-            report: dict[str, Any] = {
-                "node": node.get("NodeManagerAddress", node["NodeID"][:12]),
-                "id": node["NodeID"][:6],
-                "gpus_for_ray": node.get("Resources", {}).get("GPU", 0),
-                "error": f"no answer within {NODE_S:.0f} s",
-            }
+            report: dict[str, Any] = {"error": f"no answer within {NODE_S:.0f} s"}
             if reference in answered:
                 try:
-                    report |= {**dict(ray.get(reference)), "error": ""}  # type: ignore[arg-type]
+                    report = {**dict(ray.get(reference)), "error": ""}  # type: ignore[arg-type]
                 except Exception as error:
                     report["error"] = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            reports.append(report)
+            name, gpus = node.get("NodeManagerAddress", node["NodeID"][:12]), node.get("Resources", {}).get("GPU", 0)
+            reports.append({**report, "node": name, "id": node["NodeID"][:6], "gpus_for_ray": gpus})
         return {"ray": ray.__version__, "between": [begun, ended], "nodes": reports}
     finally:
         ray.shutdown()
 
 
-def main(spec: str) -> None:
-    """Survey and print."""
-    given = json.loads(spec)
-    print(MARK + json.dumps(survey(given["address"], given["urls"], given["markers"])), flush=True)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    print(MARK + json.dumps(survey(**json.loads(sys.argv[1]))), flush=True)

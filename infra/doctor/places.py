@@ -1,4 +1,4 @@
-"""Store, MLflow and the clock, as the doctor tries them. What is made for a check is removed again."""
+"""Store, MLflow and the clock, as the doctor tries them. A check removes again what it made."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from elder.errors import UnreachableError
-from elder.infra.doctor.check import Check
+from elder.infra.doctor.check import Check, in_background
 from elder.infra.doctor.nodes import ask_time
 from elder.pipelines.protocols import Store
 
@@ -50,30 +51,24 @@ def race(store: Store, racers: int = RACERS, races: int = RACES) -> int:
 
 
 def _winners(store: Store, racers: int) -> int:
-    """How many writers were told that they had created the one object that all of them created at once."""
+    """How many writers created the object that all of them tried to create at once, as the store says."""
     key, start = f"probe-{uuid.uuid4().hex}", threading.Barrier(racers)
-    won: list[bool] = []
-    failed: list[Exception] = []
 
-    def create() -> None:
-        try:
-            start.wait(10)
-            won.append(store.create(key, uuid.uuid4().bytes))
-        except Exception as error:  # told by the thread that waits
-            failed.append(error)
+    def create() -> bool:
+        start.wait(10)
+        return store.create(key, uuid.uuid4().bytes)
 
-    threads = [threading.Thread(target=create, daemon=True) for _ in range(racers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    writers = [in_background(create) for _ in range(racers)]
+    wait(writers)
     with suppress(UnreachableError):
         store.delete(key)
+    failed = next((error for writer in writers if (error := writer.exception())), None)
     if failed:
-        raise UnreachableError(f"The store {store.uri} failed when {racers} wrote at once: {failed[0]}")
-    if not any(won):
+        raise UnreachableError(f"The store {store.uri} failed when {racers} wrote at once: {failed}")
+    won = sum(writer.result() for writer in writers)
+    if not won:
         raise UnreachableError(f"The store {store.uri} let none of {racers} writers create a new object.")
-    return sum(won)
+    return won
 
 
 def try_mlflow(uri: str) -> str:
@@ -109,12 +104,12 @@ def judge_clock(name: str, what: str, ahead_s: float, remedy: str) -> Check:
 
 
 def servers(store: str | Path | None, s3: Mapping[str, Any] | None, mlflow: str | None) -> dict[str, str]:
-    """What is -> the address at which it answers HTTP; directories and sqlite files have none."""
+    """Name -> the address at which it answers HTTP; directories and sqlite files have none."""
     found = {}
     if store is not None and str(store).startswith("s3://"):
         given = (s3 or {}).get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3")
         region = (s3 or {}).get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        amazon = f"https://s3.{region}.amazonaws.com" if region else "https://s3.amazonaws.com"
+        amazon = f"https://s3.{region + '.' if region else ''}amazonaws.com"
         found["store"] = str(given or os.environ.get("AWS_ENDPOINT_URL") or amazon)
     if mlflow is not None and mlflow.startswith(("http://", "https://")):
         from elder.infra.tracking.uri import locate

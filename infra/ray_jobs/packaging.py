@@ -1,6 +1,6 @@
-"""What travels with a submitted job: a fresh directory with the code, the run's own files, and the user's folder.
+"""The files that travel with a submitted job: a new directory with the code, the run's own files, the user's folder.
 
-The user's folder goes under a name of its own, so that a `jobs/` or `tests/` in it cannot take the place of our
+The user's folder gets another name, so that a `jobs/` or `tests/` in it cannot take the place of our
 packages. Knows nothing of configs; Ray makes the archive (`infra.ray_jobs.submit`).
 """
 

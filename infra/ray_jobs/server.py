@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster over its HTTP interface: what jobs there are, how they stand, stop, logs.
+"""The job server of a Ray cluster over its HTTP interface: jobs, their states, stop, logs.
 
 Plain HTTP, so that looking after jobs needs no Ray on the user's machine and answers in no time; a job is sent off
 by `infra.ray_jobs.submit`. A token goes only to a server that has asked for one. Knows nothing of editing.
@@ -46,7 +46,7 @@ class JobRecord:
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any]) -> JobRecord:
-        """What the server says about a job; its runtime environment, which may hold secrets, is left behind."""
+        """From the server's answer, without the runtime environment, which may hold secrets."""
         times = (answer.get("start_time"), answer.get("end_time"))
         started, ended = (None if time is None else float(time) / 1000 for time in times)
         return cls(
@@ -113,10 +113,6 @@ class JobServer:
             return {str(name): (float(pair[0]), float(pair[1])) for name, pair in usage.items()}
         except (KeyError, TypeError, ValueError, IndexError, ElderError):
             return {}
-
-    def version(self) -> str:
-        """Ray's version on the cluster."""
-        return str(self._json("GET", "/api/version").get("ray_version"))
 
     def _json(self, method: str, path: str, absent: bool = False) -> Any:
         """One request and its answer; with `absent`, None where the server says 404."""
@@ -210,7 +206,7 @@ def default_address(environ: Mapping[str, str]) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address means this machine, as far as its name tells."""
+    """Whether an address means this machine, judged by its name."""
     host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
     return host == "localhost" or host == "::1" or host.startswith("127.")
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tenacity import Retrying, retry_if_exception, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from elder.errors import ConfigError, ElderError, UnreachableError
 from elder.infra.ray_jobs.server import JobRecord, JobServer
 from elder.infra.ray_jobs.token import missing, refused
@@ -60,26 +62,22 @@ def submit(server: JobServer, job: Submission) -> None:
         UnreachableError: The cluster does not answer, or does not take the package.
     """
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **job.environment}
-    asked_since = time.monotonic()
     with _client(server) as client:
-        while True:
-            try:
-                client.submit_job(
-                    entrypoint=job.entrypoint,
-                    submission_id=job.id,
-                    runtime_env={"working_dir": str(job.working_dir), "env_vars": environment},
-                    metadata=dict(job.metadata),
-                    entrypoint_num_cpus=job.driver_cpus or None,
-                )
-                return
-            except RuntimeError as error:
-                if "already exists" in str(error):
-                    raise AlreadySubmitted(f"'{job.id}' has been submitted to {server.address} before") from error
-                if NOT_YET not in str(error) or time.monotonic() - asked_since > PATIENCE_S:
-                    raise UnreachableError(
-                        f"the Ray cluster at {server.address} did not take the job: {_last(error)}"
-                    ) from error
-            time.sleep(PAUSE_S)
+        try:
+            _patiently(retry_if_exception(lambda error: NOT_YET in str(error)))(
+                client.submit_job,
+                entrypoint=job.entrypoint,
+                submission_id=job.id,
+                runtime_env={"working_dir": str(job.working_dir), "env_vars": environment},
+                metadata=dict(job.metadata),
+                entrypoint_num_cpus=job.driver_cpus or None,
+            )
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise AlreadySubmitted(f"'{job.id}' has been submitted to {server.address} before") from error
+            raise UnreachableError(
+                f"the Ray cluster at {server.address} did not take the job: {_last(error)}"
+            ) from error
 
 
 def follow(server: JobServer, job_id: str, write: Callable[[str], None]) -> JobRecord:
@@ -92,18 +90,12 @@ def follow(server: JobServer, job_id: str, write: Callable[[str], None]) -> JobR
         UnreachableError: The cluster has been silent for a minute, or does not take the token.
         ElderError: The cluster does not know the job.
     """
-    reader, silent_since = _Reader(write), time.monotonic()
+    reader = _Reader(write)
     while True:
-        try:
-            with _client(server) as client, suppress(Exception):  # whatever the connection dies of
-                asyncio.run(reader.read(client, job_id))
-            job = server.job(job_id)
-        except UnreachableError:
-            if time.monotonic() - silent_since > PATIENCE_S:
-                raise
-            time.sleep(PAUSE_S)
-            continue
-        silent_since = time.monotonic()
+        # Whatever the connection dies of: whether the cluster is there is asked in the next line.
+        with suppress(UnreachableError), _client(server) as client, suppress(Exception):
+            asyncio.run(reader.read(client, job_id))
+        job = _patiently(retry_if_exception_type(UnreachableError))(server.job, job_id)
         if job is None:
             raise ElderError(f"the cluster at {server.address} does not know the job '{job_id}' any more")
         if job.over:
@@ -112,8 +104,13 @@ def follow(server: JobServer, job_id: str, write: Callable[[str], None]) -> JobR
         time.sleep(PAUSE_S)
 
 
+def _patiently(retry: retry_if_exception) -> Retrying:
+    """Calls again for a minute."""
+    return Retrying(retry=retry, stop=stop_after_delay(PATIENCE_S), wait=wait_fixed(PAUSE_S), reraise=True)
+
+
 def wait(server: JobServer, job_id: str, seconds: float, pause: float = 0.3) -> JobRecord | None:
-    """Wait until a job has ended; returns it as it stands then, or after so many seconds."""
+    """Wait until a job has ended; returns it as it is then, or after so many seconds."""
     end = time.monotonic() + seconds
     job = server.job(job_id)
     while job is not None and not job.over and time.monotonic() < end:
@@ -123,7 +120,7 @@ def wait(server: JobServer, job_id: str, seconds: float, pause: float = 0.3) -> 
 
 
 class _Reader:
-    """Writes a log once, although the server tells it from its beginning at every connection."""
+    """Writes a log once, although the server sends it from its beginning at every connection."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write, self._written = write, 0
@@ -152,7 +149,7 @@ def _client(server: JobServer) -> Iterator[Any]:
 
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # An empty header keeps Ray from sending a token of its own accord to a server that has not asked for one.
+    # An empty header keeps Ray from sending a token to a server that has not asked for one.
     headers = server.token.header if server.token else {"Authorization": ""}
     before = {name: os.environ.pop(name) for name in OVERRIDES if name in os.environ}
     try:

@@ -16,7 +16,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Written:
-    """What went into a file: bytes and the sha256 of the content."""
+    """Size and sha256 of the content of a file."""
 
     size_bytes: int
     sha256: str

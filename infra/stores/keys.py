@@ -14,7 +14,8 @@ def check_key(key: str) -> str:
         InputError: It is empty, absolute, climbs out of the store, or collides with unfinished files.
     """
     parts = key.split("/")
-    if not key or any(part in ("", ".", "..") or part.startswith(HIDDEN) for part in parts) or _unprintable(key):
+    hidden = any(part in ("", ".", "..") or part.startswith(HIDDEN) for part in parts)
+    if not key or hidden or "\\" in key or not key.isprintable():
         raise InputError(
             f"{key!r} cannot name an object: expected parts divided by single slashes, such as runs/ID/config.yaml, "
             f"none of them empty, '.', '..' or beginning with '{HIDDEN}'"
@@ -31,7 +32,3 @@ def check_prefix(prefix: str) -> str:
     if prefix:
         check_key(prefix.removesuffix("/"))
     return prefix
-
-
-def _unprintable(key: str) -> bool:
-    return "\\" in key or not key.isprintable()

@@ -122,15 +122,11 @@ class LocalStore:
     def _explained(self, verb: str, key: str) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, IsADirectoryError) as error:
-            if verb == "read":
-                raise KeyError(key) from error
-            raise UnreachableError(self._sentence(verb, key, error)) from error
-        except NotADirectoryError as error:
-            if verb == "read" and self.root.is_dir():
-                raise KeyError(key) from error
-            raise UnreachableError(self._sentence(verb, key, error)) from error
         except OSError as error:
+            absent = isinstance(error, FileNotFoundError | IsADirectoryError)
+            absent = absent or (isinstance(error, NotADirectoryError) and self.root.is_dir())
+            if verb == "read" and absent:
+                raise KeyError(key) from error
             raise UnreachableError(self._sentence(verb, key, error)) from error
 
     def _sentence(self, verb: str, key: str, error: OSError) -> str:

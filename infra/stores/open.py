@@ -94,7 +94,7 @@ def probe_store(store: Store) -> float:
 
 
 def _remove_quietly(store: Store, key: str) -> None:
-    with contextlib.suppress(UnreachableError):  # the first failure is the one worth telling
+    with contextlib.suppress(UnreachableError):  # the first failure is the one to report
         store.delete(key)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from botocore.exceptions import (
     IncompleteReadError,
     ResponseStreamingError,
 )
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from elder.errors import AdapterError, ConfigError, UnreachableError
 from elder.infra.stores.files import CHUNK_BYTES, check_digest, save_download, sha256_of
@@ -137,7 +137,7 @@ class S3Store:
         self._call("read", key, read)
 
     def download_rest(self, key: str, path: Path) -> None:
-        """Append to a file what it lacks of an object, so that a download that broke off goes on; not verified.
+        """Append to a file what it lacks of an object, so that a download that broke off is continued; not verified.
 
         What arrives stays in the file whatever happens; whoever resumes a download verifies it when it is whole.
         """
@@ -208,25 +208,21 @@ class S3Store:
 
     def _call(self, verb: str, key: str, action: Callable[[Any], T]) -> T:
         """Run an action; repeat what botocore does not repeat itself; turn its errors into ours."""
-        for attempt in range(self.settings.attempts):
-            last = attempt + 1 == self.settings.attempts
-            try:
-                return action(self._connect())
-            except FlexibleChecksumError as error:
-                raise AdapterError(f"{self.uri}/{key} is damaged: its checksum is wrong. {error}") from error
-            except ClientError as error:
-                code = _code(error)
-                if verb == "read" and code in ABSENT:
-                    raise KeyError(key) from error
-                if last or code not in CONFLICT:
-                    raise UnreachableError(self._sentence(verb, key, code, error)) from error
-            except (ResponseStreamingError, IncompleteReadError) as error:  # broke off while a body was read
-                if last:
-                    raise UnreachableError(self._sentence(verb, key, type(error).__name__, error)) from error
-            except (BotoCoreError, Boto3Error) as error:
-                raise UnreachableError(self._sentence(verb, key, _cause(error), error)) from error
-            time.sleep(PAUSE_S * 2**attempt)
-        raise AssertionError("unreachable: settings.attempts is at least 1")
+        tries = Retrying(
+            retry=retry_if_exception(_is_passing),
+            stop=stop_after_attempt(self.settings.attempts),
+            wait=wait_exponential(multiplier=PAUSE_S),
+            reraise=True,
+        )
+        try:
+            return tries(lambda: action(self._connect()))
+        except FlexibleChecksumError as error:
+            raise AdapterError(f"{self.uri}/{key} is damaged: its checksum is wrong. {error}") from error
+        except (BotoCoreError, Boto3Error, ClientError) as error:
+            code = _code(error) if isinstance(error, ClientError) else _cause(error)
+            if verb == "read" and isinstance(error, ClientError) and code in ABSENT:
+                raise KeyError(key) from error
+            raise UnreachableError(self._sentence(verb, key, code, error)) from error
 
     def _sentence(self, verb: str, key: str, code: str, error: Exception) -> str:
         server = self.settings.endpoint_url or "Amazon S3"
@@ -268,6 +264,13 @@ def _make_client(settings: S3Settings, session: Any = None) -> Any:
 def _first_key(client: Any, bucket: str, prefix: str) -> str | None:
     found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", ())
     return found[0]["Key"] if found else None
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether an error may be gone at the next try: others wrote at the same time, or a body broke off."""
+    if isinstance(error, ClientError):
+        return _code(error) in CONFLICT
+    return isinstance(error, ResponseStreamingError | IncompleteReadError)
 
 
 def _code(error: ClientError) -> str:

@@ -1,4 +1,4 @@
-"""What S3's error codes mean, in a sentence with a remedy. Plain text; knows no client library."""
+"""S3's error codes in sentences with remedies. Plain text; knows no client library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CONFLICT = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"}) 
 REMEDIES: tuple[tuple[frozenset[str], str], ...] = (
     (
         frozenset({"NoSuchBucket"}),
-        "the bucket '{bucket}' does not exist. Create it, or mend tracking.store.",
+        "the bucket '{bucket}' does not exist. Create it, or correct tracking.store.",
     ),
     (
         frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}),

@@ -37,7 +37,7 @@ class S3Settings:
             raise ConfigError(problems)
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, in the user's words."""
+        """Wrong values, in the user's words."""
         problems = []
         if self.endpoint_url is not None and not self.endpoint_url.startswith(("http://", "https://")):
             problems.append(f"s3.endpoint_url must begin with http:// or https://, found {self.endpoint_url!r}")

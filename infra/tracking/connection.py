@@ -1,4 +1,4 @@
-"""A client of one MLflow address: silent, with errors in our words, and downloads that go on where they broke off.
+"""A client of one MLflow address: silent, with errors in our words, and downloads that continue where they broke off.
 
 With `infra/tracking/tracker.py` and `infra/tracking/elder_pyfunc.py` the only file that imports mlflow. Knows
 nothing of runs, models or adapters.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from elder.errors import ConfigError, ElderError, InputError, UnreachableError
 from elder.infra.tracking.errors import explain, from_database, from_s3
@@ -28,7 +28,7 @@ from elder.infra.tracking.uri import Location, check_answers, locate
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 CHUNK_BYTES = 1 << 14  # what arrives of a piece that broke off is lost
-CONTINUATIONS = 4  # how often one call goes on after a connection that broke off
+CONTINUATIONS = 4  # how often one call continues after a connection that broke off
 PAUSE_S = 0.2  # before the first of them; doubles
 
 
@@ -99,27 +99,27 @@ class Connection:
             )
         return str(found.experiment_id)
 
-    def files(self, artifact_location: str, folder: str) -> dict[str, int | None]:
-        """Names below a folder of artifacts, relative to it, with sizes in bytes where the server tells them."""
+    def files(self, artifact_location: str, folder: str) -> set[str]:
+        """Names below a folder of artifacts, relative to it."""
         with self._explained():
             repository = get_artifact_repository(artifact_location, tracking_uri=self.location.uri)
-            found: dict[str, int | None] = {}
+            found: set[str] = set()
             waiting = [folder]
             while waiting:
                 for item in repository.list_artifacts(waiting.pop()):
                     if item.is_dir:
                         waiting.append(item.path)
                     else:
-                        found[Path(item.path).relative_to(folder).as_posix()] = item.file_size
+                        found.add(Path(item.path).relative_to(folder).as_posix())
             return found
 
     def fetch(self, artifact_location: str, name: str, target: Path) -> None:
         """Copy one artifact to a file.
 
-        Behind a server that passes artifacts on, the copy goes on after the bytes that are in the file.
+        From a server that passes artifacts on, the copy continues after the bytes that are in the file.
 
         Raises:
-            UnreachableError: The copy broke off; what arrived by HTTP stands in the file.
+            UnreachableError: The copy broke off; what arrived by HTTP is in the file.
         """
         with self._explained():
             repository = get_artifact_repository(artifact_location, tracking_uri=self.location.uri)
@@ -176,20 +176,20 @@ def _check_database(location: Location) -> None:
 
 def _continued(repository: HttpArtifactRepository, name: str, target: Path) -> None:
     """Download by HTTP; when the connection breaks, ask for the rest of the file."""
-    for attempt in range(CONTINUATIONS + 1):
-        have = target.stat().st_size if target.exists() else 0
-        try:
-            _rest(repository, name, target, have)
-            return
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
-            if attempt == CONTINUATIONS:
-                raise
-            time.sleep(PAUSE_S * 2**attempt)
+    broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    tries = Retrying(
+        retry=retry_if_exception_type(broken),
+        stop=stop_after_attempt(CONTINUATIONS + 1),
+        wait=wait_exponential(multiplier=PAUSE_S),
+        reraise=True,
+    )
+    tries(_rest, repository, name, target)
 
 
-def _rest(repository: HttpArtifactRepository, name: str, target: Path, have: int) -> None:
+def _rest(repository: HttpArtifactRepository, name: str, target: Path) -> None:
+    have = target.stat().st_size if target.exists() else 0
     with artifact_from(repository, name, have) as answer:
-        if answer.status_code == OUT_OF_RANGE:  # there is nothing after what we have; its sha256 tells if it is right
+        if answer.status_code == OUT_OF_RANGE:  # there is nothing after what we have; its sha256 shows if it is right
             return
         continues = have and answer.status_code == 206
         with target.open("ab" if continues else "wb") as file:  # a server without ranges sends all of it again

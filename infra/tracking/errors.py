@@ -1,10 +1,11 @@
-"""What an error of MLflow's client means, in a sentence with a remedy. Plain text; knows no client library."""
+"""Errors of MLflow's client in a sentence with a remedy. Plain text; knows no client library."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+
+from elder.errors import causes
 
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 S3_ACCESS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "MLFLOW_S3_ENDPOINT_URL")
@@ -41,7 +42,7 @@ def explain(error: Exception, place: str) -> str:
 
 def from_s3(error: BaseException) -> bool:
     """Whether an S3 client raised the error or caused it."""
-    return any(type(link).__module__.split(".")[0] in ("botocore", "boto3", "s3transfer") for link in _chain(error))
+    return any(type(link).__module__.split(".")[0] in ("botocore", "boto3", "s3transfer") for link in causes(error))
 
 
 def from_database(error: BaseException) -> bool:
@@ -50,25 +51,17 @@ def from_database(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of a refusal, if the error tells it."""
-    for link in _chain(error):
+    """The HTTP status of a refusal, if the error has it."""
+    for link in causes(error):
         answer = getattr(link, "response", None)
         if (status := getattr(answer, "status_code", None)) is not None:
             return int(status)
         if getattr(link, "error_code", None) in REFUSED:
             return 403 if link.error_code == "PERMISSION_DENIED" else 401  # type: ignore[attr-defined]
-        told = re.search(r"failed with error code (\d{3})", str(link))
-        if told:
-            return int(told.group(1))
+        found = re.search(r"failed with error code (\d{3})", str(link))
+        if found:
+            return int(found.group(1))
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _which_are_set(names: tuple[str, ...]) -> str:

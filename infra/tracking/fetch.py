@@ -1,7 +1,7 @@
 """An adapter directory from wherever its files are: verified, resumed after an interruption, whole or absent.
 
 Files arrive in a hidden directory beside the wanted one, named by the adapter, so that the next attempt finds
-what an interrupted one has fetched. Knows neither MLflow nor S3; a `Source` does.
+what an interrupted one has fetched. Knows neither MLflow nor S3; a `Fetch` does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from elder.errors import AdapterError, InputError, UnreachableError
 from elder.infra.stores.files import check_digest, sha256_of, sync_directory
@@ -27,21 +27,9 @@ LOCK_POLL_S = 0.1
 NAME_CHARS = 32  # of the adapter's key; enough to tell adapters apart
 
 
-class Source(Protocol):
-    """Where the files of an adapter are."""
-
-    def fetch(self, name: str, path: Path, size_bytes: int | None) -> None:
-        """Write a file to `path`, going on behind the bytes that are there already if the source can.
-
-        Args:
-            name: The file's name.
-            path: Where to write; absent, or holding the first bytes of the file.
-            size_bytes: How large it will be, if known.
-
-        Raises:
-            KeyError: There is no such file.
-            UnreachableError: The source does not answer, or broke off; what arrived stands in `path`.
-        """
+# Writes a file of an adapter, by its name, to a path, after the bytes that are there already if the source can. Raises
+# KeyError where there is no such file, UnreachableError when it broke off; what arrived is then in the path.
+Fetch = Callable[[str, Path], None]
 
 
 def check_target(directory: Path) -> Path:
@@ -57,7 +45,7 @@ def check_target(directory: Path) -> Path:
 
 
 def fetch_adapter(
-    source: Source,
+    fetch: Fetch,
     directory: Path,
     label: str,
     key: str,
@@ -66,11 +54,11 @@ def fetch_adapter(
 ) -> Path:
     """Fetch an adapter into a new directory, which appears whole and verified, or not at all.
 
-    An attempt that is cut off leaves `.partial-KEY` beside the directory, and the next attempt goes on from it.
+    An attempt that is cut off leaves `.partial-KEY` beside the directory, and the next attempt continues from it.
     Two attempts at once take turns.
 
     Args:
-        source: Where the files are.
+        fetch: Fetches one file.
         directory: The directory to make.
         label: How errors name the adapter.
         key: Tells adapters apart; the sha256 of the manifest, if it is known.
@@ -79,7 +67,7 @@ def fetch_adapter(
 
     Raises:
         InputError: The directory is not empty.
-        AdapterError: A file is missing or has another sha256; nothing is left behind.
+        AdapterError: A file is missing or has another sha256; nothing is left.
         UnreachableError: The source broke off; the message says how much is kept for the next attempt.
     """
     directory = check_target(directory)
@@ -92,7 +80,7 @@ def fetch_adapter(
             check_target(directory)
             partial.mkdir(exist_ok=True)
             with _kept_or_removed(partial):
-                _fill(source, partial, label, manifest_sha256)
+                _fill(fetch, partial, label, manifest_sha256)
             os.rename(partial, directory)  # replaces an empty directory, and nothing else
             sync_directory(directory.parent)
     except OSError as error:
@@ -102,31 +90,30 @@ def fetch_adapter(
     return directory
 
 
-def _fill(source: Source, partial: Path, label: str, manifest_sha256: str | None) -> None:
+def _fill(fetch: Fetch, partial: Path, label: str, manifest_sha256: str | None) -> None:
     """Bring every file of the manifest into the hidden directory; those that are there and right stay."""
     manifest = partial / MANIFEST
     if not (manifest.is_file() and manifest_sha256 and sha256_of(manifest).sha256 == manifest_sha256):
         manifest.unlink(missing_ok=True)
-        _bring(source, MANIFEST, partial, None, label)
+        _bring(fetch, MANIFEST, partial, None, label)
     for name, expected in _listed(manifest, label, manifest_sha256).items():
         path = partial / name
         if path.is_file() and sha256_of(path).sha256 == expected["sha256"]:
             continue
         path.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _bring(source, name, partial, expected, label)
+        _bring(fetch, name, partial, expected, label)
 
 
-def _bring(source: Source, name: str, partial: Path, expected: dict[str, Any] | None, label: str) -> None:
-    """One file: go on where the last attempt ended; if that gives another content, once more from the start."""
+def _bring(fetch: Fetch, name: str, partial: Path, expected: dict[str, Any] | None, label: str) -> None:
+    """One file: continue where the last attempt ended; if that gives another content, once more from the start."""
     unfinished = partial / f"{name}{UNFINISHED}"
-    size = None if expected is None else expected.get("bytes")
     for resumed in (True, False):
         if not resumed or expected is None:
             unfinished.unlink(missing_ok=True)
         begun = unfinished.exists()
         try:
-            source.fetch(name, unfinished, size)
+            fetch(name, unfinished)
         except KeyError as error:
             if name == MANIFEST:
                 raise AdapterError(_no_manifest(label)) from error
@@ -169,7 +156,7 @@ def _is_there(directory: Path, manifest_sha256: str | None) -> bool:
 
 @contextmanager
 def _kept_or_removed(partial: Path) -> Iterator[None]:
-    """What arrived stays for the next attempt when the source broke off; damaged files do not."""
+    """Keep for the next attempt what arrived before the source broke off; remove damaged files."""
     try:
         yield
     except AdapterError:
@@ -180,7 +167,7 @@ def _kept_or_removed(partial: Path) -> Iterator[None]:
         if not size:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        kept = f"{size:,} bytes are kept in {partial}; the same command goes on from there"
+        kept = f"{size:,} bytes are kept in {partial}; the same command continues from there"
         raise UnreachableError(f"{error}\n{kept}") from error
 
 

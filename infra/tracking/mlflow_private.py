@@ -1,4 +1,4 @@
-"""What we take of MLflow that is not its public interface, in one place: an upgrade of MLflow fails here first."""
+"""Private parts of MLflow that we use, in one place: an upgrade of MLflow fails here first."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class NullTracker:
-    """Forgets what it is told, but hands out the same ids for the same things, as the contract asks."""
+    """Forgets everything, but hands out the same ids for the same things, as the contract asks."""
 
     def __init__(self) -> None:
         self._run = ""

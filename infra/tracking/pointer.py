@@ -93,21 +93,14 @@ def fetch_pointed(
         on_wait: As there.
     """
     manifest = str(pointer.files[MANIFEST]["sha256"])
-    source = StoreSource(pointer.store, {**pointer.s3, **(s3 or {})})
-    return fetch_adapter(source, directory, f"{label} ({pointer.store})", manifest, manifest, on_wait)
+    store = open_store(pointer.store, {**pointer.s3, **(s3 or {})})
+    rest: Callable[[str, Path], None] | None = getattr(store, "download_rest", None)
 
-
-class StoreSource:
-    """The files of an adapter in a store; a file that broke off is continued where the store can do that."""
-
-    def __init__(self, uri: str, s3: Mapping[str, Any]) -> None:
-        self._store = open_store(uri, s3)
-
-    def fetch(self, name: str, path: Path, size_bytes: int | None) -> None:
-        """Download a file, going on behind the bytes that are there."""
-        rest: Callable[[str, Path], None] | None = getattr(self._store, "download_rest", None)
+    def fetch(name: str, path: Path) -> None:
         if rest is not None:
             rest(name, path)
-            return
-        path.unlink(missing_ok=True)
-        self._store.download(name, path)
+        else:
+            path.unlink(missing_ok=True)
+            store.download(name, path)
+
+    return fetch_adapter(fetch, directory, f"{label} ({pointer.store})", manifest, manifest, on_wait)

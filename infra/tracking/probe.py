@@ -1,4 +1,4 @@
-"""A round trip through MLflow that leaves nothing visible behind. Used by the doctor."""
+"""A round trip through MLflow that leaves nothing visible. Used by the doctor."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Moving an alias of a registered model, with who, when, why: a history that is only ever added to.
 
-Every move is a tag of its own on the registered model, so that two people who move at the same moment both leave
+Every move is a separate tag on the registered model, so that two people who move at the same moment both leave
 their record, and no tag outgrows what MLflow's database keeps (5,000 characters on PostgreSQL). MLflow itself has
-no conditional write for aliases: of two moves at the same moment the later one stands. Whether a move is a good
+no conditional write for aliases: of two moves at the same moment the later one holds. Whether a move is a good
 idea is decided elsewhere. Does not import mlflow.
 """
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from elder.errors import ConfigError, InputError
-from elder.infra.tracking.read import MODEL_ID, registered_version, resolve_ref
+from elder.infra.tracking.read import MODEL_ID, AdapterRef, aliases_of, registered_version, resolve_ref
 
 if TYPE_CHECKING:
     from elder.infra.tracking.connection import Connection
@@ -31,52 +31,27 @@ FAILURES, FAILURE_CHARS = 10, 250
 
 @dataclass(frozen=True)
 class Candidate:
-    """A logged adapter that somebody wants to promote, and what its run says about it.
+    """A logged adapter that somebody wants to promote, and the facts that decide about it.
 
     Attributes:
-        ref: As it was asked for.
-        model_id: MLflow's id of the logged model.
-        run_id: The pipeline run.
-        stage: The stage.
+        adapter: The adapter.
         run_status: RUNNING, FINISHED, FAILED or KILLED.
         gates: Gates of the run's config; None when the run left no config.
         protocols: Its protocols.
-        metrics: Measurements of the stage.
         name: Registered name that it has, or is to have.
         version: Its version under that name; None when it is not registered yet.
     """
 
-    ref: str
-    model_id: str
-    run_id: str
-    stage: int
+    adapter: AdapterRef
     run_status: str
     gates: Mapping[str, float] | None
     protocols: tuple[str, ...]
-    metrics: Mapping[str, float]
     name: str
     version: int | None
 
 
-@dataclass(frozen=True)
-class Order:
-    """Who moves an alias, and why.
-
-    Attributes:
-        action: `promote`, `rollback`, or `run` for a run that ended.
-        who: A person or a machine.
-        why: In the person's words.
-        failures: What spoke against it; with any, the move was forced.
-    """
-
-    action: str
-    who: str
-    why: str = ""
-    failures: Sequence[str] = ()
-
-
 def find_candidate(mlflow: Connection, ref: str, name: str | None = None) -> Candidate:
-    """What a reference means, with all that decides about its promotion.
+    """The adapter that a reference means, with all that decides about its promotion.
 
     Args:
         mlflow: Where to look.
@@ -94,23 +69,15 @@ def find_candidate(mlflow: Connection, ref: str, name: str | None = None) -> Can
     if own is not None and name in (None, own.name):
         known, version = own.name, int(own.version)
     else:
-        known = name or _text(params.get("tracking.register"))
+        asked = params.get("tracking.register")
+        known = name or (None if asked in ("", "null") else asked)  # null in a config is logged as that
         version = None if known is None else version_of(mlflow, known, adapter.model_id)
     if known is None:
         raise InputError(f"{ref}: its run names no registered model (tracking.register). Say which one: --name NAME")
     logged = any(key.startswith(("editor.", "evaluation.")) for key in params)
-    return Candidate(
-        ref=ref,
-        model_id=adapter.model_id,
-        run_id=adapter.run_id,
-        stage=adapter.stage,
-        run_status=str(run.info.status),
-        gates=_gates(params) if logged else None,
-        protocols=tuple(json.loads(params.get("evaluation.protocols", "[]"))),
-        metrics=adapter.metrics,
-        name=known,
-        version=version,
-    )
+    gates = {key.removeprefix("gates."): float(value) for key, value in params.items() if key.startswith("gates.")}
+    protocols = tuple(json.loads(params.get("evaluation.protocols", "[]")))
+    return Candidate(adapter, str(run.info.status), gates if logged else None, protocols, known, version)
 
 
 def version_of(mlflow: Connection, name: str, model_id: str) -> int | None:
@@ -127,11 +94,30 @@ def alias_version(mlflow: Connection, name: str, alias: str) -> int | None:
     return None if found is None else int(found.version)
 
 
-def move_alias(mlflow: Connection, name: str, alias: str, version: int, order: Order) -> dict[str, Any] | None:
+def move_alias(
+    mlflow: Connection,
+    name: str,
+    alias: str,
+    version: int,
+    action: str,
+    who: str | None = None,
+    why: str = "",
+    failures: Sequence[str] = (),
+) -> dict[str, Any] | None:
     """Point an alias at a version and write down who did it.
 
-    The record is written before the alias is moved and completed behind it, so that a process that dies in
+    The record is written before the alias is moved and completed afterwards, so that a process that dies in
     between leaves a record that says so (`done` false).
+
+    Args:
+        mlflow: Where the model is registered.
+        name: Its name.
+        alias: The alias.
+        version: Where it is to point.
+        action: `promote`, `rollback`, or `run` for a run that ended.
+        who: A person or a machine; default: this user on this machine.
+        why: In the person's words.
+        failures: The objections; with any, the move was forced.
 
     Returns:
         The record, or None when the alias pointed there already.
@@ -139,22 +125,22 @@ def move_alias(mlflow: Connection, name: str, alias: str, version: int, order: O
     Raises:
         ConfigError: `why` is too long.
     """
-    if len(order.why) > WHY_CHARS:
-        raise ConfigError(f"--why: {len(order.why)} characters; at most {WHY_CHARS} are kept")
+    if len(why) > WHY_CHARS:
+        raise ConfigError(f"--why: {len(why)} characters; at most {WHY_CHARS} are kept")
     before = alias_version(mlflow, name, alias)
     if before == version:
         return None
     now = datetime.now(UTC)
     record: dict[str, Any] = {
-        "action": order.action,
+        "action": action,
         "alias": alias,
         "from": before,
         "to": version,
-        "who": order.who,
+        "who": who or whoami(),
         "when": now.isoformat(timespec="milliseconds"),
-        "why": order.why,
-        "forced": bool(order.failures),
-        "failures": [text[:FAILURE_CHARS] for text in order.failures[:FAILURES]],
+        "why": why,
+        "forced": bool(failures),
+        "failures": [text[:FAILURE_CHARS] for text in failures[:FAILURES]],
         "done": False,
     }
     key = f"{HISTORY}{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:8]}"
@@ -193,7 +179,7 @@ def previous_version(mlflow: Connection, name: str, alias: str) -> int:
 
 
 def has_held(mlflow: Connection, name: str, alias: str, version: int) -> bool:
-    """Whether an alias has pointed to a version before, as far as its history tells."""
+    """Whether an alias has pointed to a version before, according to its history."""
     moves = (record for record in history(mlflow, name) if record["alias"] == alias)
     return any(version in (record["from"], record["to"] if record["done"] else None) for record in moves)
 
@@ -215,9 +201,7 @@ def show_model(mlflow: Connection, name: str) -> dict[str, Any]:
         rows.append(
             {
                 "version": int(version.version),
-                "aliases": sorted(
-                    alias for alias, number in model.aliases.items() if int(number) == int(version.version)
-                ),
+                "aliases": aliases_of(model, int(version.version)),
                 "run_id": tags.get("elder.run_id"),
                 "stage": int(tags["elder.stage"]) if "elder.stage" in tags else None,
                 "edits": int(tags["elder.edits"]) if "elder.edits" in tags else None,
@@ -235,12 +219,3 @@ def whoami() -> str:
     except (KeyError, OSError):  # a container may have no name for its user
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
-
-
-def _gates(params: Mapping[str, str]) -> dict[str, float]:
-    return {key.removeprefix("gates."): float(value) for key, value in params.items() if key.startswith("gates.")}
-
-
-def _text(param: str | None) -> str | None:
-    """A logged parameter; what was null in the config was logged as such."""
-    return None if param in (None, "", "null") else param

@@ -1,4 +1,4 @@
-"""What MLflow knows, read back: runs, their stages, and the adapters that references mean.
+"""Reads back from MLflow: runs, their stages, and the adapters that references mean.
 
 Speaks to MLflow through a `Connection` that it is given and does not import mlflow.
 """
@@ -9,20 +9,17 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from elder.errors import AdapterError, InputError
-from elder.infra.stores.files import check_digest
-from elder.infra.tracking.fetch import MANIFEST as MANIFEST_FILE
-from elder.infra.tracking.fetch import check_target, fetch_adapter
-from elder.infra.tracking.pointer import POINTER, fetch_pointed, read_pointer
+from elder.errors import InputError
 
 if TYPE_CHECKING:
     from elder.infra.tracking.connection import Connection
+    from elder.infra.tracking.fetch import Fetch
 
 RUN_ID, STAGE, STAGES = "elder.run_id", "elder.stage", "elder.stages"
 MODEL_ID, MANIFEST, STORED_AT = "elder.model_id", "elder.manifest_sha256", "elder.stored_at"
@@ -183,46 +180,19 @@ def resolve_ref(mlflow: Connection, ref: str) -> AdapterRef:
     return _reference(ready[number])
 
 
-class ModelSource:
-    """The files of a logged adapter, as `infra.tracking.fetch` takes them."""
+def fetch_from(mlflow: Connection, artifact_location: str) -> Fetch:
+    """Fetches the files of a logged adapter."""
 
-    def __init__(self, mlflow: Connection, artifact_location: str) -> None:
-        self._mlflow, self._place = mlflow, artifact_location
-        self._sizes: dict[str, int | None] | None = None
+    @cache
+    def names() -> set[str]:
+        return mlflow.files(artifact_location, ADAPTER_FOLDER)
 
-    def fetch(self, name: str, path: Path, size_bytes: int | None) -> None:
-        """Download a file, going on behind the bytes that are there."""
-        if self._sizes is None:  # a server asked for an absent file answers 500, which its client repeats for minutes
-            self._sizes = self._mlflow.files(self._place, ADAPTER_FOLDER)
-        if name not in self._sizes:
+    def fetch(name: str, path: Path) -> None:
+        if name not in names():  # a server asked for an absent file answers 500, which its client repeats for minutes
             raise KeyError(name)
-        self._mlflow.fetch(self._place, f"{ADAPTER_FOLDER}/{name}", path)
+        mlflow.fetch(artifact_location, f"{ADAPTER_FOLDER}/{name}", path)
 
-
-def pull_adapter(
-    mlflow: Connection,
-    ref: str,
-    directory: Path,
-    s3: Mapping[str, Any] | None = None,
-    on_wait: Callable[[str], None] | None = None,
-) -> Path:
-    """Download an adapter into a new directory; see `infra.tracking.tracker.pull`."""
-    directory = check_target(directory)
-    adapter = resolve_ref(mlflow, ref)
-    source = ModelSource(mlflow, adapter.artifact_location)
-    if adapter.stored_at is not None:
-        with tempfile.TemporaryDirectory(prefix="elder-pointer-") as folder:
-            try:
-                source.fetch(POINTER, Path(folder) / POINTER, None)
-            except KeyError as error:
-                raise AdapterError(f"{ref} is damaged: its {POINTER} is missing. Pull another stage.") from error
-            pointer = read_pointer(Path(folder))
-        assert pointer is not None
-        if adapter.manifest_sha256:
-            check_digest(str(pointer.files[MANIFEST_FILE]["sha256"]), adapter.manifest_sha256, f"{ref}: {POINTER}")
-        return fetch_pointed(pointer, directory, ref, s3, on_wait)
-    key = adapter.manifest_sha256 or adapter.model_id
-    return fetch_adapter(source, directory, ref, key, adapter.manifest_sha256, on_wait)
+    return fetch
 
 
 def _run(mlflow: Connection, run_id: str) -> Any:
@@ -326,12 +296,12 @@ def _stage(mlflow: Connection, model: Any) -> dict[str, Any]:
 
 def _version(mlflow: Connection, name: str, version: int) -> dict[str, Any]:
     model = mlflow.find("get_registered_model", name)
-    aliases = {} if model is None else model.aliases
-    return {
-        "name": name,
-        "version": version,
-        "aliases": sorted(alias for alias, number in aliases.items() if int(number) == version),
-    }
+    return {"name": name, "version": version, "aliases": [] if model is None else aliases_of(model, version)}
+
+
+def aliases_of(model: Any, version: int) -> list[str]:
+    """The aliases of a registered model that point to a version."""
+    return sorted(alias for alias, number in model.aliases.items() if int(number) == version)
 
 
 def _when(milliseconds: int | None) -> str | None:

@@ -1,4 +1,4 @@
-"""MLflow behind the `Tracker` protocol, and what the command line reads back from it.
+"""MLflow as a `Tracker`, and what the command line reads back from it.
 
 Uses clients only: no active run, no global tracking address. Knows nothing of editing.
 """
@@ -28,16 +28,18 @@ from mlflow.entities import (
     RunTag,
 )
 
-from elder.errors import InputError
+from elder.errors import AdapterError, InputError
+from elder.infra.stores.files import check_digest
 from elder.infra.tracking import read as mlflow_read
 from elder.infra.tracking.connection import Connection
 from elder.infra.tracking.elder_pyfunc import save_model
 from elder.infra.tracking.fetch import MANIFEST as MANIFEST_FILE
+from elder.infra.tracking.fetch import check_target, fetch_adapter
 from elder.infra.tracking.flat import config_text, flatten, metric_name, model_name, table_text
 from elder.infra.tracking.ledger import MetricLedger
-from elder.infra.tracking.pointer import POINTER, is_too_large, make_pointer
-from elder.infra.tracking.promote import Order, move_alias, show_model, version_of, whoami
-from elder.infra.tracking.read import MODEL_ID, PARENT, RUN_ID, STAGE, STAGES, STORED_AT, VERSIONS, AdapterRef
+from elder.infra.tracking.pointer import POINTER, fetch_pointed, is_too_large, make_pointer, read_pointer
+from elder.infra.tracking.promote import move_alias, show_model, version_of
+from elder.infra.tracking.read import MODEL_ID, PARENT, RUN_ID, STAGE, STAGES, STORED_AT, VERSIONS
 
 BATCH = 100  # MLflow takes at most so many parameters in one call (metrics: 1000)
 LIMIT_MB = 256.0  # servers that pass artifacts on time out on much larger ones
@@ -196,8 +198,7 @@ class MlflowTracker:
         """Register a logged model as a version of `name`, once; set the alias; returns the version."""
         version = add_version(self._mlflow, model_id, name, tags)
         if alias:
-            order = Order("run", whoami(), f"the end of run {self._elder_run}")
-            move_alias(self._mlflow, name, alias, version, order)
+            move_alias(self._mlflow, name, alias, version, "run", why=f"the end of run {self._elder_run}")
         return version
 
     def finish(self, status: str) -> None:
@@ -209,7 +210,7 @@ class MlflowTracker:
         return mlflow_read.run_page(self._mlflow, self._experiment, self._run)
 
     def _content(self, adapter: Path, source: str | None, place: Path) -> tuple[Path, dict[str, str]]:
-        """What is uploaded, and further tags: the adapter, or a directory that says where it is."""
+        """The directory to upload, and further tags: the adapter, or a pointer to it."""
         if source is None or not source.startswith("s3://") or not is_too_large(adapter, self._limit_mb):
             return adapter, {}
         place.mkdir()
@@ -300,15 +301,6 @@ def show(tracking_uri: str | Path, run: str) -> dict[str, Any]:
         return show_model(mlflow, run)
 
 
-def resolve(ref: str, tracking_uri: str | Path) -> AdapterRef:
-    """The logged adapter that a reference means (see `infra.tracking.read.resolve_ref`).
-
-    Raises:
-        InputError: Nothing of that name; the message lists what exists.
-    """
-    return mlflow_read.resolve_ref(Connection(tracking_uri), ref)
-
-
 def pull(
     ref: str,
     directory: str | Path,
@@ -318,7 +310,7 @@ def pull(
 ) -> Path:
     """Download an adapter into a new directory, which appears whole and verified, or not at all.
 
-    What a pull that was cut off has fetched is kept beside the directory; the next one goes on from it.
+    What a pull that was cut off has fetched is kept beside the directory; the next one continues from it.
 
     Args:
         ref: What to pull (see `infra.tracking.read.resolve_ref`).
@@ -330,6 +322,20 @@ def pull(
     Raises:
         InputError: The directory is not empty, or nothing has that name.
         AdapterError: A file has another sha256 than the manifest says.
-        UnreachableError: The download broke off; what is kept is told.
+        UnreachableError: The download broke off; the message says how much is kept.
     """
-    return mlflow_read.pull_adapter(Connection(tracking_uri), ref, Path(directory), s3, on_wait)
+    mlflow, directory = Connection(tracking_uri), check_target(Path(directory))
+    adapter = mlflow_read.resolve_ref(mlflow, ref)
+    fetch = mlflow_read.fetch_from(mlflow, adapter.artifact_location)
+    digest = adapter.manifest_sha256
+    if adapter.stored_at is None:
+        return fetch_adapter(fetch, directory, ref, digest or adapter.model_id, digest, on_wait)
+    with tempfile.TemporaryDirectory(prefix="elder-pointer-") as folder:
+        try:
+            fetch(POINTER, Path(folder) / POINTER)
+        except KeyError as error:
+            raise AdapterError(f"{ref} is damaged: its {POINTER} is missing. Pull another stage.") from error
+        pointer = read_pointer(Path(folder))
+    assert pointer is not None
+    check_digest(str(pointer.files[MANIFEST_FILE]["sha256"]), digest or None, f"{ref}: {POINTER}")
+    return fetch_pointed(pointer, directory, ref, s3, on_wait)

@@ -44,7 +44,7 @@ class Location:
 
     @property
     def command(self) -> str | None:
-        """What a user types to look at a sqlite file; None for a server, which has its own page."""
+        """The command that shows a sqlite file; None for a server, which has its own page."""
         return None if self.artifacts is None else f"mlflow ui --backend-store-uri {self.uri}"
 
 
@@ -84,7 +84,7 @@ def check_answers(location: Location) -> None:
             location.database.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UnreachableError(
-                f"MLflow's database {location.database} cannot be made: {error.strerror}. Mend tracking.mlflow."
+                f"MLflow's database {location.database} cannot be made: {error.strerror}. Correct tracking.mlflow."
             ) from error
         return
     try:
@@ -96,7 +96,7 @@ def check_answers(location: Location) -> None:
         reason = getattr(error, "reason", error)
         raise UnreachableError(
             f"The MLflow server {location.shown} does not answer: {reason}. "
-            "Start it, or mend tracking.mlflow (MLFLOW_TRACKING_URI, --mlflow)."
+            "Start it, or correct tracking.mlflow (MLFLOW_TRACKING_URI, --mlflow)."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,9 @@ import click
 
 from elder.jobs.shared.extras import require_for_run
 from elder.jobs.shared.options import all_overrides, config_arguments, json_option
+from elder.jobs.shared.running import resume_command
 from elder.jobs.shared.suite_commands import (
-    Call,
-    Pages,
+    SuitePages,
     carry_out,
     method_options,
     names_of,
@@ -55,14 +56,13 @@ def command(
     require_for_run(compare.run)
     from elder.pipelines.suite.comparison_driver import run_compare
 
-    extra = [] if methods is None else ["--methods", methods]
-    call = Call("compare", config, given, extra, parallel, out, json_file)
-    pages = Pages(lambda edits: opening(compare, edits), closing_page, lambda outside: run_compare(compare, outside))
-    carry_out(call, compare, pages)
+    resume = resume_command("compare", config, given, compare.compare_id, methods=methods, parallel=parallel, out=out)
+    drive = partial(run_compare, compare)
+    carry_out(compare, SuitePages(partial(opening, compare), closing_page, drive), resume, parallel, out, json_file)
 
 
 def opening(compare: CompareConfig, edits: int) -> dict[str, str]:
-    """What is about to happen."""
+    """Names and values of the first page."""
     from elder.pipelines.config.strategies import MEANINGS
 
     run, stream = compare.run, compare.members[0].config.stream
@@ -77,7 +77,7 @@ def opening(compare: CompareConfig, edits: int) -> dict[str, str]:
 
 
 def closing_page(console: Console, came: SuiteOutcome, out: Path) -> None:
-    """The tables, and where the report is."""
+    """Print the tables, and where the report is."""
     from elder.jobs.terminal.summary import pairs
     from elder.pipelines.suite.comparison_result import same_moment
 
@@ -98,6 +98,7 @@ def table(tables: Mapping[str, Mapping[str, float]], result: Mapping[str, Any], 
     """One row a method."""
     from rich.table import Table
 
+    from elder.jobs.terminal.display import figure
     from elder.pipelines.suite.comparison_result import costs, shown_metrics
 
     # The report has the rest: a terminal is narrow.
@@ -110,12 +111,8 @@ def table(tables: Mapping[str, Mapping[str, float]], result: Mapping[str, Any], 
         shown.add_column(name, justify="right")
     for method, metrics in tables.items():
         seconds, size = costs(result["methods"][method])
-        cells = [_figure(metrics.get(name)) for name in names]
-        cells += [_figure(seconds), _figure(None if size is None else size / 2**20)]
+        cells = [figure(metrics.get(name)) for name in names]
+        cells += [figure(seconds), figure(None if size is None else size / 2**20)]
         mark = "" if result["status"][method] == "finished" else f" ({result['status'][method]})"
         shown.add_row(f"{method}{mark}", *cells)
     return shown
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

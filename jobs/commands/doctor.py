@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from elder.errors import ConfigError, UnreachableError
-from elder.jobs.shared.options import check_json_target, json_option, write_json
+from elder.jobs.shared.options import json_option, write_json
 
 
 @click.command("doctor")
@@ -28,7 +28,6 @@ def command(arguments: tuple[str, ...], named: str | None, address: str | None, 
     from elder.jobs.shared.wiring import home, s3_settings
     from elder.pipelines.config.run import load_config
 
-    check_json_target(json_file)
     config, overrides = split_arguments(arguments, named)
     resolved = load_config(config, overrides)
     checks = check(

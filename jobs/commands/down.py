@@ -7,18 +7,11 @@ from pathlib import Path
 import click
 
 from elder.jobs.commands.up import DIRECTORY
+from elder.jobs.shared.options import directory_option
 
 
 @click.command("down")
-@click.option(
-    "--dir",
-    "directory",
-    metavar="DIR",
-    default=DIRECTORY,
-    show_default=True,
-    help="The directory of `elder up`.",
-    type=click.Path(file_okay=False, path_type=Path),
-)
+@directory_option("--dir", "directory", default=DIRECTORY, show_default=True, help="The directory of `elder up`.")
 @click.option("--purge", is_flag=True, help="Remove their data, keys and logs, too.")
 def command(directory: Path, purge: bool) -> None:
     """End the servers that `elder up` started in DIR; their data stay unless --purge is given."""

@@ -11,13 +11,13 @@ from typing import Any
 import click
 
 from elder.jobs.shared.extras import MODEL_LIBRARIES, require
-from elder.jobs.shared.options import all_overrides, check_json_target, json_option, write_json
+from elder.jobs.shared.options import json_option, overrides_argument, write_json
 
 
 @click.command("evaluate")
 @click.argument("adapter", metavar="ADAPTER")
 @click.argument("config", metavar="CONFIG")
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@overrides_argument
 @json_option
 def command(adapter: str, config: str, overrides: tuple[str, ...], json_file: Path | None) -> None:
     """Measure ADAPTER (a directory, or a REF as in `elder pull`) on the edits of CONFIG, in this process."""
@@ -25,8 +25,7 @@ def command(adapter: str, config: str, overrides: tuple[str, ...], json_file: Pa
     from elder.jobs.terminal.summary import answers, scores
     from elder.pipelines.config.run import load_config
 
-    check_json_target(json_file)
-    resolved = load_config(config, all_overrides(overrides, None))
+    resolved = load_config(config, overrides)
     require(*MODEL_LIBRARIES)
     console = make_console()
     with adapter_directory(adapter, resolved) as directory:
@@ -48,19 +47,13 @@ def adapter_directory(adapter: str, config: Any) -> Iterator[Path]:
         yield Path(adapter)
         return
     from elder.infra.tracking.tracker import pull
-    from elder.jobs.shared.wiring import s3_settings, tracking_address
+    from elder.jobs.shared.wiring import tracking_address
 
     with tempfile.TemporaryDirectory(prefix="elder-adapter-") as folder:
         place = Path(folder) / "adapter"
-        yield pull(adapter, place, tracking_address(config.tracking.mlflow), s3=_chosen(s3_settings(config)))
-
-
-def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not defaults: only those go over what the adapter was stored with."""
-    from elder.infra.stores.s3_settings import S3Settings
-
-    default = vars(S3Settings())
-    return {key: value for key, value in settings.items() if value != default[key]}
+        # Only what is not a default replaces the settings that the adapter was stored with.
+        chosen = config.tracking.s3.model_dump(exclude_defaults=True)
+        yield pull(adapter, place, tracking_address(config.tracking.mlflow), s3=chosen)
 
 
 def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from elder.jobs.shared.extras import MODEL_LIBRARIES, require
-from elder.jobs.shared.options import check_json_target, json_option, mlflow_option, write_json
+from elder.jobs.shared.options import directory_argument, json_option, mlflow_option, write_json
 
 
 @click.command("export")
 @click.argument("ref", metavar="REF")
-@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@directory_argument
 @click.option("--base", metavar="MODEL", help="Where the base model is; default: where the adapter says.")
 @click.option("--edits", metavar="N", type=click.IntRange(min=0), help="As it was after N edits, where a batch ended.")
 @click.option("--force", is_flag=True, help="Also when most of an update is lost in the base's number format.")
@@ -40,7 +40,6 @@ def command(
     from elder.export import check_target, export_merged
     from elder.jobs.shared.wiring import home, tracking_address
 
-    check_json_target(json_file)
     check_target(directory)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(ref).expanduser()

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import click
 
-from elder.jobs.remote.lookup import address_option, open_server, run_of
-from elder.jobs.shared.options import json_option, write_json
+from elder.jobs.remote.lookup import open_server, run_of
+from elder.jobs.shared.options import dashboard_option, json_option, limit_option, write_json
 
 
 @click.command("jobs")
-@address_option
+@dashboard_option
 @click.option("--all", "everyone", is_flag=True, help="Also jobs that elder has not submitted.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@limit_option
 @json_option
 def command(address: str | None, everyone: bool, limit: int, json_file: Path | None) -> None:
     """List the jobs of the cluster at --address, the newest first."""
     from elder.jobs.remote.run_status import RunStatus, duration, run_status_of
+    from elder.jobs.terminal.columns import aligned
 
     server = open_server(address)
     known = sorted(server.jobs(), key=lambda job: -(job.started or 0))
@@ -28,17 +29,15 @@ def command(address: str | None, everyone: bool, limit: int, json_file: Path | N
     for job in shown:
         # Stages are read where that costs nothing (a directory), and for what runs now.
         near = not job.metadata.get("elder.store", "").startswith("s3://")
-        standing = run_status_of(job.metadata, run_of(job)) if near or not job.over else RunStatus()
-        stages = standing.words(time.time()) if standing.readable else "-"
+        progress = run_status_of(job.metadata, run_of(job)) if near or not job.over else RunStatus()
+        stages = progress.words(time.time()) if progress.readable else "-"
         started = f"{duration(time.time() - job.started)} ago" if job.started else "-"
         rows.append((job.id, job.metadata.get("elder.command", "-"), job.status, started, stages))
-        found.append({**asdict(job), "standing": standing.to_dict() if standing.readable else None})
+        found.append({**asdict(job), "standing": progress.to_dict() if progress.readable else None})
     write_json(json_file, {"address": server.address, "jobs": found})
     if not rows:
         others = f" ({len(known)} that elder has not submitted: --all)" if known else ""
         click.echo(f"no jobs on {server.address}{others}")
         return
-    header = ("id", "command", "state", "started", "last stage")
-    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
-    for row in (header, *rows):
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned([("id", "command", "state", "started", "last stage"), *rows]):
+        click.echo(line)

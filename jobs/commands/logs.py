@@ -1,16 +1,17 @@
-"""`elder logs`: what a job's driver has written."""
+"""`elder logs`: the output of a job's driver."""
 
 from __future__ import annotations
 
 import click
 
-from elder.jobs.remote.lookup import address_option, find_job, open_server, write_log
+from elder.jobs.remote.lookup import find_job, open_server, write_log
+from elder.jobs.shared.options import dashboard_option
 
 
 @click.command("logs")
 @click.argument("job_id", metavar="ID")
-@click.option("--follow", "-f", is_flag=True, help="Go on as the log grows; end with the job's exit code.")
-@address_option
+@click.option("--follow", "-f", is_flag=True, help="Follow the log as it grows; end with the job's exit code.")
+@dashboard_option
 def command(job_id: str, follow: bool, address: str | None) -> int:
     """Print the log of the job or run ID; of a run, the latest attempt's."""
     from elder.jobs.commands.submit import follow_to_the_end

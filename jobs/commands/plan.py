@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elder.jobs.shared.extras import MODEL_LIBRARIES, require
-from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+from elder.jobs.shared.options import all_overrides, config_arguments, json_option, write_json
+from elder.jobs.shared.running import show_config
 from elder.jobs.shared.suite_commands import load_several, method_options
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def command(
 ) -> None:
     """Show what CONFIG would do: resolved config, stages, keys to be written, memory per worker. Touches nothing.
 
-    Without torch, which tells the shape of the base model, the memory is left out.
+    Without torch, which gives the shape of the base model, the memory is left out.
     Of a comparison or a study: a line a run, and what they come to.
     """
     from elder.jobs.shared.preflight import models_here
@@ -47,7 +48,6 @@ def command(
     from elder.pipelines.planning.sharding import worker_memory
     from elder.pipelines.planning.suite_plan import suite_plan
 
-    check_json_target(json_file)
     given = all_overrides(overrides, run_id)
     if kind_of(config, given) == "training":
         from elder.jobs.commands.train_editor import plan as plan_training
@@ -65,53 +65,49 @@ def command(
     require(*MODEL_LIBRARIES)
     available = worker_memory(resolved) if memory_gib is None else int(memory_gib * 2**30)
     if several:
-        fleet = suite_plan(several, available)
-        show_fleet(fleet)
-        write_json(json_file, fleet.to_dict())
+        suite = suite_plan(several, available)
+        show_suite(suite)
+        write_json(json_file, suite.to_dict())
         return
     found = plan(resolved, memory_per_worker=available)
     show(found)
     write_json(json_file, found.to_dict())
 
 
-def show_fleet(fleet: SuitePlan) -> None:
+def show_suite(suite: SuitePlan) -> None:
     """Print the plan of several runs for people."""
+    from elder.jobs.terminal.columns import aligned
     from elder.pipelines.planning.memory import gib
 
-    run, totals = fleet.whole.run, fleet.totals
-    click.echo("# resolved config\n" + fleet.whole.dump_yaml().rstrip())
-    click.echo(f"\ndigest           {fleet.whole.digest()}")
+    run, totals = suite.whole.run, suite.totals
+    show_config(suite.whole)
     click.echo(
-        f"base model       {run.model.source}: {fleet.shape.parameters:,} parameters, {fleet.shape.blocks} blocks"
+        f"base model       {run.model.source}: {suite.shape.parameters:,} parameters, {suite.shape.blocks} blocks"
     )
     columns = ("run", "method", "blocks", "a batch", "edits", "stages", "batches", "statistics", "GiB a worker")
     rows: list[tuple[Any, ...]] = []
-    for name, one in fleet.plans.items():
+    for name, one in suite.plans.items():
         memory = next(item for item in one.memory if item.sharding == one.sharding)
         blocks = _ranges(one.edited)
         size = f"{one.config.stream.batch_size}{', isolated' if one.config.stream.strategy == 'isolated' else ''}"
         batches = sum(stage.batches for stage in one.stages)
         rows.append((name, one.config.editor.method, blocks, size, _count(one.edits),
-                     len(one.stages), batches, len(fleet.statistics[name]), gib(memory.total)))  # fmt: skip
+                     len(one.stages), batches, len(suite.statistics[name]), gib(memory.total)))  # fmt: skip
     rows.append(
         ("total", "", "", "", *(_count(totals[key]) for key in ("edits", "stages", "batches", "statistics")), "")
     )
     click.echo()
-    widths = [max(len(str(row[i])) for row in (columns, *rows)) for i in range(len(columns))]
-    for row in (columns, *rows):
-        cells = (
-            f"{cell:<{w}}" if i < 4 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        click.echo("  ".join(cells).rstrip())
+    for line in aligned([columns, *rows], left=4):
+        click.echo(line)
     click.echo("statistics: second moments of a block over a text; runs with the same text and block share them")
     click.echo(f"\nkeys below       {run.tracking.store}")
-    for key in fleet.to_dict()["keys"]:
+    for key in suite.to_dict()["keys"]:
         click.echo(f"  {key}")
     click.echo(f"  runs/{run.run_id}-RUN/... for each run, as elder plan shows of one (all of them with --json)")
     tracking = run.tracking
     click.echo(f"mlflow           {tracking.mlflow}: experiment {tracking.experiment}, a run with a child each"
                if tracking.mlflow else "mlflow           none")  # fmt: skip
-    for note in dict.fromkeys(note for one in fleet.plans.values() for note in one.notes):
+    for note in dict.fromkeys(note for one in suite.plans.values() for note in one.notes):
         click.echo(f"note: {note}")
 
 
@@ -120,7 +116,7 @@ def _count(number: int | None) -> str:
 
 
 def _ranges(blocks: Sequence[int]) -> str:
-    """`4-8` for neighbours, else every block by itself."""
+    """`4-8` for neighbours, else each block."""
     if len(blocks) > 2 and list(blocks) == list(range(blocks[0], blocks[-1] + 1)):
         return f"{blocks[0]}-{blocks[-1]}"
     return ",".join(map(str, blocks))
@@ -128,8 +124,7 @@ def _ranges(blocks: Sequence[int]) -> str:
 
 def show_outline(known: Outline) -> None:
     """Print what can be planned without the shape of the base model."""
-    click.echo("# resolved config\n" + known.config.dump_yaml().rstrip())
-    click.echo(f"\ndigest           {known.digest}")
+    show_config(known.config)
     click.echo(f"base model       {known.config.model.source}: its shape and the memory of workers need torch here")
     _show_stages(known)
     _show_places(known)
@@ -139,8 +134,7 @@ def show_outline(known: Outline) -> None:
 
 def show(plan: Plan) -> None:
     """Print a plan for people."""
-    click.echo("# resolved config\n" + plan.config.dump_yaml().rstrip())
-    click.echo(f"\ndigest           {plan.digest}")
+    show_config(plan.config)
     shape = plan.shape
     click.echo(
         f"base model       {plan.config.model.source}: {shape.parameters:,} parameters, {shape.blocks} blocks, "

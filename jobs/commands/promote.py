@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elder.errors import GateError
-from elder.jobs.shared.options import check_json_target, json_option, mlflow_option, write_json
+from elder.jobs.shared.options import alias_option, json_option, mlflow_option, reason_options, write_json
 
 if TYPE_CHECKING:
     from elder.infra.tracking.promote import Candidate
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 @click.command("promote")
 @click.argument("ref", metavar="REF")
-@click.option("--alias", metavar="NAME", default="champion", show_default=True, help="The alias to move.")
+@alias_option
 @click.option("--name", metavar="NAME", help="Registered name; default: that of REF, else the run's tracking.register.")
-@click.option("--why", metavar="TEXT", default="", help="Kept in the history.")
-@click.option("--who", metavar="NAME", help="Kept in the history; default: USER@HOST.")
+@reason_options
 @click.option("--force", is_flag=True, help="Promote although the gates do not hold; that is kept too.")
 @mlflow_option
 @json_option
@@ -39,38 +38,37 @@ def command(
     becomes a new version first. Exit code 4: the gates do not hold, nothing was changed.
     """
     from elder.infra.tracking.connection import Connection
-    from elder.infra.tracking.promote import Order, find_candidate, move_alias, whoami
+    from elder.infra.tracking.promote import find_candidate, move_alias
     from elder.infra.tracking.tracker import add_version
     from elder.jobs.shared.wiring import tracking_address
 
-    check_json_target(json_file)
     connection = Connection(tracking_address(mlflow))
     candidate = find_candidate(connection, ref, name)
     failures = verdict(candidate, force)
-    tags = {"elder.run_id": candidate.run_id}
-    version = candidate.version or add_version(connection, candidate.model_id, candidate.name, tags)
-    order = Order("promote", who or whoami(), why, failures)
-    record = move_alias(connection, candidate.name, alias, version, order)
+    adapter, tags = candidate.adapter, {"elder.run_id": candidate.adapter.run_id}
+    version = candidate.version or add_version(connection, adapter.model_id, candidate.name, tags)
+    record = move_alias(connection, candidate.name, alias, version, "promote", who, why, failures)
     say(candidate.name, alias, version, record)
-    click.echo(f"it is stage {candidate.stage} of run {candidate.run_id}")
+    click.echo(f"it is stage {adapter.stage} of run {adapter.run_id}")
     if candidate.gates == {}:
         click.echo("note: the run has no gates, so nothing was guarded")
     write_json(json_file, {"name": candidate.name, "alias": alias, "version": version, "record": record})
 
 
 def verdict(candidate: Candidate, force: bool) -> list[str]:
-    """What speaks against a candidate; with `force` it is said and passed on.
+    """The objections to a candidate; with `force` they are printed and passed on.
 
     Raises:
         GateError: Something does, and nobody forces it.
     """
     from elder.pipelines.run.promotion import objections
 
-    found = objections(candidate.gates, candidate.protocols, candidate.metrics, candidate.run_status)
+    adapter = candidate.adapter
+    found = objections(candidate.gates, candidate.protocols, adapter.metrics, candidate.run_status)
     if found and not force:
         lines = "\n".join(f"  {text}" for text in found)
         raise GateError(
-            f"stage {candidate.stage} of run {candidate.run_id} is not promoted:\n{lines}\n"
+            f"stage {adapter.stage} of run {adapter.run_id} is not promoted:\n{lines}\n"
             "Promote another stage (elder show RUN lists them), or repeat with --force --why TEXT"
         )
     for text in found:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from elder.errors import ConfigError
-from elder.jobs.shared.options import check_json_target, json_option, mlflow_option, write_json
+from elder.jobs.shared.options import alias_option, json_option, mlflow_option, reason_options, write_json
 
 if TYPE_CHECKING:
     from elder.infra.tracking.connection import Connection
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 @click.command("rollback")
 @click.argument("name", metavar="NAME")
 @click.option("--to", "ref", metavar="REF", required=True, help="A version (2, models:/NAME/2), or: previous.")
-@click.option("--alias", metavar="NAME", default="champion", show_default=True, help="The alias to move.")
-@click.option("--why", metavar="TEXT", default="", help="Kept in the history.")
-@click.option("--who", metavar="NAME", help="Kept in the history; default: USER@HOST.")
+@alias_option
+@reason_options
 @click.option("--force", is_flag=True, help="Also to a version that never held the alias and whose gates do not hold.")
 @mlflow_option
 @json_option
@@ -39,18 +38,17 @@ def command(
     `elder promote`.
     """
     from elder.infra.tracking.connection import Connection
-    from elder.infra.tracking.promote import Order, find_candidate, has_held, move_alias, whoami
+    from elder.infra.tracking.promote import find_candidate, has_held, move_alias
     from elder.jobs.commands.promote import say, verdict
     from elder.jobs.shared.wiring import tracking_address
 
-    check_json_target(json_file)
     connection = Connection(tracking_address(mlflow))
     name = name.removeprefix("models:/")
     version = wanted_version(connection, name, ref, alias)
     failures = []
     if not has_held(connection, name, alias, version):
         failures = verdict(find_candidate(connection, f"models:/{name}/{version}"), force)
-    record = move_alias(connection, name, alias, version, Order("rollback", who or whoami(), why, failures))
+    record = move_alias(connection, name, alias, version, "rollback", who, why, failures)
     say(name, alias, version, record)
     write_json(json_file, {"name": name, "alias": alias, "version": version, "record": record})
 

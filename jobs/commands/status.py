@@ -1,4 +1,4 @@
-"""`elder status`: Ray's word on a job joined with the last committed stage of its run."""
+"""`elder status`: the state of a Ray job joined with the last committed stage of its run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from elder.jobs.remote.lookup import address_option, exit_code_of, find_job, open_server, with_address
-from elder.jobs.shared.options import json_option, write_json
+from elder.jobs.remote.lookup import exit_code_of, find_job, open_server, with_address
+from elder.jobs.shared.options import dashboard_option, json_option, write_json
 
 if TYPE_CHECKING:
     from elder.infra.ray_jobs.server import JobRecord, JobServer
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 @click.command("status")
 @click.argument("job_id", metavar="ID")
-@address_option
+@dashboard_option
 @json_option
 def command(job_id: str, address: str | None, json_file: Path | None) -> None:
-    """Say how the job or run ID stands; of a run, the latest attempt."""
-    from elder.jobs.remote.run_status import SUITE_FOLDERS, quiet_warning, run_status_of, said_last, sentence
+    """Show the status of the job or run ID; of a run, that of the latest attempt."""
+    from elder.jobs.remote.run_status import SUITE_FOLDERS, last_lines, quiet_warning, run_status_of, sentence
 
     server = open_server(address)
     job, attempts = find_job(server, job_id)
-    standing = run_status_of(job.metadata, attempts.run_id)
-    told = sentence(job, standing)
-    warning = quiet_warning(job, standing)
-    click.echo(f"{job.id}: {told}")
+    progress = run_status_of(job.metadata, attempts.run_id)
+    state = sentence(job, progress)
+    warning = quiet_warning(job, progress)
+    click.echo(f"{job.id}: {state}")
     if warning:
         click.echo(f"warning: {warning}")
     lines: list[str] = []
     if job.status == "PENDING":
         for line in waiting_for(server, job):
             click.echo(f"  {line}")
-    elif not standing.readable or job.status == "FAILED":
-        lines = said_last(server.logs(job.id))
-        if not standing.readable and "elder.store" in job.metadata:
-            click.echo(f"  its store cannot be read from here: {standing.why}")
+    elif not progress.readable or job.status == "FAILED":
+        lines = last_lines(server.logs(job.id))
+        if not progress.readable and "elder.store" in job.metadata:
+            click.echo(f"  its store cannot be read from here: {progress.why}")
         if lines:
-            click.echo("  its log said last:")
+            click.echo("  the end of its log:")
         for line in lines:
             click.echo(f"    {line}")
         if job.status == "FAILED" and job.exit_code is None and job.message:
@@ -61,15 +61,15 @@ def command(job_id: str, address: str | None, json_file: Path | None) -> None:
     if not job.over:
         click.echo(f"  follow   {with_address(f'elder logs -f {job.id}', server)}")
     elif exit_code_of(job) and job.metadata.get("elder.resume"):
-        click.echo(f"  go on    {job.metadata['elder.resume']}")
+        click.echo(f"  continue {job.metadata['elder.resume']}")
     write_json(
         json_file,
         {
             "run_id": attempts.run_id,
-            "state": told,
+            "state": state,
             "warning": warning,
             "job": asdict(job),
-            "standing": standing.to_dict(),
+            "standing": progress.to_dict(),
             "attempts": [{"id": one.id, "status": one.status} for one in attempts.jobs],
             "log": lines,
         },
@@ -77,7 +77,7 @@ def command(job_id: str, address: str | None, json_file: Path | None) -> None:
 
 
 def waiting_for(server: JobServer, job: JobRecord) -> list[str]:
-    """Why a job has not started, as far as Ray tells."""
+    """Why a job has not started, as far as Ray knows."""
     lines = [line.strip() for line in job.message.splitlines() if line.strip()]
     there = server.resources()
     if there:

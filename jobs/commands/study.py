@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import click
 
 from elder.jobs.shared.extras import require_for_run
 from elder.jobs.shared.options import all_overrides, config_arguments, json_option
-from elder.jobs.shared.suite_commands import Call, Pages, carry_out, place_options
+from elder.jobs.shared.running import resume_command
+from elder.jobs.shared.suite_commands import SuitePages, carry_out, place_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,13 +44,13 @@ def command(
     require_for_run(study.run)
     from elder.pipelines.suite.study_driver import run_study
 
-    call = Call("study", config, given, (), parallel, out, json_file)
-    pages = Pages(lambda edits: opening(study), closing_page, lambda outside: run_study(study, outside))
-    carry_out(call, study, pages)
+    resume = resume_command("study", config, given, study.study_id, parallel=parallel, out=out)
+    pages = SuitePages(lambda edits: opening(study), closing_page, partial(run_study, study))
+    carry_out(study, pages, resume, parallel, out, json_file)
 
 
 def opening(study: StudyConfig) -> dict[str, str]:
-    """What is about to happen."""
+    """Names and values of the first page."""
     edits = sum(member.config.data.edits or 0 for member in study.members)
     return {
         "study": study.study_id,
@@ -58,9 +60,10 @@ def opening(study: StudyConfig) -> dict[str, str]:
 
 
 def closing_page(console: Console, came: SuiteOutcome, out: Path) -> None:
-    """A line for each run, and where the report is."""
+    """Print a line for each run, and where the report is."""
     from rich.table import Table
 
+    from elder.jobs.terminal.display import figure
     from elder.jobs.terminal.summary import pairs
     from elder.pipelines.suite.comparison_result import shown_metrics
     from elder.pipelines.suite.study_report import figures_of
@@ -73,7 +76,7 @@ def closing_page(console: Console, came: SuiteOutcome, out: Path) -> None:
         table.add_column(name, justify="left" if name == "run" else "right", no_wrap=name == "run")
     for name, run in runs.items():
         mark = "" if run["status"] == "finished" else f" ({run['status']})"
-        cells = ["-" if figures_of(run).get(n) is None else f"{figures_of(run)[n]:.3f}" for n in names]
+        cells = [figure(figures_of(run).get(n)) for n in names]
         table.add_row(f"{name}{mark}", str(run["edits"]), *cells)
     console.print()
     console.print(table)

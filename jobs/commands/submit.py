@@ -13,14 +13,13 @@ import click
 from elder.errors import ConfigError
 from elder.jobs.remote.lookup import (
     Attempts,
-    address_option,
     attempts_of,
     exit_code_of,
     open_server,
     with_address,
     write_log,
 )
-from elder.jobs.shared.options import check_json_target, json_option, write_json
+from elder.jobs.shared.options import dashboard_option, json_option, write_json
 from elder.jobs.shared.suite_commands import method_options
 
 COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
@@ -30,13 +29,13 @@ INTERRUPTED = 130
 @click.command("submit")
 @click.argument("verb", metavar="COMMAND")
 @click.argument("arguments", nargs=-1, metavar="CONFIG [KEY.SUB=VALUE]...")
-@address_option
+@dashboard_option
 @click.option("--follow", "-f", is_flag=True, help="Show the job's log and end with its exit code.")
-@click.option("--resume", metavar="RUN", help="Go on with a run whose job has ended, from its last committed stage.")
+@click.option("--resume", metavar="RUN", help="Continue a run whose job has ended, from its last committed stage.")
 @click.option("--run-id", metavar="ID", help="Short for run_id=ID: name the run.")
 @click.option("--env", "environment", multiple=True, metavar="NAME[=VALUE]", help="Variable of the job; repeatable.")
 @click.option("--working-dir", type=click.Path(path_type=Path), metavar="DIR", help="Folder that travels, as files/.")
-@click.option("--exclude", "excluded", multiple=True, metavar="PATTERN", help="What stays behind; repeatable.")
+@click.option("--exclude", "excluded", multiple=True, metavar="PATTERN", help="What does not travel; repeatable.")
 @click.option("--max-upload-mb", type=click.FloatRange(min=0.1), default=100.0, show_default=True, help="Size limit.")
 @click.option(
     "--driver-cpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Cores for the driver."
@@ -62,7 +61,7 @@ def command(
     """Run COMMAND (edit, train-editor, tune, compare, study, evaluate) with CONFIG as a job of the Ray cluster.
 
     For evaluate the arguments are ADAPTER CONFIG; --methods and --strategy are those of compare. The job's id is the
-    run's id: submitting a run twice is refused, --resume goes on with one that has ended. Config and data are checked
+    run's id: submitting a run twice is refused, --resume continues one that has ended. Config and data are checked
     here, before anything is uploaded.
 
     \b
@@ -73,7 +72,6 @@ def command(
     from elder.jobs.remote.package import SubmitRequest, resolve_request, variables
 
     check_usage(verb, arguments, resume, run_id)
-    check_json_target(json_file)
     place = check_address(address or default_address(os.environ))
     request = SubmitRequest(
         verb, arguments, place, resume or run_id, environment, working_dir, excluded, max_upload_mb, methods, strategy
@@ -81,8 +79,8 @@ def command(
     if verb != "compare" and (methods is not None or strategy is not None):
         raise click.UsageError("--methods and --strategy are for compare")
     values = variables(environment, os.environ)
-    parcel = resolve_request(request)
-    sent = send(parcel, values, resume is not None, driver_cpus)
+    package = resolve_request(request)
+    sent = send(package, values, resume is not None, driver_cpus)
     write_json(json_file, sent)
     if not follow:
         return 0
@@ -97,24 +95,19 @@ def check_usage(verb: str, arguments: tuple[str, ...], resume: str | None, run_i
     Raises:
         UsageError: With what was expected.
     """
-    from elder.jobs.shared.verbs import VERBS
-
-    known = [name for name in COMMANDS if name in VERBS]
     if verb not in COMMANDS:
-        raise click.UsageError(f"'{verb}' cannot be submitted (known: {', '.join(known)})")
-    if verb not in VERBS:
-        raise click.UsageError(f"this version of elder has no '{verb}' (known: {', '.join(known)})")
+        raise click.UsageError(f"'{verb}' cannot be submitted (known: {', '.join(COMMANDS)})")
     wanted = ("ADAPTER", "CONFIG") if verb == "evaluate" else ("CONFIG",)
     if len(arguments) < len(wanted):
         raise click.UsageError(f"Missing argument '{wanted[len(arguments)]}': elder submit {verb} {' '.join(wanted)}")
     if resume is not None and run_id is not None and resume != run_id:
         raise click.UsageError("--resume and --run-id name different runs; --resume RUN is enough")
     if resume is not None and verb == "evaluate":
-        raise click.UsageError("--resume: measuring has no stages to go on from; submit it again")
+        raise click.UsageError("--resume: measuring has no stages to continue from; submit it again")
 
 
-def send(parcel: Any, values: dict[str, str], resume: bool, driver_cpus: float) -> dict[str, Any]:
-    """Pack, check against what the cluster and the store know, upload, start; returns what `--json` says.
+def send(package: Any, values: dict[str, str], resume: bool, driver_cpus: float) -> dict[str, Any]:
+    """Pack, check against what the cluster and the store know, upload, start; returns the content of `--json`.
 
     Raises:
         ConfigError: The run has been submitted before, or runs, or is another one.
@@ -124,16 +117,16 @@ def send(parcel: Any, values: dict[str, str], resume: bool, driver_cpus: float) 
     from elder.infra.ray_jobs.submit import AlreadySubmitted, Submission, submit
     from elder.jobs.remote.package import entrypoint, metadata, pack, secret_names
 
-    request = parcel.request
+    request = package.request
     with tempfile.TemporaryDirectory(prefix="elder-submit-") as folder:
         target = Path(folder)
-        packed, notes = pack(parcel, target)
+        packed, notes = pack(package, target)
         server = open_server(request.address)
-        facts = metadata(parcel, 1, packed)
-        earlier = attempts_of(server.jobs(), parcel.run_id)
-        check_again(parcel, packed, facts, earlier, resume)
+        facts = metadata(package, 1, packed)
+        earlier = attempts_of(server.jobs(), package.run_id)
+        check_again(package, packed, facts, earlier, resume)
         attempt = len(earlier.jobs) + 1 if earlier else 1
-        job_id = earlier.next_id if earlier else parcel.run_id
+        job_id = earlier.next_id if earlier else package.run_id
         facts["elder.attempt"] = job_id.rpartition("-r")[2] if earlier else "1"
         secrets = secret_names(list(values))
         if secrets and not is_loopback(request.address):
@@ -148,55 +141,55 @@ def send(parcel: Any, values: dict[str, str], resume: bool, driver_cpus: float) 
         try:
             submit(server, job)
         except AlreadySubmitted as error:  # somebody was quicker
-            check_again(parcel, packed, facts, attempts_of(server.jobs(), parcel.run_id), resume)
+            check_again(package, packed, facts, attempts_of(server.jobs(), package.run_id), resume)
             raise error
-    click.echo(f"submitted {job_id}" + (f" (attempt {attempt} of run {parcel.run_id})" if earlier else ""))
+    click.echo(f"submitted {job_id}" + (f" (attempt {attempt} of run {package.run_id})" if earlier else ""))
     if values:
         click.echo(f"  variables     {', '.join(sorted(values))}")
     for name, text in (
         ("follow it", f"elder logs -f {job_id}"),
-        ("how it stands", f"elder status {parcel.run_id}"),
-        ("end it", f"elder stop {parcel.run_id}"),
+        ("its status", f"elder status {package.run_id}"),
+        ("end it", f"elder stop {package.run_id}"),
     ):
         click.echo(f"  {name:<13} {with_address(text, server)}")
     return {
-        "submission_id": job_id, "run_id": parcel.run_id, "attempt": attempt, "command": request.command,
+        "submission_id": job_id, "run_id": package.run_id, "attempt": attempt, "command": request.command,
         "address": request.address, "config_digest": facts["elder.config_digest"], "resume": facts["elder.resume"],
     }  # fmt: skip
 
 
-def check_again(parcel: Any, packed: Any, facts: dict[str, str], earlier: Attempts | None, resume: bool) -> None:
+def check_again(package: Any, packed: Any, facts: dict[str, str], earlier: Attempts | None, resume: bool) -> None:
     """Refuse a run that runs, that was submitted before without `--resume`, or that is stored with another config.
 
     Raises:
-        ConfigError: With the state of the first, and how to follow it or go on.
+        ConfigError: With the state of the first, and how to follow or continue it.
     """
     from elder.jobs.remote.package import check_stored
     from elder.jobs.remote.run_status import run_status_of, sentence
 
-    run_id, again = parcel.run_id, facts["elder.resume"]
-    standing = run_status_of(facts, run_id)
+    run_id, again = package.run_id, facts["elder.resume"]
+    progress = run_status_of(facts, run_id)
     running = [job for job in earlier.jobs if not job.over] if earlier else []
     if earlier and (running or not resume):
         job = running[-1] if running else earlier.latest
         state = sentence(job, run_status_of(job.metadata, run_id))
-        lines = [f"run '{run_id}' has been submitted to {parcel.request.address} before: {state} (job {job.id})"]
+        lines = [f"run '{run_id}' has been submitted to {package.request.address} before: {state} (job {job.id})"]
         if running:
             lines.append(f"  follow it with elder logs -f {job.id}, or end it with elder stop {run_id}")
         elif job.status != "SUCCEEDED":
-            lines.append(f"  to go on with it: {again}")
+            lines.append(f"  to continue it: {again}")
         raise ConfigError([*lines, "  to start another run leave run_id out, or give another one"])
-    if not earlier and not resume and standing.readable and (standing.stages or standing.trials):
+    if not earlier and not resume and progress.readable and (progress.stages or progress.trials):
         raise ConfigError([
-            f"run '{run_id}' exists in {facts['elder.store']}: {standing.words(time.time())}",
-            f"  to go on with it here: {again}",
+            f"run '{run_id}' exists in {facts['elder.store']}: {progress.words(time.time())}",
+            f"  to continue it here: {again}",
         ])  # fmt: skip
-    if standing.readable:
-        check_stored(parcel, packed)
+    if progress.readable:
+        check_stored(package, packed)
 
 
 def follow_to_the_end(job_id: str, address: str) -> tuple[int, dict[str, Any]]:
-    """Show the log until the job has ended; returns the exit code and what `--json` says of the end."""
+    """Show the log until the job has ended; returns the exit code and further content of `--json`."""
     from elder.infra.ray_jobs.submit import follow
     from elder.jobs.remote.run_status import run_status_of, sentence
 
@@ -205,16 +198,16 @@ def follow_to_the_end(job_id: str, address: str) -> tuple[int, dict[str, Any]]:
         job = follow(server, job_id, write_log)
     except KeyboardInterrupt:
         click.echo(
-            f"\n{job_id} goes on without you: {with_address(f'elder logs -f {job_id}', server)} follows it again, "
+            f"\n{job_id} continues without you: {with_address(f'elder logs -f {job_id}', server)} follows it again, "
             f"{with_address(f'elder stop {job_id}', server)} ends it",
             err=True,
         )
         return INTERRUPTED, {"status": "RUNNING", "exit_code": None}
-    standing = run_status_of(job.metadata, job.metadata.get("elder.run_id", job_id))
+    progress = run_status_of(job.metadata, job.metadata.get("elder.run_id", job_id))
     code = exit_code_of(job)
-    click.echo(f"{job_id}: {sentence(job, standing)}")
+    click.echo(f"{job_id}: {sentence(job, progress)}")
     if code and job.exit_code is None and job.message:
         click.echo(f"  Ray says: {job.message.strip().splitlines()[-1]}", err=True)
     if code and job.metadata.get("elder.resume"):
-        click.echo(f"  go on with: {job.metadata['elder.resume']}", err=True)
-    return code, {"status": job.status, "exit_code": code, "standing": standing.to_dict()}
+        click.echo(f"  continue with: {job.metadata['elder.resume']}", err=True)
+    return code, {"status": job.status, "exit_code": code, "standing": progress.to_dict()}

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from elder.errors import ConfigError, InputError
+from elder.errors import ConfigError
 from elder.jobs.shared.extras import require_for_run
-from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+from elder.jobs.shared.options import all_overrides, cluster_option, config_arguments, json_option, write_json
+from elder.jobs.shared.running import (
+    job_tags,
+    prepare,
+    refusal_written,
+    report_place,
+    resume_command,
+    saying_how_to_continue,
+    show_config,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +35,7 @@ FILES = ("adapter.safetensors", "continuation.safetensors", "manifest.json", "me
 
 @click.command("train-editor")
 @config_arguments
-@click.option("--address", metavar="URL", help="Short for cluster.address=URL: auto, local or a Ray address.")
+@cluster_option
 @json_option
 def command(
     config: str, overrides: tuple[str, ...], run_id: str | None, address: str | None, json_file: Path | None
@@ -41,18 +48,12 @@ def command(
     from elder.jobs.terminal.display import make_console
     from elder.pipelines.config.training import load_train_config
 
-    check_json_target(json_file)
     given = all_overrides(overrides, run_id, address)
     resolved = load_train_config(config, given)
     require_for_run(resolved)
-    from elder.pipelines.run.driver import StageRefused
-
     console = make_console()
-    try:
-        result = perform(resolved, console, resume_command(config, given, resolved.run_id))
-    except StageRefused as refused:
-        write_json(json_file, refused.result)
-        raise
+    with refusal_written(json_file):
+        result = perform(resolved, console, resume_command("train-editor", config, given, resolved.run_id))
     write_json(json_file, result)
     closing_page(console, resolved, result)
 
@@ -63,38 +64,22 @@ def perform(config: TrainConfig, console: Console, resume: str) -> dict[str, Any
     Raises:
         InputError: Something given is wrong; nothing was started.
         UnreachableError: Store, tracker or cluster does not answer.
-        ElderError: The training failed; what stands committed and how to continue has been printed.
+        ElderError: The training failed; what is committed and how to continue has been printed.
     """
-    from elder.jobs.shared.preflight import check_places
-    from elder.jobs.shared.running import job_tags, show_world
-    from elder.jobs.shared.wiring import home, make_store_factory, open_tracker, quiet_libraries
+    from elder.jobs.shared.wiring import home, open_tracker
     from elder.jobs.terminal.display import Display
     from elder.pipelines.training.driver import run_training
 
-    quiet_libraries(config)
-    show_world(config, console)
-    data, notes = check_facts_given(config)
-    factory = make_store_factory(config)
-    check_places(factory())
+    (data, notes), factory = prepare(config, console, check_facts_given)
     tracker = open_tracker(config)
     opening_page(console, config, data, resume)
     columns = {name: (f"validation.{name}",) for name in HEADINGS}
     display = Display(console, ("forced",), columns, {"edit": "train"})
-    try:
-        with display:
-            if config.cluster.workers:
-                display({"kind": "phase", "name": "start"})
-            read = None if notes else data
-            return run_training(config, factory, tracker, display, cache_dir=home(), data=read, tags=job_tags())
-    except InputError:
-        raise  # nothing was started
-    except BaseException:
-        stands = f"checkpoint {display.committed[-1]['stage']} stands committed" if display.committed else (
-            "no checkpoint was committed in this session"
-        )  # fmt: skip
-        click.echo(stands, err=True)
-        click.echo(f"continue with: {resume}", err=True)
-        raise
+    with saying_how_to_continue(resume, lambda: display.last_committed("checkpoint")), display:
+        if config.cluster.workers:
+            display({"kind": "phase", "name": "start"})
+        read = None if notes else data
+        return run_training(config, factory, tracker, display, cache_dir=home(), data=read, tags=job_tags())
 
 
 def check_facts_given(config: TrainConfig) -> tuple[TrainingData, list[str]]:
@@ -118,7 +103,7 @@ def check_facts_given(config: TrainConfig) -> tuple[TrainingData, list[str]]:
 
 
 def validate(config: TrainConfig) -> dict[str, Any]:
-    """What `elder validate` says of a training.
+    """`elder validate` for a training.
 
     Raises:
         InputError: As `check_facts_given`.
@@ -138,13 +123,12 @@ def validate(config: TrainConfig) -> dict[str, Any]:
 
 
 def plan(config: TrainConfig) -> dict[str, Any]:
-    """What `elder plan` says of a training; touches nothing. Without torch the memory is left out.
+    """`elder plan` for a training; touches nothing. Without torch the memory is left out.
 
     Raises:
         ModelError: The base model's config cannot be found.
     """
-    click.echo("# resolved config\n" + config.dump_yaml().rstrip())
-    click.echo(f"\ndigest           {config.digest()}")
+    show_config(config)
     steps, each = config.training.steps, config.training.checkpoint_every
     checkpoints = -(-steps // each)
     facts = config.block_size
@@ -190,17 +174,8 @@ def _memory(config: TrainConfig) -> dict[str, Any]:
     return {"sharding": {"use": sharding, "reason": reason}, "memory": {**asdict(memory), "total": memory.total}}
 
 
-def resume_command(argument: str, overrides: Sequence[str], run_id: str) -> str:
-    """The command that continues a training."""
-    submitted = os.environ.get("ELDER_RESUME")  # inside a Ray job the user goes on by submitting again
-    if submitted:
-        return submitted
-    kept = [text for text in overrides if not text.startswith("run_id=")]
-    return shlex.join(["elder", "train-editor", argument, *kept, f"run_id={run_id}"])
-
-
 def opening_page(console: Console, config: TrainConfig, data: TrainingData, resume: str) -> None:
-    """What is about to happen, and how to continue it if it stops."""
+    """Print what is about to happen, and how to continue it if it stops."""
     from elder.jobs.terminal.summary import pairs
 
     training, cluster = config.training, config.cluster
@@ -222,8 +197,7 @@ def opening_page(console: Console, config: TrainConfig, data: TrainingData, resu
 
 
 def closing_page(console: Console, config: TrainConfig, result: Mapping[str, Any]) -> None:
-    """What came out, and what to do with it."""
-    from elder.jobs.shared.running import report_place
+    """Print the results, and what to do with them."""
     from elder.jobs.shared.wiring import make_store_factory
     from elder.jobs.terminal.summary import pairs
 

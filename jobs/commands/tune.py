@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from elder.errors import InputError
 from elder.jobs.shared.extras import require, require_for_run
-from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+from elder.jobs.shared.options import (
+    all_overrides,
+    cluster_option,
+    config_arguments,
+    directory_option,
+    json_option,
+    write_json,
+)
+from elder.jobs.shared.running import job_tags, prepare, resume_command, saying_how_to_continue
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,13 +27,8 @@ if TYPE_CHECKING:
 
 @click.command("tune")
 @config_arguments
-@click.option("--address", metavar="URL", help="Short for cluster.address=URL: auto, local or a Ray address.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where best.yaml and the report go; default: elder-runs/tune/ID.",
-)
+@cluster_option
+@directory_option("--out", help="Where best.yaml and the report go; default: elder-runs/tune/ID.")
 @json_option
 def command(
     config: str,
@@ -46,14 +46,13 @@ def command(
     from elder.jobs.terminal.display import make_console
     from elder.pipelines.config.search import load_tune_config
 
-    check_json_target(json_file)
     given = all_overrides(overrides, run_id, address)
     search = load_tune_config(config, given)
     require_for_run(search.run)
     require("optuna")  # with Ray's own searchers too: importance is judged by it, and it comes with them
     place = out or Path("elder-runs") / "tune" / search.tune_id
     console = make_console()
-    result = perform(search, console, place, resume_command(config, given, search.tune_id, out))
+    result = perform(search, console, place, resume_command("tune", config, given, search.tune_id, out=out))
     write_json(json_file, result)
     closing_page(console, search, result, place)
 
@@ -66,31 +65,18 @@ def perform(search: TuneConfig, console: Console, out: Path, resume: str) -> dic
         UnreachableError: Store, tracker or cluster does not answer.
         ElderError: No trial came to its end.
     """
-    from elder.jobs.shared.preflight import check_inputs, check_places
-    from elder.jobs.shared.running import job_tags, show_world
-    from elder.jobs.shared.wiring import home, make_store_factory, open_tracker, quiet_libraries
+    from elder.jobs.shared.preflight import check_inputs
+    from elder.jobs.shared.wiring import home, open_tracker
     from elder.jobs.terminal.tune_display import TuneDisplay
     from elder.pipelines.search.driver import run_tune
 
-    run = search.run
-    quiet_libraries(run)
-    show_world(run, console)
-    inputs = check_inputs(run)
-    factory = make_store_factory(run)
-    check_places(factory())
+    inputs, factory = prepare(search.run, console, check_inputs)
     opening_page(console, search, len(inputs.edits), resume)
     display = TuneDisplay(console, search.tune.mode)
-    try:
-        with display:
-            result = run_tune(
-                search, factory, lambda: open_tracker(run), display, cache_dir=home(), out=out, tags=job_tags()
-            )
-    except InputError:
-        raise  # nothing was started
-    except BaseException:
-        click.echo(f"{display.done} trials have ended and are recorded", err=True)
-        click.echo(f"continue with: {resume}", err=True)
-        raise
+    with saying_how_to_continue(resume, lambda: f"{display.done} trials have ended and are recorded"), display:
+        result = run_tune(
+            search, factory, lambda: open_tracker(search.run), display, cache_dir=home(), out=out, tags=job_tags()
+        )
     _write_out(out, factory(), search.tune_id)
     return {**result, "best": {**result["best"], "config": str(out / "best.yaml")}}
 
@@ -106,18 +92,8 @@ def _write_out(out: Path, store: Any, tune_id: str) -> None:
         store.download(key, path)
 
 
-def resume_command(argument: str, overrides: Sequence[str], run_id: str, out: Path | None) -> str:
-    """The command that continues a search."""
-    submitted = os.environ.get("ELDER_RESUME")  # inside a Ray job the user goes on by submitting again
-    if submitted:
-        return submitted
-    kept = [text for text in overrides if not text.startswith("run_id=")]
-    where = ["--out", str(out)] if out else []
-    return shlex.join(["elder", "tune", argument, *kept, f"run_id={run_id}", *where])
-
-
 def opening_page(console: Console, search: TuneConfig, edits: int, resume: str) -> None:
-    """What is about to happen, and how to continue it if it stops."""
+    """Print what is about to happen, and how to continue it if it stops."""
     from elder.jobs.terminal.summary import pairs
 
     run, tune = search.run, search.tune
@@ -144,7 +120,7 @@ def opening_page(console: Console, search: TuneConfig, edits: int, resume: str) 
 
 
 def closing_page(console: Console, search: TuneConfig, result: Mapping[str, Any], out: Path) -> None:
-    """Who won, by how much, and what to do with it."""
+    """Print who won, by how much, and what to do with it."""
     from rich.table import Table
 
     from elder.jobs.terminal.summary import pairs

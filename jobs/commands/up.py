@@ -8,29 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from elder.jobs.shared.options import json_option, write_json
+from elder.jobs.shared.options import directory_option, json_option, write_json
 
 if TYPE_CHECKING:
     from elder.infra.dev.service_files import Services
 
 DIRECTORY = Path("elder-runs/services")
+PORT = click.IntRange(1, 65535)
 
 
 @click.command("up")
-@click.option(
-    "--dir",
-    "directory",
-    metavar="DIR",
-    default=DIRECTORY,
-    show_default=True,
-    help="Data, logs and keys lie here.",
-    type=click.Path(file_okay=False, path_type=Path),
-)
-@click.option(
-    "--s3-port", metavar="PORT", type=click.IntRange(1, 65535), help="Default: that of last time, or a free one."
-)
-@click.option("--mlflow-port", metavar="PORT", type=click.IntRange(1, 65535), help="The same for MLflow.")
-@click.option("--show-secrets", is_flag=True, help="Print the keys, too; they are in DIR/env.sh anyhow.")
+@directory_option("--dir", "directory", default=DIRECTORY, show_default=True, help="Data, logs and keys lie here.")
+@click.option("--s3-port", metavar="PORT", type=PORT, help="Default: that of last time, or a free one.")
+@click.option("--mlflow-port", metavar="PORT", type=PORT, help="The same for MLflow.")
+@click.option("--show-secrets", is_flag=True, help="Print the keys, too; they are in DIR/env.sh in any case.")
 @json_option
 def command(
     directory: Path, s3_port: int | None, mlflow_port: int | None, show_secrets: bool, json_file: Path | None
@@ -40,9 +31,7 @@ def command(
     For development, not for a network: see docs/operations.md. `elder down` ends exactly these servers.
     """
     from elder.infra.dev.services import bring_up
-    from elder.jobs.shared.options import check_json_target
 
-    check_json_target(json_file)
     services = bring_up(directory, os.environ, s3_port, mlflow_port, click.echo)
     _explain(directory, services, show_secrets)
     write_json(json_file, _result(services))

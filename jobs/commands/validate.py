@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from elder.jobs.shared.options import all_overrides, check_json_target, config_arguments, json_option, write_json
+from elder.jobs.shared.options import all_overrides, config_arguments, json_option, write_json
 from elder.jobs.shared.suite_commands import load_several, method_options
 
 
@@ -30,7 +30,6 @@ def command(
     from elder.jobs.shared.wiring import quiet_libraries
     from elder.pipelines.config.run import kind_of, load_config
 
-    check_json_target(json_file)
     given = all_overrides(overrides, run_id)
     if kind_of(config, given) == "training":
         from elder.jobs.commands.train_editor import validate
@@ -52,11 +51,11 @@ def command(
         click.echo(f"# run {name}: digest {digest[:16]}")
     for note in notes:
         click.echo(f"# note: {note}")
-    told = {
+    result = {
         "ok": True,
         "config_digest": whole.digest(),
         "edits": len(inputs.edits),
         "dataset_digest": inputs.digest,
         "notes": list(notes),
     }
-    write_json(json_file, told | ({"runs": runs} if runs else {}))
+    write_json(json_file, result | ({"runs": runs} if runs else {}))

@@ -1,29 +1,17 @@
-"""What the verbs that look after jobs share: the address, the token, and which job a user means."""
+"""Shared by the verbs that look after jobs: the server, the token, and which job a user means."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import click
 
 from elder.errors import ConfigError
 from elder.infra.ray_jobs.server import JobRecord, JobServer, connect, default_address
 
-F = TypeVar("F", bound=Callable[..., Any])
 RUN_KEY, ATTEMPT_KEY = "elder.run_id", "elder.attempt"
-
-
-def address_option(function: F) -> F:
-    """`--address URL` of the Ray dashboard."""
-    text = (
-        "The cluster's dashboard, http://HOST:8265; default: RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else this machine."
-    )
-    return click.option("--address", metavar="URL", help=text)(function)
 
 
 def open_server(address: str | None) -> JobServer:
@@ -105,12 +93,9 @@ def exit_code_of(job: JobRecord) -> int:
 
 
 def with_address(command: str, server: JobServer) -> str:
-    """A command with the address that a user must give, if it is not found by itself."""
-    return (
-        command
-        if default_address(os.environ).rstrip("/") == server.address
-        else f"{command} --address {server.address}"
-    )
+    """A command with the address, where that is not the default."""
+    default = default_address(os.environ).rstrip("/")
+    return command if default == server.address else f"{command} --address {server.address}"
 
 
 def write_log(text: str) -> None:

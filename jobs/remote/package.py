@@ -31,7 +31,7 @@ from elder.infra.ray_jobs.packaging import (
 from elder.infra.ray_jobs.server import is_loopback
 from elder.jobs.remote.paths import PathRewriter
 from elder.jobs.remote.run_status import COMMAND_KEY, S3_KEY, SIZE_KEY, STAGES_KEY, STORE_KEY
-from elder.jobs.shared.options import all_overrides
+from elder.jobs.shared.options import all_overrides, option_words
 from elder.jobs.shared.suite_commands import load_several
 from elder.jobs.shared.wiring import s3_settings
 from elder.pipelines.config.run import RunConfig, fresh_run_id, load_config
@@ -39,7 +39,6 @@ from elder.pipelines.config.run import RunConfig, fresh_run_id, load_config
 if TYPE_CHECKING:
     from elder.pipelines.config.training import TrainConfig
 
-COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
 SUITES = {"compare": "comparison (name the methods with --methods)", "study": "study"}
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|_KEY$|APIKEY", re.IGNORECASE)
@@ -48,7 +47,7 @@ OWN_NAMES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "ELDER_SUBMISSION_ID"
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """What the user asked to have run elsewhere.
+    """A command that the user wants to run elsewhere.
 
     Attributes:
         command: `edit`, `tune`, `compare`, `study` or `evaluate`.
@@ -90,24 +89,19 @@ class SubmitRequest:
         return self.arguments[2 if self.command == "evaluate" else 1 :]
 
     def again(self, run_id: str) -> str:
-        """The command that goes on with a run; values of variables are left out."""
+        """The command that continues a run; values of variables are left out."""
         kept = [text for text in self.arguments if not text.startswith("run_id=")]
-        words = ["elder", "submit", self.command, *kept]
-        words += [] if self.methods is None else ["--methods", self.methods]
-        words += [] if self.strategy is None else ["--strategy", self.strategy]
-        words += ["--resume", run_id, "--address", self.address]
-        for given in self.environment:
-            words += ["--env", given.split("=", 1)[0]]
-        if self.working_dir is not None:
-            words += ["--working-dir", str(self.working_dir)]
-        for pattern in self.excluded:
-            words += ["--exclude", pattern]
-        return shlex.join(words)
+        options = option_words(
+            methods=self.methods, strategy=self.strategy, resume=run_id, address=self.address,
+            env=[given.split("=", 1)[0] for given in self.environment], working_dir=self.working_dir,
+            exclude=list(self.excluded),
+        )  # fmt: skip
+        return shlex.join(["elder", "submit", self.command, *kept, *options])
 
 
 @dataclass(frozen=True)
 class SubmissionPackage:
-    """A request that has been found good.
+    """A request whose config and data have been checked.
 
     Attributes:
         request: The request.
@@ -163,12 +157,7 @@ def _check_facts(config: TrainConfig) -> None:
     """As `_check_data`, for a training."""
     from elder.pipelines.training.data import read_training
 
-    places = [(config.data.source, config.data.path), (config.validation.source, config.validation.path)]
-    here = [
-        source is None or source.startswith("world:") or (path is not None and Path(path).expanduser().is_file())
-        for source, path in places
-    ]
-    if all(here):
+    if all(part.source is None or _is_here(part) for part in (config.data, config.validation)):
         read_training(config)
 
 
@@ -176,41 +165,45 @@ def _check_data(config: RunConfig) -> None:
     """Check the stream where that needs nothing but a file that is here; lengths in tokens are checked by the job."""
     from elder.pipelines.run.inputs import load_stream
 
-    path = config.data.path
-    if config.data.source.startswith("world:") or (path is not None and Path(path).expanduser().is_file()):
+    if _is_here(config.data):
         load_stream(config)
 
 
-def pack(parcel: SubmissionPackage, target: Path) -> tuple[Any, list[str]]:
+def _is_here(data: Any) -> bool:
+    """Whether this machine has the facts of a section."""
+    return data.source.startswith("world:") or bool(data.path and Path(data.path).expanduser().is_file())
+
+
+def pack(package: SubmissionPackage, target: Path) -> tuple[Any, list[str]]:
     """Fill the directory that travels; returns the whole config as the job reads it, and notes for the user.
 
     Raises:
         ConfigError: The cluster could not see something that the config names, or it is too large.
     """
-    request = parcel.request
+    request = package.request
     limit = int(request.limit_mb * 1e6)
     loopback = is_loopback(request.address)
     inside: Sequence[Path] = ()
     if request.working_dir is not None:
         inside = stage_folder(request.working_dir, target, request.excluded, limit)
-    trip = PathRewriter(target, loopback, request.working_dir, inside)
+    rewriter = PathRewriter(target, loopback, request.working_dir, inside)
     several = request.command in SUITES
-    whole = trip.pack_several(parcel.whole) if several else _around(parcel, trip.pack(parcel.config))
+    whole = rewriter.pack_several(package.whole) if several else _around(package, rewriter.pack(package.config))
     adapter = request.adapter
     if adapter is not None and Path(adapter).expanduser().is_dir():
-        adapter = trip.directory("ADAPTER", adapter, "adapter")
+        adapter = rewriter.directory("ADAPTER", adapter, "adapter")
     stage_code(target)
     stage_start(target, sys.executable if loopback else "")
     (target / RUN / "config.yaml").write_text(whole.dump_yaml(), encoding="utf-8")
     words = [] if adapter is None else [adapter]
     (target / RUN / "arguments").write_text(shlex.join([request.command, *words, f"{RUN}/config.yaml"]), "utf-8")
     check_size(sizes_below(target), limit, "the job's package")
-    return whole, trip.notes
+    return whole, rewriter.notes
 
 
-def _around(parcel: SubmissionPackage, packed: Any) -> Any:
+def _around(package: SubmissionPackage, packed: Any) -> Any:
     """The config that is written down, with the packed run in it."""
-    return packed if parcel.whole is parcel.config else parcel.whole.replace(run=packed)
+    return packed if package.whole is package.config else package.whole.replace(run=packed)
 
 
 def run_of(whole: Any) -> Any:
@@ -223,20 +216,20 @@ def entrypoint(target: Path) -> str:
     return f"sh {RUN}/start.sh {(target / RUN / 'arguments').read_text(encoding='utf-8')}"
 
 
-def metadata(parcel: SubmissionPackage, attempt: int, packed: Any) -> dict[str, str]:
-    """What everybody who can list jobs may know; no secret is among it."""
+def metadata(package: SubmissionPackage, attempt: int, packed: Any) -> dict[str, str]:
+    """Facts that everybody who can list jobs may know; no secret is among them."""
     config = run_of(packed)
     edits, size = edits_of(config), config.stream.stage_size
-    tune = getattr(parcel.whole, "tune", None)
+    tune = getattr(package.whole, "tune", None)
     stages: object = tune.trials if tune is not None else -(-edits // size) if edits else ""
-    if parcel.request.command in SUITES:
-        stages = len(parcel.whole.members)
+    if package.request.command in SUITES:
+        stages = len(package.whole.members)
     found = {
-        "elder.run_id": parcel.run_id,
+        "elder.run_id": package.run_id,
         "elder.attempt": str(attempt),
-        COMMAND_KEY: parcel.request.command,
+        COMMAND_KEY: package.request.command,
         "elder.name": config.name,
-        "elder.config_digest": str(parcel.whole.digest()),
+        "elder.config_digest": str(package.whole.digest()),
         "elder.code": code_version(),
         "elder.user": _user(),
         STORE_KEY: config.tracking.store,
@@ -244,7 +237,7 @@ def metadata(parcel: SubmissionPackage, attempt: int, packed: Any) -> dict[str, 
         "elder.mlflow": config.tracking.mlflow or "",
         SIZE_KEY: str(size),
         STAGES_KEY: str(stages),
-        "elder.resume": parcel.request.again(parcel.run_id),
+        "elder.resume": package.request.again(package.run_id),
     }
     return {key: value for key, value in found.items() if value}
 
@@ -256,7 +249,7 @@ def edits_of(config: Any) -> int | None:
     return found
 
 
-def check_stored(parcel: SubmissionPackage, packed: Any) -> None:
+def check_stored(package: SubmissionPackage, packed: Any) -> None:
     """Refuse a run or search that its store has with another config; a store that cannot be read says nothing.
 
     Raises:
@@ -266,25 +259,23 @@ def check_stored(parcel: SubmissionPackage, packed: Any) -> None:
     from elder.pipelines.run.commits import RunState
 
     store = make_store_factory(run_of(packed))()
-    if parcel.request.command in ("edit", "train-editor"):
-        RunState(store, parcel.run_id).check_same(packed)
-    elif parcel.request.command in SUITES:
+    if package.request.command in ("edit", "train-editor"):
+        RunState(store, package.run_id).check_same(packed)
+    elif package.request.command in SUITES:
         from elder.pipelines.run.commits import check_same_runs
 
         check_same_runs([member.config for member in packed.read_back().members], store)
-    elif parcel.request.command == "tune":
+    elif package.request.command == "tune":
         from elder.pipelines.config.search import parse_tune_config, tune_diff
 
         try:
-            text = store.get(f"tunes/{parcel.run_id}/config.yaml").decode()
+            text = store.get(f"tunes/{package.run_id}/config.yaml").decode()
         except KeyError:
             return
-        before, now = (
-            parse_tune_config(text, f"config of search {parcel.run_id}"),
-            parcel.whole.replace(run=run_of(packed)),
-        )
+        before = parse_tune_config(text, f"config of search {package.run_id}")
+        now = package.whole.replace(run=run_of(packed))
         if before.digest() != now.digest():
-            head = f"search '{parcel.run_id}' exists with another config; undo these changes to go on with it:"
+            head = f"search '{package.run_id}' exists with another config; undo these changes to continue it:"
             raise ConfigError([head, *(f"  {line}" for line in tune_diff(before, now))])
 
 

@@ -143,12 +143,12 @@ class PathRewriter:
     def _model(self, given: str) -> str:
         source = Path(given).expanduser()
         if given.startswith("world:") or "://" in given or not (source.is_dir() or source.is_absolute()):
-            return given  # an embedded world, a mirror or a hub id: every node fetches it by itself
+            return given  # an embedded world, a mirror or a hub id: every node fetches its own copy
         inside = self._in_folder(source) if source.is_dir() else None
         return inside or self._place("model.source", given)
 
     def _place(self, key: str, given: str) -> str:
-        """A directory or address that the job uses where it stands: it must mean the same on every node."""
+        """A directory or address that the job uses where it is: it must mean the same on every node."""
         if given.startswith(("http://", "https://")):
             self._loopback_note(key, given)
             return given

@@ -1,4 +1,4 @@
-"""How a run stands: Ray's word on its job joined with the last stage in its store, in one sentence.
+"""The status of a run: the state of its Ray job and the last stage in its store, in one sentence.
 
 Reads the store where it can from here, and says so where it cannot. Imports no torch.
 """
@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from elder.errors import ElderError
@@ -57,15 +58,13 @@ class RunStatus:
 
     def words(self, now: float) -> str:
         """`stage 3 of 10 committed 2 min ago`."""
+        of = f" of {self.of}" if self.of else ""
         if self.trials is not None:
-            of = f" of {self.of}" if self.of else ""
             return f"{self.trials}{of} trials done"
         if self.runs is not None:
-            of = f" of {self.of}" if self.of else ""
             return f"{self.runs}{of} runs done, {self.stages} stages committed"
         if not self.stages:
             return "no stage committed yet"
-        of = f" of {self.of}" if self.of else ""
         ago = f" {duration(now - self.committed_at)} ago" if self.committed_at else ""
         return f"stage {self.stages}{of} committed{ago}"
 
@@ -74,44 +73,42 @@ class RunStatus:
         return asdict(self)
 
 
-def run_status_of(
-    metadata: Mapping[str, str], run_id: str, environment_s3: Mapping[str, Any] | None = None
-) -> RunStatus:
-    """Read the store that a job names in its metadata."""
-    store_uri = metadata.get(STORE_KEY)
-    if not store_uri or metadata.get(COMMAND_KEY) not in ("edit", "train-editor", "tune", *SUITE_FOLDERS):
-        return RunStatus(why="the job keeps no stages")
-    try:
-        settings = json.loads(metadata.get(S3_KEY, "{}"))
-    except ValueError:
-        settings = {}
-    return read_standing(store_uri, settings, run_id, metadata)
-
-
-def read_standing(store_uri: str, s3: Mapping[str, Any], run_id: str, metadata: Mapping[str, str]) -> RunStatus:
-    """The committed stages of a run in a store, as far as they can be read from here."""
+def run_status_of(metadata: Mapping[str, str], run_id: str) -> RunStatus:
+    """The committed stages of a run in the store that its job names, as far as they can be read from here."""
     from elder.infra.stores.open import open_store
     from elder.pipelines.run.commits import RunState
 
+    uri, command, known = metadata.get(STORE_KEY), metadata.get(COMMAND_KEY), _number(metadata.get(STAGES_KEY))
+    if not uri or command not in ("edit", "train-editor", "tune", *SUITE_FOLDERS):
+        return RunStatus(why="the job keeps no stages")
     quick = {"attempts": 2, "connect_timeout_s": 3.0, "read_timeout_s": 10.0}
     try:
-        store = open_store(store_uri, {**s3, **quick} if store_uri.startswith("s3://") else None)
-        if not store_uri.startswith("s3://") and not _there(store.uri):
-            return RunStatus(why=f"{store_uri} is not on this machine")
-        if metadata.get(COMMAND_KEY) == "tune":
-            return RunStatus(True, of=_number(metadata.get(STAGES_KEY)), trials=_trials(store, run_id))
-        if metadata.get(COMMAND_KEY) in SUITE_FOLDERS:
-            return _several(store, str(metadata[COMMAND_KEY]), run_id, _number(metadata.get(STAGES_KEY)))
+        store = open_store(uri, {**_s3(metadata), **quick} if uri.startswith("s3://") else None)
+        if not uri.startswith("s3://") and not Path(store.uri).is_dir():
+            return RunStatus(why=f"{uri} is not on this machine")
+        if command == "tune":
+            return RunStatus(True, of=known, trials=_trials(store, run_id))
+        if command in SUITE_FOLDERS:
+            return _several(store, command, run_id, known)
         state = RunState(store, run_id)
         count, last = state.last_commit()
-        return RunStatus(True, "", count, _stages(state, metadata), last.edits if last else 0, _seconds(last))
+        size, edits = _number(metadata.get(SIZE_KEY)), state.edit_count()
+        of = -(-edits // size) if edits is not None and size else known  # the record of a run counts its edits
+        return RunStatus(True, "", count, of, last.edits if last else 0, _seconds(last))
     except ElderError as error:
         return RunStatus(why=str(error).splitlines()[0])
     except ImportError as error:
         return RunStatus(why=f"{error.name or error} is not installed here (pip install {error.name})")
 
 
-def sentence(job: JobRecord, standing: RunStatus, now: float | None = None) -> str:
+def _s3(metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(metadata.get(S3_KEY, "{}")))
+    except ValueError:
+        return {}
+
+
+def sentence(job: JobRecord, status: RunStatus, now: float | None = None) -> str:
     """`running, stage 3 of 10 committed 2 min ago`."""
     now = time.time() if now is None else now
     state = WORDS.get(job.status, job.status.lower())
@@ -119,24 +116,20 @@ def sentence(job: JobRecord, standing: RunStatus, now: float | None = None) -> s
         state = f"failed (exit code {job.exit_code})"
     if job.over and job.ended:
         state += f" {duration(now - job.ended)} ago"
-    return f"{state}, {standing.words(now)}" if standing.readable else state
+    return f"{state}, {status.words(now)}" if status.readable else state
 
 
-def quiet_warning(job: JobRecord, standing: RunStatus, now: float | None = None) -> str | None:
+def quiet_warning(job: JobRecord, status: RunStatus, now: float | None = None) -> str | None:
     """A sentence when a running job has committed nothing for long, else None."""
     now = time.time() if now is None else now
-    since = standing.committed_at or job.started
-    if job.status != "RUNNING" or not standing.readable or since is None or not _timed(standing):
+    since = status.committed_at or job.started
+    untimed = status.trials is not None or status.runs is not None  # nobody reads when their last commit was
+    if job.status != "RUNNING" or not status.readable or since is None or untimed:
         return None
     since = max(since, job.started or 0.0)
     if now - since < QUIET_MIN * 60:
         return None
     return f"running, but no commit for {duration(now - since)}: look at the log, and at the cluster's free resources"
-
-
-def _timed(standing: RunStatus) -> bool:
-    """Whether the time of the last commit is known: of a search, a comparison or a study nobody looks for it."""
-    return standing.trials is None and standing.runs is None
 
 
 def duration(seconds: float) -> str:
@@ -153,21 +146,9 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def said_last(log: str, lines: int = 5) -> list[str]:
-    """The last lines of a log that say something."""
+def last_lines(log: str, lines: int = 5) -> list[str]:
+    """The last lines of a log that are not empty."""
     return [line.rstrip() for line in log.splitlines() if line.strip()][-lines:]
-
-
-def _there(uri: str) -> bool:
-    from pathlib import Path
-
-    return Path(uri.removeprefix("file://")).is_dir()
-
-
-def _stages(state: Any, metadata: Mapping[str, str]) -> int:
-    """How many stages the run has: from its record, which counts the edits; else what the submitter knew."""
-    size, edits = _number(metadata.get(SIZE_KEY)), state.edit_count()
-    return -(-edits // size) if edits is not None and size else _number(metadata.get(STAGES_KEY))
 
 
 def _number(text: str | None) -> int:

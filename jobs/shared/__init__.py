@@ -1,1 +1,1 @@
-"""What several commands need: options, wiring, checks of the input."""
+"""Shared by several commands: options, wiring, checks of the input."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 
-from elder.errors import InputError
+from elder.errors import InputError, causes
 
 if TYPE_CHECKING:
     from elder.pipelines.config.base import StagedConfig
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 EXTRAS: dict[str, tuple[str, ...]] = {
     "edit": ("torch", "transformers", "safetensors", "tokenizers", "numpy", "matplotlib"),
     "ray": ("deepspeed", "optuna"),
-    "tracking": ("sqlalchemy",),  # stands for the whole of mlflow, of which the client has the part without a database
+    "tracking": ("sqlalchemy",),  # means the whole of mlflow, of which the client has the part without a database
     "data": ("datasets",),
     "peft": ("peft",),
     "harness": ("lm_eval",),
@@ -72,7 +71,7 @@ def absent_library(error: BaseException) -> str | None:
 
     It may be installed here and absent on another machine that the error came from; then nothing is to be done here.
     """
-    for link in _chain(error):
+    for link in causes(error):
         if isinstance(link, ModuleNotFoundError) and link.name:
             package = link.name.partition(".")[0]
             if _extra_of(package) and not is_installed(package):
@@ -88,11 +87,3 @@ def sentence(package: str, verb: str | None) -> str:
 
 def _extra_of(package: str) -> str | None:
     return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Arguments that verbs share: CONFIG, overrides, `--run-id`, `--json`."""
+"""Options and arguments that verbs share, each declared once, and the file that `--json` names."""
 
 from __future__ import annotations
 
@@ -14,54 +14,83 @@ import click
 from elder.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def config_arguments(function: F) -> F:
-    """CONFIG [key.sub=value ...] and `--run-id ID`."""
-    function = click.option("--run-id", metavar="ID", help="Short for run_id=ID: name the run, or continue it.")(
-        function
-    )
-    function = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")(function)
-    return click.argument("config", metavar="CONFIG")(function)
+def several(*options: Option) -> Callable[[F], F]:
+    """Options that go together as one decorator, listed in the order given."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            option(function)
+        return function
+
+    return decorate
 
 
-def json_option(function: F) -> F:
-    """`--json FILE`: the machine-readable result."""
-    return click.option(
-        "--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write the result."
-    )(function)
+def directory_option(*names: str, **settings: Any) -> Option:
+    """An option that names a directory, as a Path."""
+    return click.option(*names, metavar="DIR", type=click.Path(file_okay=False, path_type=Path), **settings)
 
 
-def mlflow_option(function: F) -> F:
-    """`--mlflow URL`: where to look when no config says so."""
-    text = "Tracking server or sqlite file; default: MLFLOW_TRACKING_URI, else elder-runs/mlflow.db."
-    return click.option("--mlflow", metavar="URL", help=text)(function)
-
-
-def all_overrides(overrides: tuple[str, ...], run_id: str | None, address: str | None = None) -> list[str]:
-    """The overrides with the short options behind them."""
-    found = list(overrides)
-    if run_id is not None:
-        found.append(f"run_id={run_id}")
-    if address is not None:
-        found.append(f"cluster.address={address}")
-    return found
-
-
-def check_json_target(path: Path | None) -> None:
-    """Find out before the work, not behind it, that the result cannot be written.
+def _writable(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Find out before the work, not after it, that the result cannot be written.
 
     Raises:
         ConfigError: The folder does not exist or refuses us.
     """
-    if path is None:
-        return
     try:
-        with tempfile.TemporaryFile(dir=path.parent or Path()):
-            pass
+        if path is not None:
+            tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         reason = f"--json {path}: cannot be written: {error.strerror}; name a file in a writable folder"
         raise ConfigError(reason) from error
+    return path
+
+
+json_option = click.option(
+    "--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), callback=_writable,
+    help="Write the result.",
+)  # fmt: skip
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+run_id_option = click.option("--run-id", metavar="ID", help="Short for run_id=ID: name the run, or continue it.")
+config_arguments = several(click.argument("config", metavar="CONFIG"), overrides_argument, run_id_option)
+directory_argument = click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+cluster_option = click.option(
+    "--address", metavar="URL", help="Short for cluster.address=URL: auto, local or a Ray address."
+)
+dashboard_option = click.option(
+    "--address", metavar="URL",
+    help="The cluster's dashboard, http://HOST:8265; default: RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else this "
+    "machine.",
+)  # fmt: skip
+mlflow_option = click.option(
+    "--mlflow", metavar="URL",
+    help="Tracking server or sqlite file; default: MLFLOW_TRACKING_URI, else elder-runs/mlflow.db.",
+)  # fmt: skip
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many of the newest to list."
+)
+alias_option = click.option("--alias", metavar="NAME", default="champion", show_default=True, help="The alias to move.")
+reason_options = several(
+    click.option("--why", metavar="TEXT", default="", help="Kept in the history."),
+    click.option("--who", metavar="NAME", help="Kept in the history; default: USER@HOST."),
+)
+
+
+def all_overrides(overrides: tuple[str, ...], run_id: str | None, address: str | None = None) -> list[str]:
+    """The overrides, followed by the short options as overrides."""
+    short = {"run_id": run_id, "cluster.address": address}
+    return [*overrides, *(f"{key}={value}" for key, value in short.items() if value is not None)]
+
+
+def option_words(**options: object) -> list[str]:
+    """Options as words of a command line; None is left out, a list repeats its option."""
+    words = []
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [] if value is None else [value]:
+            words += [f"--{name.replace('_', '-')}", str(one)]
+    return words
 
 
 def write_json(path: Path | None, result: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
-"""What is found out before anything expensive starts: data, model files, store.
+"""Checks of what the user gave, before anything expensive starts: data and model files.
 
-`check_inputs` reads only what the user gave (for `elder validate`); `check_places` also tries the outside world
-(for `elder edit`). Every error says where it is and what to do.
+Every error says where it is and what to do.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from elder.pipelines.run.requirements import check_blocks, check_subjects, check
 
 if TYPE_CHECKING:
     from elder.pipelines.config.suite import SuiteConfig
-    from elder.pipelines.protocols import Store
 
 NO_MODELS = (
     "torch and transformers are not installed here (pip install 'elder[edit]'): the base model's files, blocks, prompt "
@@ -34,7 +32,7 @@ TEXT = ("text", "text_tokens")  # the options of an editor that say what is read
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the user gave, read and checked once: a run takes it over.
+    """The data that the user gave, read and checked once: a run takes them over.
 
     Attributes:
         edits: The stream.
@@ -61,7 +59,7 @@ def models_here() -> bool:
 
 @contextmanager
 def noting(problems: list[str]) -> Iterator[None]:
-    """Wrong input that is found in the block is noted, and the checks behind it go on."""
+    """Wrong input that is found in the block is noted, and the checks after it are still made."""
     try:
         yield
     except InputError as error:
@@ -139,20 +137,18 @@ def check_members(whole: SuiteConfig) -> list[str]:
 
 def _wrong_with(
     config: RunConfig, edits: Sequence[Edit], blocks: int | None, tokenizer: Any, positions: int | None
-) -> list[InputError]:
-    """What one run cannot do; a text is read where a tokenizer is given."""
+) -> Iterator[InputError]:
+    """Everything that stops one run; a text is read where a tokenizer is given."""
     checks: tuple[Callable[[], Any], ...] = (
         lambda: check_subjects(config, edits),
         lambda: None if blocks is None else check_blocks(config, blocks),
         lambda: check_text(config) if tokenizer is None else read_windows(config, tokenizer, positions),
     )
-    found = []
     for check in checks:
         try:
             check()
         except InputError as error:
-            found.append(error)
-    return found
+            yield error
 
 
 def _blocks(config: RunConfig) -> int | None:
@@ -204,25 +200,6 @@ def cached_world(source: str) -> Path | None:
     from elder.world.cache import cached_world as find
 
     return find(source, home())
-
-
-def prepare_world(config: StagedConfig, progress: Callable[[int, int, float], None] | None = None) -> None:
-    """Train the generated world's model now, where a person can watch, if the config names one."""
-    if config.model.source.startswith("world:"):
-        from elder.world.cache import ensure_world
-
-        ensure_world(config.model.source, cache_dir=home(), progress=progress)
-
-
-def check_places(store: Store) -> None:
-    """Try the store, before workers are started.
-
-    Raises:
-        UnreachableError: The store does not answer or refuses writes.
-    """
-    from elder.infra.stores.open import probe_store
-
-    probe_store(store)
 
 
 def _read_tokenizer(config: StagedConfig, place: str, revision: str | None) -> tuple[Any, int | None]:

@@ -1,23 +1,22 @@
-"""What the verbs for several runs at once share: options, loading, the call itself, events as lines.
+"""Shared by the verbs for several runs at once: options, loading, the call itself, events as lines.
 
-`jobs.commands.compare` and `jobs.commands.study` say what is theirs: pages, tables, and which driver is called.
+`jobs.commands.compare` and `jobs.commands.study` add pages, tables, and the driver that is called.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from elder.errors import ConfigError, InputError
-from elder.jobs.shared.options import check_json_target, write_json
+from elder.errors import ConfigError
+from elder.jobs.shared.options import cluster_option, directory_option, several, write_json
+from elder.jobs.shared.running import job_tags, prepare, saying_how_to_continue
 from elder.pipelines.config.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -26,25 +25,16 @@ if TYPE_CHECKING:
     from elder.pipelines.config.suite import SuiteConfig
     from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def method_options(function: F) -> F:
-    """`--methods A,B,C` and `--strategy NAME` of a comparison."""
-    text = "Methods to compare; default: those of the section `compare`."
-    function = click.option("--methods", metavar="A,B,C", help=text)(function)
-    return click.option("--strategy", type=click.Choice(STRATEGIES), help="Short for compare.strategy=...")(function)
-
-
-def place_options(function: F) -> F:
-    """`--parallel N`, `--address URL` and `--out DIR`."""
-    out = click.Path(file_okay=False, path_type=Path)
-    text = "Where the report goes; default: elder-runs/VERB/ID."
-    function = click.option("--out", metavar="DIR", type=out, help=text)(function)
-    text = "Short for cluster.address=URL: auto, local or a Ray address."
-    function = click.option("--address", metavar="URL", help=text)(function)
-    text = "Runs at the same time on a cluster."
-    return click.option("--parallel", type=click.IntRange(min=1), metavar="N", help=text)(function)
+method_options = several(
+    click.option("--strategy", type=click.Choice(STRATEGIES), help="Short for compare.strategy=..."),
+    click.option("--methods", metavar="A,B,C", help="Methods to compare; default: those of the section `compare`."),
+)
+place_options = several(
+    click.option("--parallel", type=click.IntRange(min=1), metavar="N", help="Runs at the same time on a cluster."),
+    cluster_option,
+    directory_option("--out", help="Where the report goes; default: elder-runs/VERB/ID."),
+)
 
 
 def names_of(methods: str | None) -> list[str]:
@@ -89,46 +79,13 @@ def load_several(config: str, overrides: Sequence[str], methods: str | None, str
 
 
 def with_strategy(overrides: Sequence[str], strategy: str | None) -> list[str]:
-    """The overrides with `--strategy` behind them."""
+    """The overrides, followed by `--strategy` as one."""
     return [*overrides, *([] if strategy is None else [f"compare.strategy={strategy}"])]
 
 
 @dataclass(frozen=True)
-class Call:
-    """How a verb for several runs was called.
-
-    Attributes:
-        verb: `compare` or `study`.
-        config: The config as the user named it.
-        overrides: With the short options behind them.
-        extra: Options that are no overrides, as words.
-        parallel: `--parallel`.
-        out: `--out`.
-        json_file: `--json`.
-    """
-
-    verb: str
-    config: str
-    overrides: Sequence[str]
-    extra: Sequence[str]
-    parallel: int | None
-    out: Path | None
-    json_file: Path | None
-
-    def resume(self, run_id: str) -> str:
-        """The command that goes on; inside a Ray job the user goes on by submitting again."""
-        submitted = os.environ.get("ELDER_RESUME")
-        if submitted:
-            return submitted
-        kept = [text for text in self.overrides if not text.startswith("run_id=")]
-        extra = [*self.extra, *(() if self.parallel is None else ("--parallel", str(self.parallel)))]
-        extra += [] if self.out is None else ["--out", str(self.out)]
-        return shlex.join(["elder", self.verb, self.config, *kept, f"run_id={run_id}", *extra])
-
-
-@dataclass(frozen=True)
-class Pages:
-    """What a verb shows.
+class SuitePages:
+    """The parts of a verb that are its own.
 
     Attributes:
         opening: (number of edits) -> name and value of each line of the first page.
@@ -137,57 +94,48 @@ class Pages:
     """
 
     opening: Callable[[int], Mapping[str, str]]
-    closing: Callable[[Any, SuiteOutcome, Path], None]
+    closing: Callable[[Console, SuiteOutcome, Path], None]
     drive: Callable[[SuiteIO], SuiteOutcome]
 
 
-def carry_out(call: Call, whole: SuiteConfig, pages: Pages) -> None:
+def carry_out(
+    suite: SuiteConfig, pages: SuitePages, resume: str, parallel: int | None, out: Path | None, json_file: Path | None
+) -> None:
     """Check, run, show, write.
+
+    Args:
+        suite: The comparison or study.
+        pages: Its own parts.
+        resume: The command that continues it.
+        parallel: `--parallel`.
+        out: `--out`.
+        json_file: `--json`.
 
     Raises:
         InputError: Something given is wrong; nothing was started.
         UnreachableError: Store, tracker or cluster does not answer.
         ElderError: Runs did not finish; the others have, and the report is written.
     """
+    from elder.jobs.shared.preflight import check_inputs
+    from elder.jobs.shared.wiring import home, open_tracker
     from elder.jobs.terminal.display import make_console
+    from elder.jobs.terminal.summary import pairs
+    from elder.pipelines.suite.driver import SuiteIO
     from elder.pipelines.suite.members import outcome_error
 
-    check_json_target(call.json_file)
-    place = call.out or Path("elder-runs") / call.verb / whole.run.run_id
-    console = make_console()
-    came = _perform(call, whole, pages, console, place)
-    write_json(call.json_file, came.result)
+    run, console = suite.run, make_console()
+    place = out or Path("elder-runs") / suite.KIND / run.run_id
+    inputs, factory = prepare(run, console, check_inputs)
+    pairs(console, {**pages.opening(len(inputs.edits)), "store": run.tracking.store, "if it stops": resume})
+    console.print()
+    outside = SuiteIO(factory, lambda: open_tracker(run), SuiteLines(console), parallel, home(), place, tags=job_tags())
+    with saying_how_to_continue(resume, lambda: "what was committed is kept"):
+        came = pages.drive(outside)
+    write_json(json_file, came.result)
     pages.closing(console, came, place)
     error = outcome_error(came.ended)
     if error is not None:
         raise error
-
-
-def _perform(call: Call, whole: SuiteConfig, pages: Pages, console: Console, place: Path) -> SuiteOutcome:
-    from elder.jobs.shared.preflight import check_inputs, check_places
-    from elder.jobs.shared.running import job_tags, show_world
-    from elder.jobs.shared.wiring import home, make_store_factory, open_tracker, quiet_libraries
-    from elder.jobs.terminal.summary import pairs
-    from elder.pipelines.suite.driver import SuiteIO
-
-    run, resume = whole.run, call.resume(whole.run.run_id)
-    quiet_libraries(run)
-    show_world(run, console)
-    inputs = check_inputs(run)
-    factory = make_store_factory(run)
-    check_places(factory())
-    pairs(console, {**pages.opening(len(inputs.edits)), "store": run.tracking.store, "if it stops": resume})
-    console.print()
-    outside = SuiteIO(
-        factory, lambda: open_tracker(run), SuiteLines(console), call.parallel, home(), place, tags=job_tags()
-    )
-    try:
-        return pages.drive(outside)
-    except InputError:
-        raise  # nothing was started
-    except BaseException:
-        click.echo(f"what is committed stands; continue with: {resume}", err=True)
-        raise
 
 
 class SuiteLines:
@@ -197,7 +145,7 @@ class SuiteLines:
         self._console, self._begun, self._lock = console, time.monotonic(), threading.Lock()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show one event; kinds that are not known are passed over."""
+        """Show one event; unknown kinds are passed over."""
         who = f"{event['member']}: " if event.get("member") else ""
         if event.get("kind") == "note":
             self._line(f"{who}{event['text']}")

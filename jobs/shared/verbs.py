@@ -22,7 +22,7 @@ VERBS = {
     "cp": "copy a packaged config to a file of your own",
     "submit": "send edit, train-editor, tune or evaluate to a Ray cluster as a job",
     "jobs": "the jobs of a Ray cluster",
-    "status": "how a submitted run stands: Ray's word and the last committed stage",
+    "status": "status of a submitted run: its Ray job and the last committed stage",
     "logs": "the log of a job, -f follows it",
     "stop": "end a job; what is committed stays",
     "up": "start an S3 server and an MLflow server on this machine, for development",

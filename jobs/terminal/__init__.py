@@ -1,1 +1,1 @@
-"""What people see in a terminal."""
+"""Displays and pages in a terminal."""

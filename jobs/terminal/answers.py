@@ -15,7 +15,7 @@ def before_and_after(editor: Editor, edits: Sequence[Edit], max_new_tokens: int)
     """Rows with prompt, target, before and after, by greedy free generation up to the natural stop.
 
     Args:
-        editor: The edited model; the unedited one behind it answers `before`.
+        editor: The edited model; the unedited one below it answers `before`.
         edits: Whose prompts are asked.
         max_new_tokens: Longest answer, in tokens, unless a target is longer.
     """

@@ -1,4 +1,4 @@
-"""What a run looks like while it runs: bars and a growing table on a terminal, plain lines elsewhere.
+"""The display of a run while it runs: bars and a growing table on a terminal, plain lines elsewhere.
 
 Driven by the events of `pipelines.run.driver` alone. Knows nothing of how the run works.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -42,16 +41,49 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=WIDE)
 
 
-class Display:
+class LiveDisplay:
+    """Something that is redrawn on a terminal while events come in; elsewhere they become lines.
+
+    Args:
+        console: Where to write; whether it is a terminal decides.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._begun = console, time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(self._drawing(ended=False), console=self._console, refresh_per_second=8)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.update(self._drawing(ended=True))
+            self._live.stop()
+
+    def _drawing(self, ended: bool) -> RenderableType:
+        raise NotImplementedError
+
+    def _line(self, text: str) -> None:
+        if self._live is not None:
+            self._console.print(text, style="dim", markup=False, highlight=False)
+        else:
+            elapsed = time.monotonic() - self._begun
+            self._console.print(f"[{elapsed:7.1f}s] {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+class Display(LiveDisplay):
     """Shows the events of one run.
 
-    Use it as a context; call it with every event. `committed` remembers the stages that stand.
+    Use it as a context; call it with every event. `committed` holds the events of committed stages.
 
     Args:
         console: Where to write; whether it is a terminal decides between bars and lines.
         protocols: The protocols measured, in the order of the config.
         columns: Heading of a column -> the metrics in it; by default the quantities of an edit run.
-        words: What phases are called, where that is not what an edit run calls them.
+        words: Names of phases, where they differ from those of an edit run.
     """
 
     def __init__(
@@ -61,18 +93,17 @@ class Display:
         columns: Mapping[str, Sequence[str]] | None = None,
         words: Mapping[str, str] | None = None,
     ) -> None:
-        self._console, self._protocols = console, tuple(protocols)
+        super().__init__(console)
         self._columns = columns or {
             f"{name} ({'/'.join(protocols)})": [f"{name}.{protocol}" for protocol in protocols] for name in COLUMNS
         }
         self._words = {**PHASES, **(words or {})}
-        self._live: Live | None = None
         self._task: TaskID | None = None
         self._label = ""
-        self._begun = self._stage_begun = time.monotonic()
+        self._stage_begun = self._begun
         self.committed: list[Mapping[str, Any]] = []
         self._table = Table(title=None, pad_edge=False, box=None, header_style="bold")
-        for name in ("stage", "edits", *self._headings(), "seconds"):
+        for name in ("stage", "edits", *self._columns, "seconds"):
             self._table.add_column(name, justify="right")
         self._progress = Progress(
             TextColumn("{task.description:<24}"),
@@ -83,21 +114,13 @@ class Display:
             console=console,
         )
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live = Live(Group(self._progress), console=self._console, refresh_per_second=8)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.update(Group(self._table) if self._table.row_count else Group())
-            self._live.stop()
+    def _drawing(self, ended: bool) -> RenderableType:
+        if ended:
+            return Group(self._table) if self._table.row_count else Group()
+        return Group(self._table, self._progress) if self._table.row_count else Group(self._progress)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show one event; kinds that are not known are passed over, so that drivers may say more."""
+        """Show one event; unknown kinds are passed over, so that drivers may say more."""
         show = {
             "phase": self._phase,
             "batch": self._batch,
@@ -108,6 +131,12 @@ class Display:
         }.get(str(event.get("kind")))
         if show is not None:
             show(event)
+
+    def last_committed(self, unit: str = "stage") -> str:
+        """A sentence on the last stage that was committed."""
+        if not self.committed:
+            return f"no {unit} was committed in this session"
+        return f"{unit} {self.committed[-1]['stage']} is committed ({self.committed[-1]['edits']} edits)"
 
     def _phase(self, event: Mapping[str, Any]) -> None:
         name = str(event.get("name"))
@@ -146,23 +175,13 @@ class Display:
         self._table.add_row(*cells)
         if self._live is not None:
             self._live.refresh()
-            self._live.update(Group(self._table, self._progress))
+            self._live.update(self._drawing(ended=False))
         else:
-            named = ", ".join(f"{head} {cell}" for head, cell in zip(self._headings(), cells[2:-1], strict=True))
+            named = ", ".join(f"{head} {cell}" for head, cell in zip(self._columns, cells[2:-1], strict=True))
             self._line(f"stage {event['stage']}: committed, {event['edits']} edits, {named}")
 
     def _note(self, event: Mapping[str, Any]) -> None:
         self._line(f"note: {event.get('text', '')}")
-
-    def _line(self, text: str) -> None:
-        if self._live is not None:
-            self._console.print(text, style="dim", markup=False, highlight=False)
-        else:
-            elapsed = time.monotonic() - self._begun
-            self._console.print(f"[{elapsed:7.1f}s] {text}", markup=False, highlight=False, soft_wrap=True)
-
-    def _headings(self) -> tuple[str, ...]:
-        return tuple(self._columns)
 
     def _figures(self, metrics: Mapping[str, float]) -> list[str]:
         return [" / ".join(figure(metrics.get(name)) for name in names) for names in self._columns.values()]
@@ -173,15 +192,23 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def plain_table(title: str | None, *columns: str) -> Table:
+    """A table without lines, whose long cells are folded."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
 @contextmanager
 def training_progress(console: Console) -> Iterator[Callable[[int, int, float], None]]:
     """A callback for (steps done, steps of all, loss): a bar on a terminal, a line for every tenth elsewhere."""
     if not console.is_terminal:
-        said = [0]
+        tenths = [0]
 
         def tell(done: int, of: int, loss: float) -> None:
-            if done * 10 // of > said[0]:
-                said[0] = done * 10 // of
+            if done * 10 // of > tenths[0]:
+                tenths[0] = done * 10 // of
                 console.print(f"  training: {done} of {of} steps, loss {loss:.3f}", highlight=False)
 
         yield tell

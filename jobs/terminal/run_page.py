@@ -1,4 +1,4 @@
-"""What MLflow knows of a run, or of a registered model, as a page in the terminal. Draws what it is given."""
+"""The page of a run, or of a registered model, in the terminal, from what MLflow knows. Asks nobody."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from elder.jobs.terminal.display import figure
+from elder.jobs.terminal.display import figure, plain_table
 
 SCORES = tuple(
     f"{quantity}.{protocol}"
@@ -47,8 +46,8 @@ def model_page(console: Console, model: Mapping[str, Any]) -> None:
     aliases = ", ".join(f"@{alias} -> {version}" for alias, version in model["aliases"].items())
     _pair(console, "model", f"models:/{model['name']}")
     _pair(console, "aliases", aliases or "none")
-    names = [name for name in SCORES if any(name in row["metrics"] for row in model["versions"])]
-    table = _table(None, "version", "aliases", "run", "stage", "edits", *names)
+    names = _measured(model["versions"])
+    table = plain_table(None, "version", "aliases", "run", "stage", "edits", *names)
     for row in model["versions"]:
         marks = " ".join(f"@{alias}" for alias in row["aliases"])
         cells = (row["version"], marks, row["run_id"], row["stage"], row["edits"])
@@ -57,7 +56,7 @@ def model_page(console: Console, model: Mapping[str, Any]) -> None:
     console.print(table)
     if not model["history"]:
         return
-    moves = _table("moves of aliases, the oldest first", "when (UTC)", "what", "who", "why")
+    moves = plain_table("moves of aliases, the oldest first", "when (UTC)", "what", "who", "why")
     for record in model["history"]:
         before = "none" if record["from"] is None else record["from"]
         what = f"{record['action']}: @{record['alias']} {before} -> {record['to']}"
@@ -86,8 +85,8 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def _stages(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
-    names = [name for name in SCORES if any(name in stage["metrics"] for stage in stages)]
-    table = _table("stages", "stage", "edits", "status", *names, "registered")
+    names = _measured(stages)
+    table = plain_table("stages", "stage", "edits", "status", *names, "registered")
     for stage in stages:
         registered = (
             f"models:/{one['name']}/{one['version']}" + "".join(f" @{alias}" for alias in one["aliases"])
@@ -129,9 +128,9 @@ def _retention(console: Console, matrix: Sequence[Sequence[float]]) -> None:
 def _trials(console: Console, trials: Sequence[Mapping[str, Any]]) -> None:
     if not trials:
         return
-    counts = [name for name in SCORES if any(name in trial["metrics"] for trial in trials)]
+    counts = _measured(trials)
     params = list(dict.fromkeys(key for trial in trials for key in trial["params"]))[:TRIAL_COLUMNS]
-    table = _table(f"{len(trials)} trials", "trial", "status", "stages", *params, *counts)
+    table = plain_table(f"{len(trials)} trials", "trial", "status", "stages", *params, *counts)
     for trial in trials:
         cells = (trial["run_id"], trial["status"], trial["stages"], *(trial["params"].get(key) for key in params))
         table.add_row(*map(_cell, cells), *(figure(trial["metrics"].get(name)) for name in counts))
@@ -139,17 +138,15 @@ def _trials(console: Console, trials: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
+def _measured(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores that any of the rows has."""
+    return [name for name in SCORES if any(name in row["metrics"] for row in rows)]
+
+
 def _heat(value: float) -> str:
     """White on a background between red (0) and green (1)."""
     share = min(max(value, 0.0), 1.0) if math.isfinite(value) else 0.0
     return f"white on rgb({round(170 * (1 - share))},{round(110 * share)},30)"
-
-
-def _table(title: str | None, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
 
 
 def _cell(value: object) -> Text:

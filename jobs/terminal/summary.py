@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from elder.jobs.terminal.display import figure
+from elder.jobs.terminal.display import figure, plain_table
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 
@@ -18,14 +17,8 @@ QUANTITIES = ("reliability", "generalization", "locality", "locality_answer", "p
 SCOPES = ("scope.edits", "scope.rephrases", "scope.locality")
 
 
-def resume_command(config_argument: str, overrides: Sequence[str], run_id: str) -> str:
-    """The command that continues a run: the same one with the run id."""
-    kept = [text for text in overrides if not text.startswith("run_id=")]
-    return shlex.join(["elder", "edit", config_argument, *kept, f"run_id={run_id}"])
-
-
-def opening_page(console: Console, config: RunConfig, edits: int, resume: str, url: str | None) -> None:
-    """What is about to happen, and how to continue it if it stops."""
+def opening_page(console: Console, config: RunConfig, edits: int, resume: str) -> None:
+    """Print what is about to happen, and how to continue it if it stops."""
     cluster, tracking = config.cluster, config.tracking
     stages = -(-edits // config.stream.stage_size)
     if cluster.workers == 0:
@@ -39,7 +32,7 @@ def opening_page(console: Console, config: RunConfig, edits: int, resume: str, u
         "edits": f"{edits} of {config.data.source} in {stages} stages, {config.stream.batch_size} a batch",
         "workers": workers,
         "store": tracking.store,
-        "mlflow": url or mlflow_command(config) or "none",
+        "mlflow": mlflow_command(config) or "none",
         "if it stops": resume,
     }
     pairs(console, rows)
@@ -47,7 +40,7 @@ def opening_page(console: Console, config: RunConfig, edits: int, resume: str, u
 
 
 def closing_page(console: Console, config: RunConfig, result: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """What came out.
+    """Print the results.
 
     Args:
         console: Where to write.
@@ -97,7 +90,7 @@ def scores(final: Mapping[str, float], protocols: Sequence[str]) -> Table:
 
 
 def retention(console: Console, matrix: Sequence[Sequence[float]], protocol: str) -> None:
-    """The last row of the retention matrix: how much of every stage stands at the end."""
+    """The last row of the retention matrix: how much of every stage is kept at the end."""
     if not matrix:
         return
     last = matrix[-1]
@@ -110,9 +103,7 @@ def answers(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Prompts with what the model said before and after."""
     if not rows:
         return
-    table = Table(title="before and after", title_justify="left", box=None, header_style="bold")
-    for name in ("prompt", "asked for", "before", "after"):
-        table.add_column(name, overflow="fold")
+    table = plain_table("before and after", "prompt", "asked for", "before", "after")
     for row in rows:
         cells = (row.get(name) for name in ("prompt", "target", "before", "after"))
         table.add_row(*(Text("-" if cell is None else str(cell).strip()) for cell in cells))
@@ -128,7 +119,7 @@ def pairs(console: Console, rows: Mapping[str, str]) -> None:
 
 
 def mlflow_command(config: StagedConfig) -> str | None:
-    """What a user types, or opens, to look at the run in MLflow; None without MLflow."""
+    """The command or address by which a user looks at the run in MLflow; None without MLflow."""
     if config.tracking.mlflow is None:
         return None
     from elder.infra.tracking.uri import locate

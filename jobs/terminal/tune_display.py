@@ -1,4 +1,4 @@
-"""What a search looks like while it runs: a live table on a terminal, a line for each end of a trial elsewhere.
+"""The display of a search while it runs: a live table on a terminal, a line for each end of a trial elsewhere.
 
 Driven by the events of `pipelines.search.driver` alone.
 """
@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.live import Live
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from elder.jobs.terminal.display import LiveDisplay
 
 ENDED = ("finished", "pruned", "failed")
 SHOWN = 12  # rows of the live table
 
 
-class TuneDisplay:
+class TuneDisplay(LiveDisplay):
     """Shows the events of one search.
 
     Args:
@@ -27,31 +28,15 @@ class TuneDisplay:
     """
 
     def __init__(self, console: Console, mode: str = "max") -> None:
-        self._console, self._mode = console, mode
-        self._begun = time.monotonic()
-        self._live: Live | None = None
+        super().__init__(console)
+        self._mode = mode
         self._rows: dict[str, dict[str, Any]] = {}
         self._best: dict[str, Any] | None = None
         self._ended_here = 0
         self.done, self._of, self._running = 0, 0, 0
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            from rich.live import Live
-
-            self._live = Live(self._table(), console=self._console, refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.update(self._table())
-            self._live.stop()
-
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show one event; kinds that are not known are passed over."""
+        """Show one event; unknown kinds are passed over."""
         if event.get("kind") == "note":
             self._line(f"note: {event['text']}")
         elif event.get("kind") == "phase" and event.get("name") == "start":
@@ -59,7 +44,7 @@ class TuneDisplay:
         elif event.get("kind") == "trial":
             self._trial(event)
         if self._live is not None:
-            self._live.update(self._table())
+            self._live.update(self._drawing())
 
     def _trial(self, event: Mapping[str, Any]) -> None:
         row = self._rows.setdefault(event["name"], {"name": event["name"], "begun": time.monotonic()})
@@ -72,10 +57,10 @@ class TuneDisplay:
         if own and event["status"] == "finished" and self._beats(event["objective"]):
             self._best = dict(row)
         seconds = time.monotonic() - row["begun"]
-        told = "" if event["objective"] is None else f" objective {event['objective']:.4f}"
+        value = "" if event["objective"] is None else f" objective {event['objective']:.4f}"
         why = f": {event['error'].splitlines()[0]}" if event.get("error") else ""
         if self._live is None:
-            self._line(f"{event['name']} {event['status']}{told} in {seconds:.1f} s ({parameters(row)}){why}")
+            self._line(f"{event['name']} {event['status']}{value} in {seconds:.1f} s ({parameters(row)}){why}")
             self._line(self.summary())
 
     def _beats(self, value: float) -> bool:
@@ -96,29 +81,18 @@ class TuneDisplay:
             parts.append(f"best {self._best['objective']:.4f} by {self._best['name']} ({parameters(self._best)})")
         return ", ".join(parts)
 
-    def _table(self) -> RenderableType:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
+    def _drawing(self, ended: bool = False) -> RenderableType:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("trial", "status", "stage", "objective", "parameters"):
             table.add_column(name, overflow="fold")
         going = [row for row in self._rows.values() if row["status"] not in ENDED]
-        ended = [row for row in self._rows.values() if row["status"] in ENDED]
-        for row in [*ended[-max(1, SHOWN - len(going)) :], *going]:
+        over = [row for row in self._rows.values() if row["status"] in ENDED]
+        for row in [*over[-max(1, SHOWN - len(going)) :], *going]:
             value = row.get("objective")
             stage = "" if row.get("stage") is None else str(row["stage"])
             figure = "" if value is None else f"{value:.4f}"
             table.add_row(row["name"], row["status"], stage, figure, Text(parameters(row)))
         return Group(table, Text(self.summary())) if self._rows else Group("waiting for the first trial")
-
-    def _line(self, text: str) -> None:
-        if self._live is not None:
-            self._console.print(text, style="dim", markup=False, highlight=False)
-        else:
-            elapsed = time.monotonic() - self._begun
-            self._console.print(f"[{elapsed:7.1f}s] {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def parameters(row: Mapping[str, Any]) -> str:

@@ -77,7 +77,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "jobs/commands": (
         "elder", "elder (doors)", "elder/datasets", "elder/editors/weights", "elder/metrics", "infra/dev",
-        "infra/doctor", "infra/ray_jobs", "infra/stores", "infra/tracking", "jobs/remote", "jobs/shared",
+        "infra/doctor", "infra/ray_jobs", "infra/tracking", "jobs/remote", "jobs/shared",
         "jobs/terminal", "pipelines", "pipelines/config", "pipelines/edit", "pipelines/planning", "pipelines/run",
         "pipelines/search", "pipelines/suite", "pipelines/training",
     ),

@@ -160,7 +160,7 @@ def test_a_full_cluster_ends_the_job_with_exit_code_3(head: JobHead, config: Pat
         assert words in said, done.stdout
     status = elder(head, tmp_path, "status", "full")
     assert "failed (exit code 3)" in status.stdout
-    assert "its log said last" in status.stdout
+    assert "the end of its log" in status.stdout
 
 
 @pytest.mark.cluster
@@ -219,7 +219,7 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
     begun = time.monotonic()
     stopped = elder(head, tmp_path, "stop", "r")
     assert stopped.returncode == 0, stopped.stderr
-    assert re.search(r"stage \d+ of 24 stands committed", stopped.stdout), stopped.stdout
+    assert re.search(r"stage \d+ of 24 is committed", stopped.stdout), stopped.stdout
     assert "--resume r" in stopped.stdout
     assert time.monotonic() - begun < 60
     stood = commits(tmp_path, "r")
@@ -256,7 +256,7 @@ def test_following_ends_without_the_job(head: JobHead, config: Path, tmp_path: P
         follower.send_signal(signal.SIGINT)
         _, said = follower.communicate(timeout=60)
     assert follower.returncode == 130
-    assert "left goes on without you" in said
+    assert "left continues without you" in said
     assert elder(head, tmp_path, "logs", "-f", "left").returncode == 0
     assert len(commits(tmp_path, "left")) == 24
 

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from elder.infra.dev.processes import ProcessRecord, end, family, is_running, start
+from elder.infra.dev.service_files import Service, read_services, record_services
 
 SLEEP = "import time; time.sleep(600)"
 PARENT = f"""
@@ -65,9 +66,10 @@ def test_it_runs_and_is_ended(started: Callable[..., ProcessRecord]) -> None:
     assert not end(record)
 
 
-def test_a_record_survives_a_file(started: Callable[..., ProcessRecord]) -> None:
-    record = started(SLEEP)
-    assert ProcessRecord.from_dict(record.as_dict()) == record
+def test_a_record_survives_a_file(started: Callable[..., ProcessRecord], tmp_path: Path) -> None:
+    service = Service("s3", "moto", "http://127.0.0.1:1", started(SLEEP))
+    record_services(tmp_path, [service])
+    assert read_services(tmp_path) == {"s3": service}
 
 
 def test_children_end_too_even_those_that_left_the_group(started: Callable[..., ProcessRecord], tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 from elder.errors import UnreachableError
 from elder.infra.doctor import checks as doctor
 from elder.infra.doctor import cluster as doctor_ray
-from elder.infra.doctor import toolchain
 from elder.infra.doctor.check import Check, Part, try_all
 from elder.infra.doctor.checks import check
 from elder.infra.doctor.nodes import ask_time
@@ -72,8 +71,6 @@ def test_everything_that_can_be_wrong_at_once(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(importlib.metadata, "version", absent)
     monkeypatch.setattr(doctor, "PYTHON", (9, 9))
-    monkeypatch.setattr(doctor, "find_compiler", lambda: None)
-    monkeypatch.setattr(doctor, "find_ninja", lambda: None)
     checks = check(
         store=blocked,
         mlflow=f"http://127.0.0.1:{free_port()}",
@@ -120,7 +117,7 @@ def test_what_answers_but_is_no_cluster(form: str, tmp_path: Path, monkeypatch: 
 def test_a_part_that_hangs_does_not_hold_the_others_up() -> None:
     gate = threading.Event()
     parts = [
-        Part("hangs", lambda: str(gate.wait()), "kick it", patience_s=0.1),
+        Part("hangs", lambda: str(gate.wait()), "kick it", timeout_s=0.1),
         Part("works", lambda: "fine", "-"),
         Part("breaks", lambda: str(1 / 0), "mend it"),
     ]
@@ -192,22 +189,23 @@ def test_which_servers_tell_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A directory with programs of our own stands for PATH."""
-    interpreter = tmp_path / "venv" / "python"
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(sys, "executable", str(interpreter))
-    assert (toolchain.find_compiler(), toolchain.find_ninja()) == (None, None)
-    for name in ("c++ compiler", "ninja"):  # told, but no failure
-        told = line(check(cache=tmp_path), name)
-        assert told.ok
-        assert "no run needs it" in told.detail
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "python"))
 
-    _program(tmp_path / "mycc")
-    monkeypatch.setenv("CXX", "mycc -O2")
-    assert toolchain.find_compiler() == str(tmp_path / "mycc")
+    def found() -> list[str]:
+        lines = check(cache=tmp_path)
+        assert line(lines, "c++ compiler").ok
+        assert line(lines, "ninja").ok
+        return [line(lines, name).detail for name in ("c++ compiler", "ninja")]
+
+    assert all("no run needs it" in text for text in found())
+    for name in ("mycc", "g++"):
+        _program(tmp_path / name)
     _program(tmp_path / "venv" / "ninja")
-    assert toolchain.find_ninja() == str(tmp_path / "venv" / "ninja")
-    assert line(check(cache=tmp_path), "ninja").detail == str(tmp_path / "venv" / "ninja")
+    assert found() == [str(tmp_path / "g++"), str(tmp_path / "venv" / "ninja")]
+    monkeypatch.setenv("CXX", "mycc -O2")
+    assert found()[0] == str(tmp_path / "mycc")
 
 
 def test_importing_the_doctor_is_light() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import cast
 
 import pytest
 
 from elder.errors import ConfigError, UnreachableError
+from elder.infra.ray_jobs import submit
 from elder.infra.ray_jobs.packaging import (
     START,
     check_size,
@@ -20,7 +23,7 @@ from elder.infra.ray_jobs.packaging import (
     stage_folder,
     stage_start,
 )
-from elder.infra.ray_jobs.server import JobRecord, check_address, connect, default_address, is_loopback
+from elder.infra.ray_jobs.server import JobRecord, JobServer, check_address, connect, default_address, is_loopback
 from elder.infra.ray_jobs.token import find_token
 from tests.infra.servers import free_port
 
@@ -74,7 +77,7 @@ def test_a_token_goes_only_to_a_server_that_asks() -> None:
         assert connect(server.url, {"RAY_AUTH_TOKEN": "abc", "RAY_AUTH_MODE": "token"}).token is None
         assert server.seen == [""]
     with odd((401, {}, b"no"), RAY) as server:
-        assert connect(server.url, {"RAY_AUTH_TOKEN": " abc\n"}).version() == "2.60.0"
+        assert connect(server.url, {"RAY_AUTH_TOKEN": " abc\n"}).logs("x") == ""
         assert server.seen == ["", "Bearer abc", "Bearer abc"]
 
 
@@ -104,6 +107,45 @@ def test_a_server_that_is_not_ray_is_named_so(answer: tuple[int, dict[str, str],
 def test_nobody_there() -> None:
     with pytest.raises(UnreachableError, match=r"no Ray job server answers at http://127.0.0.1:\d+.*--address"):
         connect(f"http://127.0.0.1:{free_port()}", {})
+
+
+class Silent:
+    """A cluster that does not answer for a while after a long connection; what follows a log needs of it."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    def job(self, job_id: str) -> JobRecord:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise UnreachableError("nobody answers")
+        return JobRecord(job_id, "SUCCEEDED")
+
+    def logs(self, job_id: str) -> str:
+        return "first\nlast\n"
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        yield "first\n"
+        await asyncio.sleep(2 * submit.PATIENCE_S)
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize("refusals", [3, 10**6])
+def test_however_long_a_log_was_followed_a_silent_cluster_is_waited_for(
+    refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(submit, "PAUSE_S", 0.01)
+    monkeypatch.setattr(submit, "_client", nullcontext)
+    written: list[str] = []
+    server = cast(JobServer, Silent(refusals))
+    if refusals > 3:
+        with pytest.raises(UnreachableError, match="nobody answers"):
+            submit.follow(server, "a", written.append)
+        assert written == ["first\n"]
+    else:
+        assert submit.follow(server, "a", written.append).over
+        assert written == ["first\n", "last\n"]
 
 
 def test_where_a_token_is_looked_for(tmp_path: Path) -> None:

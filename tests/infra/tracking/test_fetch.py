@@ -21,13 +21,13 @@ CONTENT = bytes(range(256)) * 40
 
 
 class Folder:
-    """A source that goes on behind what is there; it breaks off behind `room` bytes, once."""
+    """A source that continues after what is there; it breaks off after `room` bytes, once."""
 
     def __init__(self, root: Path, room: int | None = None) -> None:
         self.root, self.room = root, room
         self.asked: list[tuple[str, int]] = []
 
-    def fetch(self, name: str, path: Path, size_bytes: int | None) -> None:
+    def __call__(self, name: str, path: Path) -> None:
         file = self.root / name
         if not file.is_file():
             raise KeyError(name)
@@ -62,7 +62,7 @@ def hidden(place: Path) -> list[str]:
 
 def test_a_download_that_was_cut_goes_on_where_it_ended(adapter: Path, tmp_path: Path) -> None:
     source, place = Folder(adapter, room=100), tmp_path / "out" / "dir"
-    with pytest.raises(UnreachableError, match=r"connection broke\n[\d,]+ bytes are kept in .*goes on from there"):
+    with pytest.raises(UnreachableError, match=r"connection broke\n[\d,]+ bytes are kept in .*continues from there"):
         fetch_adapter(source, place, "ref", digest(adapter), digest(adapter))
     assert not place.exists()
     assert len(hidden(place.parent)) == 1
@@ -137,19 +137,18 @@ import sys, time
 from pathlib import Path
 from elder.infra.tracking.fetch import fetch_adapter
 
-class Slow:
-    def fetch(self, name, path, size_bytes):
-        root, gate = Path(sys.argv[1]), Path(sys.argv[4])
-        if name != "manifest.json":
-            with path.open("ab") as sink:
-                sink.write((root / name).read_bytes()[:100])
-            gate.with_suffix(".begun").touch()
-            while not gate.exists():
-                time.sleep(0.02)
-            path.unlink()
-        path.write_bytes((root / name).read_bytes())
+def slow(name, path):
+    root, gate = Path(sys.argv[1]), Path(sys.argv[4])
+    if name != "manifest.json":
+        with path.open("ab") as sink:
+            sink.write((root / name).read_bytes()[:100])
+        gate.with_suffix(".begun").touch()
+        while not gate.exists():
+            time.sleep(0.02)
+        path.unlink()
+    path.write_bytes((root / name).read_bytes())
 
-fetch_adapter(Slow(), Path(sys.argv[2]), "ref", sys.argv[3], sys.argv[3])
+fetch_adapter(slow, Path(sys.argv[2]), "ref", sys.argv[3], sys.argv[3])
 """
 
 

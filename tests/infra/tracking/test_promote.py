@@ -11,7 +11,6 @@ import pytest
 from elder.errors import ConfigError, InputError
 from elder.infra.tracking.promote import (
     HISTORY,
-    Order,
     find_candidate,
     has_held,
     history,
@@ -24,7 +23,7 @@ from elder.infra.tracking.tracker import Connection, MlflowTracker, add_version,
 from tests.contracts.tracker import CONFIG, write_adapter
 
 GATED = {**CONFIG, "gates": {"reliability": 0.9}, "evaluation": {"protocols": ["forced", "generate"]}}
-BY = Order("promote", "me@here", "because")
+BY = ("promote", "me@here", "because")
 
 
 def fill(uri: Path | str, place: Path, name: str = "facts") -> Connection:
@@ -53,9 +52,14 @@ def test_candidates(mlflow: Connection) -> None:
         ("run-1", 2, None),
     ):
         found = find_candidate(mlflow, ref)
-        assert (found.name, found.stage, found.version, found.run_status) == ("facts", stage, version, "FINISHED")
+        assert (found.name, found.adapter.stage, found.version, found.run_status) == (
+            "facts",
+            stage,
+            version,
+            "FINISHED",
+        )
         assert (found.gates, found.protocols) == ({"reliability": 0.9}, ("forced", "generate"))
-        assert found.metrics == {"reliability.forced": 0.9 + stage / 100}
+        assert found.adapter.metrics == {"reliability.forced": 0.9 + stage / 100}
     assert find_candidate(mlflow, "models:/facts/2", "other").version is None
     assert find_candidate(mlflow, "run-1", "other").name == "other"
     with pytest.raises(InputError, match="there is no models:/facts/9"):
@@ -72,10 +76,10 @@ def test_a_run_without_a_name_or_config(database: Path, tmp_path: Path) -> None:
 
 
 def test_every_move_is_kept(mlflow: Connection) -> None:
-    first = move_alias(mlflow, "facts", "champion", 2, BY)
+    first = move_alias(mlflow, "facts", "champion", 2, *BY)
     assert first is not None
-    assert move_alias(mlflow, "facts", "champion", 2, BY) is None  # it is there already
-    move_alias(mlflow, "facts", "champion", 1, Order("rollback", "you", "", ["a", "b"]))
+    assert move_alias(mlflow, "facts", "champion", 2, *BY) is None  # it is there already
+    move_alias(mlflow, "facts", "champion", 1, "rollback", "you", "", ["a", "b"])
     moves = history(mlflow, "facts")
     kept = [(r["action"], r["from"], r["to"], r["who"], r["why"], r["forced"], r["done"]) for r in moves]
     assert kept == [
@@ -90,12 +94,11 @@ def test_every_move_is_kept(mlflow: Connection) -> None:
 
 def test_a_record_fits_into_the_database(mlflow: Connection) -> None:
     """PostgreSQL keeps 5,000 characters of a registered model's tag."""
-    order = Order("promote", "w" * 100, "ä" * 1000, ["f" * 1000] * 50)
-    move_alias(mlflow, "facts", "champion", 2, order)
+    move_alias(mlflow, "facts", "champion", 2, "promote", "w" * 100, "ä" * 1000, ["f" * 1000] * 50)
     tags = mlflow.call("get_registered_model", "facts").tags
     assert max(len(value) for key, value in tags.items() if key.startswith(HISTORY)) < 5000
     with pytest.raises(ConfigError, match="--why"):
-        move_alias(mlflow, "facts", "champion", 1, Order("promote", "me", "x" * 1001))
+        move_alias(mlflow, "facts", "champion", 1, "promote", "me", "x" * 1001)
 
 
 def test_where_an_alias_was_before(mlflow: Connection) -> None:
@@ -104,12 +107,12 @@ def test_where_an_alias_was_before(mlflow: Connection) -> None:
     with pytest.raises(InputError, match="points nowhere"):
         previous_version(mlflow, "facts", "unknown")
     assert not has_held(mlflow, "facts", "champion", 2)
-    move_alias(mlflow, "facts", "champion", 2, BY)
+    move_alias(mlflow, "facts", "champion", 2, *BY)
     assert previous_version(mlflow, "facts", "champion") == 1
     assert has_held(mlflow, "facts", "champion", 1)
     assert not has_held(mlflow, "facts", "staging", 1)
     mlflow.call("set_registered_model_alias", "facts", "champion", "1")  # somebody moved it in MLflow's page
-    move_alias(mlflow, "facts", "champion", 2, BY)
+    move_alias(mlflow, "facts", "champion", 2, *BY)
     assert previous_version(mlflow, "facts", "champion") == 1
 
 
@@ -126,7 +129,7 @@ def test_a_process_that_dies_in_between_leaves_a_record_that_says_so(
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "call", dying)
         with pytest.raises(KeyboardInterrupt):
-            move_alias(mlflow, "facts", "champion", 2, BY)
+            move_alias(mlflow, "facts", "champion", 2, *BY)
     assert [record["done"] for record in history(mlflow, "facts")] == [True, False]
     assert not has_held(mlflow, "facts", "champion", 2)
     assert show_model(mlflow, "facts")["aliases"] == {"champion": 1}
@@ -134,7 +137,7 @@ def test_a_process_that_dies_in_between_leaves_a_record_that_says_so(
 
 def test_an_unregistered_stage_becomes_a_version_once(mlflow: Connection) -> None:
     found = find_candidate(mlflow, "run-1")
-    assert [add_version(mlflow, found.model_id, "facts", {"a": "b"}) for _ in range(2)] == [3, 3]
+    assert [add_version(mlflow, found.adapter.model_id, "facts", {"a": "b"}) for _ in range(2)] == [3, 3]
     assert find_candidate(mlflow, "run-1").version == 3
     rows = show_model(mlflow, "facts")["versions"]
     assert [(row["version"], row["stage"], row["aliases"]) for row in rows] == [
@@ -157,14 +160,17 @@ def test_two_at_the_same_moment_both_leave_their_record(proxied_mlflow: str, tmp
     """On a real server: the last one stands, and the history has both."""
     fill(proxied_mlflow, tmp_path, "contested")
     add_version(
-        Connection(proxied_mlflow), find_candidate(Connection(proxied_mlflow), "run-1").model_id, "contested", {}
+        Connection(proxied_mlflow),
+        find_candidate(Connection(proxied_mlflow), "run-1").adapter.model_id,
+        "contested",
+        {},
     )
     barrier = threading.Barrier(2)
 
     def promote(version: int) -> None:
         mine = Connection(proxied_mlflow)
         barrier.wait(30)
-        move_alias(mine, "contested", "champion", version, Order("promote", f"thread {version}"))
+        move_alias(mine, "contested", "champion", version, "promote", f"thread {version}")
 
     threads = [threading.Thread(target=promote, args=(version,)) for version in (2, 3)]
     for thread in threads:

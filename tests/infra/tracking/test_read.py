@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from elder.errors import AdapterError, InputError
-from elder.infra.tracking.tracker import MlflowTracker, pull, resolve, runs, show
+from elder.infra.tracking.read import AdapterRef, resolve_ref
+from elder.infra.tracking.tracker import Connection, MlflowTracker, pull, runs, show
 from tests.contracts.tracker import CONFIG, write_adapter
 
 
@@ -29,6 +30,10 @@ def filled(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     tracker.finish("FINISHED")
     MlflowTracker(database, "other").start("run-2", "second", CONFIG, {})
     return database
+
+
+def resolve(ref: str, uri: str | Path) -> AdapterRef:
+    return resolve_ref(Connection(uri), ref)
 
 
 def stage_of(ref: str, database: Path) -> int:

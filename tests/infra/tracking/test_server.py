@@ -15,12 +15,13 @@ from elder.infra.doctor.checks import check
 from elder.infra.stores.s3 import S3Store
 from elder.infra.stores.s3_settings import S3Settings
 from elder.infra.tracking.elder_pyfunc import MAX_NEW_TOKENS, ElderModel
-from elder.infra.tracking.tracker import Connection, MlflowTracker, pull, resolve, runs, show
+from elder.infra.tracking.tracker import Connection, MlflowTracker, pull, runs, show
 from elder.jobs.main import main
 from tests.cluster.tiny import make_edits, write_model
 from tests.contracts.tracker import CONFIG, write_adapter
 from tests.infra.servers import ACCESS, FaultyProxy, faulty_proxy
 from tests.infra.tracking.test_elder_pyfunc import expected as answers
+from tests.infra.tracking.test_read import resolve
 from tests.jobs.conftest import build_model, records, write_jsonl
 
 pytestmark = pytest.mark.cluster
@@ -175,7 +176,7 @@ def test_a_server_that_goes_away_leaves_what_the_next_pull_uses(
     with faulty_proxy(proxied_mlflow) as proxy:
         proxy.cut_larger_than = LARGE // 8
         proxy.faults = ["cut large"] * 2
-        with pytest.raises(UnreachableError, match=r"bytes are kept in .*the same command goes on from there"):
+        with pytest.raises(UnreachableError, match=r"bytes are kept in .*the same command continues from there"):
             pull("large", tmp_path / "pulled", proxy.url)
         assert not (tmp_path / "pulled").exists()
         proxy.asked.clear()

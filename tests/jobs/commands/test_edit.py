@@ -125,7 +125,7 @@ def test_interrupted_run_says_what_stands_and_continues(
         patch.setattr(Display, "__call__", interrupting)
         stopped = elder("edit", "demo", *small_run, "run_id=cut")
     assert stopped.code == 130
-    assert "stage 0 stands committed (4 edits)" in stopped.err
+    assert "stage 0 is committed (4 edits)" in stopped.err
     assert "run_id=cut" in stopped.err
     assert elder("edit", "demo", *small_run, "run_id=cut", "--json", "cut.json").code == 0
     states = [

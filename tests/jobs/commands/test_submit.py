@@ -16,7 +16,7 @@ import pytest
 from elder.errors import ConfigError
 from elder.infra.ray_jobs.server import JobRecord
 from elder.infra.stores.local import LocalStore
-from elder.jobs.commands.stop import stands
+from elder.jobs.commands.stop import committed
 from elder.jobs.remote.lookup import attempts_of, exit_code_of
 from elder.jobs.remote.package import (
     SubmitRequest,
@@ -28,7 +28,7 @@ from elder.jobs.remote.package import (
     secret_names,
     variables,
 )
-from elder.jobs.remote.run_status import RunStatus, duration, quiet_warning, run_status_of, said_last, sentence
+from elder.jobs.remote.run_status import RunStatus, duration, last_lines, quiet_warning, run_status_of, sentence
 from elder.pipelines.config.run import load_config, parse_config
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState
@@ -85,7 +85,7 @@ def test_sending_needs_no_torch_either() -> None:
         (["submit", "edit", "demo", "--env", "RAY_ADDRESS=x"], "--env RAY_ADDRESS: is set by the job itself"),
         (["submit", "edit", "demo", "--address", "ray://h:10001"], "expected http://HOST:8265"),
         (["submit", "edit", "demo", "--resume", "a", "--run-id", "b"], "name different runs"),
-        (["submit", "evaluate", "a", "demo", "--resume", "a"], "no stages to go on from"),
+        (["submit", "evaluate", "a", "demo", "--resume", "a"], "no stages to continue from"),
         (["submit", "edit", "demo", "--working-dir", "absent"], "absent: no such directory"),
         (["submit", "edit", "demo", "tracking.mlflow=http://u:hunter2@h:5000"], "MLFLOW_TRACKING_USERNAME"),
         (["submit", "edit", "demo", "--address", "http://h:8265"], "give s3://BUCKET/PREFIX"),
@@ -260,9 +260,9 @@ def test_the_sentence_of_a_run() -> None:
     ended = job("a", "FAILED", exit_code=4, ended=940.0)
     assert sentence(ended, stand, 1000.0) == "failed (exit code 4) 60 s ago, stage 3 of 10 committed 2 min ago"
     assert sentence(job("a"), RunStatus(True, trials=7, of=20), 1000.0) == "running, 7 of 20 trials done"
-    assert stands(stand) == "stage 3 of 10 stands committed (150 edits; stages/000002)"
+    assert committed(stand) == "stage 3 of 10 is committed (150 edits; stages/000002)"
     assert [duration(s) for s in (-3, 99, 120, 7200, 400000)] == ["0 s", "99 s", "2 min", "2 h 0 min", "4 d 15 h"]
-    assert said_last("a\n\n b \nc\n", 2) == [" b", "c"]
+    assert last_lines("a\n\n b \nc\n", 2) == [" b", "c"]
 
 
 def test_a_run_that_commits_nothing_is_pointed_out() -> None:

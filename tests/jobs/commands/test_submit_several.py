@@ -13,7 +13,7 @@ import pytest
 
 from elder.errors import ConfigError
 from elder.infra.stores.local import LocalStore
-from elder.jobs.commands.stop import stands
+from elder.jobs.commands.stop import committed
 from elder.jobs.remote.package import SubmitRequest, check_stored, entrypoint, metadata, pack, resolve_request
 from elder.jobs.remote.run_status import RunStatus, quiet_warning, run_status_of
 from elder.pipelines.config.comparison import CompareConfig, parse_compare_config
@@ -181,8 +181,8 @@ def test_how_it_stands_is_read_from_the_runs_that_it_names(folder: Path) -> None
         store.put(f"runs/{name}", b"{}")
     found = run_status_of(facts, "w")
     assert found.words(0.0) == "1 of 2 runs done, 2 stages committed"
-    assert stands(found) == "what is committed stands: 1 of 2 runs done, 2 stages committed"
-    assert stands(RunStatus(True, trials=7, of=20)) == "what is committed stands: 7 of 20 trials done"
+    assert committed(found) == "what is committed is kept: 1 of 2 runs done, 2 stages committed"
+    assert committed(RunStatus(True, trials=7, of=20)) == "what is committed is kept: 7 of 20 trials done"
     assert quiet_warning(job("w", started=0.0), found, 9999.0) is None
 
 

@@ -7,8 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
+from elder.jobs.shared.running import resume_command
 from elder.jobs.terminal.display import Display
-from elder.jobs.terminal.summary import resume_command, scores
+from elder.jobs.terminal.summary import scores
 
 EVENTS = [
     {"kind": "phase", "name": "load", "stage": 0},
@@ -73,7 +74,7 @@ def test_an_error_inside_leaves_the_terminal_usable() -> None:
 
 
 def test_resume_command_is_the_same_command_with_the_run_id() -> None:
-    command = resume_command("my conf.yaml", ["seed=1", "run_id=old", "data.path=a b.jsonl"], "r9")
+    command = resume_command("edit", "my conf.yaml", ["seed=1", "run_id=old", "data.path=a b.jsonl"], "r9")
     assert command == "elder edit 'my conf.yaml' seed=1 'data.path=a b.jsonl' run_id=r9"
 
 
