@@ -34,12 +34,25 @@ class JsonError(ValueError):
         self.reason, self.line, self.column = reason, line, column
 
 
-def parse_json(text: str | bytes, foreign: bool = False) -> Any:
+class WrittenFloat(float):
+    """A number with a point or an exponent that remembers how it was written: `1.10` is not `1.1`."""
+
+    __slots__ = ("written",)
+    written: str
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        number = super().__new__(cls, _float(text))
+        number.written = text
+        return number
+
+
+def parse_json(text: str | bytes, foreign: bool = False, written: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         text: The text, or its bytes in UTF-8, with or without a byte order mark.
         foreign: The file belongs to another program, which may repeat keys and write NaN and Infinity.
+        written: Floats come as `WrittenFloat`.
 
     Raises:
         JsonError: It is no JSON, or holds something that is refused (see above).
@@ -50,7 +63,7 @@ def parse_json(text: str | bytes, foreign: bool = False) -> Any:
         except UnicodeDecodeError as error:
             raise JsonError(f"not UTF-8 text at byte {error.start + 1}") from error
     try:
-        value = (_FOREIGN if foreign else _STRICT).decode(text)
+        value = (_FOREIGN if foreign else _WRITTEN if written else _STRICT).decode(text)
     except json.JSONDecodeError as error:
         raise JsonError(error.msg, error.lineno, error.colno) from error
     except RecursionError as error:
@@ -58,6 +71,21 @@ def parse_json(text: str | bytes, foreign: bool = False) -> Any:
     if "\\u" in text or not text.isascii() or text.count("[") + text.count("{") > DEEPEST:
         check_nested(value)
     return value
+
+
+def parse_item(text: str, begin: int) -> tuple[Any, int]:
+    """The first JSON value of a text from a place on, and where it ends; floats come as `WrittenFloat`.
+
+    Raises:
+        json.JSONDecodeError: There is none, or the text ends before the value does.
+        JsonError: It holds something that is refused.
+    """
+    try:
+        value, end = _WRITTEN.raw_decode(text, begin)
+    except RecursionError as error:
+        raise JsonError(NESTED.format(DEEPEST)) from error
+    check_nested(value)
+    return value, end
 
 
 def read_json(path: Path, refuse: type[ElderError] = InputError, foreign: bool = False) -> Any:
@@ -154,3 +182,6 @@ def _constant(name: str) -> NoReturn:
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 _FOREIGN = json.JSONDecoder(parse_int=_integer)
+_WRITTEN = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=WrittenFloat, parse_constant=_constant
+)
