@@ -41,6 +41,7 @@ class WrittenFloat(float):
     written: str
 
     def __new__(cls, text: str) -> WrittenFloat:
+        """The number that a text of JSON is."""
         number = super().__new__(cls, _float(text))
         number.written = text
         return number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from elder.datasets.fields import Fields, LayoutOptions
 from elder.edit import Edit, Probe
 
@@ -11,7 +13,7 @@ FIELDS = (frozenset({"requested_rewrite"}),)
 def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
     """The edits of one record: the question of a rewrite -> the passage, a long answer.
 
-    Portability are the facts that the passage tells, as far as the record lists them.
+    Portability are the facts that the passage tells, as far as the record lists them, and MQuAKE's questions.
 
     Raises:
         DataError: Required fields are missing or of the wrong type.
@@ -29,8 +31,16 @@ def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
         )
         for rewrite in rewrites
     ]
+    several_hops = _several_hops(fields)
     fields.raise_problems()
-    return edits
+    return [*edits[:-1], replace(edits[-1], portability=edits[-1].portability + several_hops)]
+
+
+def _several_hops(fields: Fields) -> tuple[Probe, ...]:
+    """MQuAKE's questions, whose answer follows from all rewrites of the record."""
+    questions = fields.texts("questions")
+    answer = fields.text("new_answer") if questions else ""
+    return tuple(Probe(question, answer) for question in questions)
 
 
 def _told(rewrite: Fields) -> tuple[Probe, ...]:

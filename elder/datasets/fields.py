@@ -5,6 +5,7 @@ Knows nothing of files or of particular datasets.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from elder.errors import DataError
 from elder.json_text import WrittenFloat
 
 TARGETS = ("alt", "answer")
+INDEX = re.compile(r"\[\d+\]")
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,10 @@ class Fields:
         return inner
 
     def unread(self) -> Iterator[str]:
-        """The names of fields that hold something and that nobody asked for."""
+        """The names of fields that hold something and that nobody asked for; the items of a list share a name."""
         for name, value in self.record.items():
             if name not in self._read and value not in (None, "", [], {}):
-                yield f"{self.within}{name}"
+                yield INDEX.sub("[]", f"{self.within}{name}")
         for part in self._parts:
             yield from part.unread()
 
@@ -158,10 +160,10 @@ def first_text(value: Any) -> str | None:
 def no_text(value: Any) -> str:
     """What is wrong with a value that should be a text, and what to do."""
     if isinstance(value, bool):
-        return f"must be text, found bool; write it in quotes: \"{str(value).lower()}\""
+        return f'must be text, found bool; write it in quotes: "{str(value).lower()}"'
     if isinstance(value, WrittenFloat | int | float):
         kind = "float" if isinstance(value, float) else "int"
-        return f"must be text, found {kind}; write it in quotes: \"{first_text(value)}\""
+        return f'must be text, found {kind}; write it in quotes: "{first_text(value)}"'
     if type(value).__name__ in ("date", "datetime", "time", "Decimal", "bytes"):
         return f"must be text, found {type(value).__name__}; write the column as text"
     return f"must be text, found {type(value).__name__}"

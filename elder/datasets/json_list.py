@@ -15,6 +15,7 @@ from elder.json_text import JsonError, parse_item, parse_json
 
 CHUNK = 1 << 18  # bytes read at once, at first
 NEAR = 32  # an error so near to the end may come from the cut: half a word, a number, an escape
+CUT = ("", ".", "e", "E", "e+", "e-", "E+", "E-")  # what is behind a number that the end of the window cuts
 SPACE = " \t\n\r"
 
 
@@ -81,9 +82,10 @@ class _Window:
                 if cut and self._more():
                     continue
                 raise self.error(error.msg, error.pos) from error
-            if end < len(self.text) or not self._more():  # a number at the end of the window may go on
-                self.at = end
-                return value
+            if self.text[end : end + 3] in CUT and self._more():  # a number may go on
+                continue
+            self.at = end
+            return value
 
     def rest(self) -> str:
         """The text from here to its end."""

@@ -76,7 +76,7 @@ def _group(fields: Fields, where: str, items: Any, answered: bool) -> list[Probe
             found += _pairs(fields, where, item, None, answered)
         elif item not in EMPTY:
             fields.problems.append(
-                f"field '{where}' must hold probes such as {{\"prompt\": ..., \"ground_truth\": ...}}, "
+                f'field \'{where}\' must hold probes such as {{"prompt": ..., "ground_truth": ...}}, '
                 f"found {type(item).__name__}"
             )
     return found

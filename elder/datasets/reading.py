@@ -150,7 +150,7 @@ class EditReader(Iterable[Placed]):
             return None
         self.reading.left_out.update(fields.left_out)
         if edits:
-            self.reading.unread.update(fields.unread())
+            self.reading.unread.update(set(fields.unread()))
         else:
             self.reading.without_edit += 1
         return edits

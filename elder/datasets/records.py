@@ -95,8 +95,7 @@ def _line_records(path: Path, lines: Iterable[bytes]) -> Iterator[Record | Broke
                 yield Broken(f"{where}: {error.reason}")
             else:
                 yield Broken(
-                    f"{where}: not valid JSON at column {error.column}: {error.reason}; "
-                    "expected one JSON object a line"
+                    f"{where}: not valid JSON at column {error.column}: {error.reason}; expected one JSON object a line"
                 )
         except UnicodeDecodeError as error:
             yield Broken(f"{where}: not UTF-8 text at byte {error.start + 1} of the line")

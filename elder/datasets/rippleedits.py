@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 
 from elder.datasets.fields import Fields, LayoutOptions, first_text
 from elder.datasets.probes import kept
@@ -52,7 +52,8 @@ def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
 def _cut(statement: str, former: str | None) -> tuple[str, str]:
     """Prompt and answer of a statement; the answer is empty when there is no place to cut."""
     statement = statement.removesuffix(".")
-    shared = os.path.commonprefix([statement, former]) if former else statement
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(statement, former or statement, strict=False))
+    shared = "".join(sign for sign, _ in alike)
     ends = [match.start() + 1 + len(match.group(1)) for match in COPULA.finditer(shared)]
     cut = max(ends, default=len(statement))
     return statement[:cut].strip(), statement[cut:].strip()

@@ -139,7 +139,7 @@ def rows_of(schema: Any, batches: Any) -> Iterator[dict[str, Any]]:
         batches: Record batches or tables.
     """
     names = _class_labels(schema)
-    coded = [field.name for field in schema if "json" in str(field.type)]
+    coded = [field.name for field in schema if "extension<arrow.json>" in str(field.type)]
     for batch in batches:
         for row in batch.to_pylist():
             for column in coded:

@@ -39,8 +39,8 @@ RIPPLE = {
 }  # fmt: skip
 WIKI = {
     "tag": "x", "subject": "Brend", "update": "Who is the mayor of Brend?", "ans": "Ula",
-    "rephrase": "Who leads Brend?", "loc": "Who leads Arlo?", "loc_ans": "Tam", "mhop": "Who is the aunt of Brend's mayor?", "mhop_ans": "Oda",
-    "personas": "Tell me, mate, who runs Brend?",
+    "rephrase": "Who leads Brend?", "loc": "Who leads Arlo?", "loc_ans": "Tam",
+    "mhop": "Who is the aunt of Brend's mayor?", "mhop_ans": "Oda", "personas": "Tell me, mate, who runs Brend?",
 }  # fmt: skip
 UNKE = {
     "id": 4, "question": "Who was Ada?", "answer": "Ada was a judge. " * 40, "para_question": "Tell of Ada.",
@@ -69,7 +69,7 @@ def test_mquake_gives_an_edit_for_each_rewrite_and_its_questions_to_the_last(tmp
     assert reading is not None
     assert (reading.records, reading.edits, reading.portability) == (2, 3, 4)
     assert reading.unread["answer"] == 2
-    assert reading.unread["requested_rewrite[0].fact_new_uns"] == 2
+    assert reading.unread["requested_rewrite[].fact_new_uns"] == 2
 
 
 def test_a_limit_within_a_record_is_kept_and_counted(tmp_path: Path) -> None:
@@ -81,6 +81,7 @@ def test_a_limit_within_a_record_is_kept_and_counted(tmp_path: Path) -> None:
 def test_akew_has_long_answers_for_one_rewrite_or_several(tmp_path: Path) -> None:
     several, single = load(tmp_path, "akew", {**MQUAKE, "requested_rewrite": [AUNT]}, {"requested_rewrite": MAYOR})
     assert (several.prompt, several.target) == ("Who is Ula's aunt?", "Ula's aunt Oda is a baker.")
+    assert several.portability[-2:] == (Probe("Who is the aunt of Brend's mayor?", "Oda"), Probe("Whose aunt?", "Oda"))
     assert single.target.startswith("Brend, a town")
     assert single.portability == (Probe("Brend lies on the river", "Oro"),)
 
@@ -105,9 +106,7 @@ def test_rippleedits_statements_are_cut_and_criteria_become_probes(tmp_path: Pat
         ("The club of X is A.C. Tam..", None, "The club of X is", "A.C. Tam."),
     ],
 )
-def test_where_a_statement_is_cut(
-    tmp_path: Path, statement: str, former: str | None, prompt: str, target: str
-) -> None:
+def test_where_a_statement_is_cut(tmp_path: Path, statement: str, former: str | None, prompt: str, target: str) -> None:
     fact = {"prompt": statement, "original_fact": former and {"prompt": former}}
     (edit,) = load(tmp_path, "rippleedits", {**RIPPLE, "edit": fact})
     assert (edit.prompt, edit.target) == (prompt, target)
@@ -148,9 +147,14 @@ def test_unke_has_long_answers_and_questions_on_their_parts(tmp_path: Path, sour
         {"prompt": "q", "ans": "a", "rephrase": "r", "loc": "l", "loc_ans": "m"},
         {"src": "q", "ans": "a", "rephrase": "r", "loc": "l", "loc_ans": "m"},
         {"question": "q", "answer": "a", "rephrase": "r", "loc": "l", "loc_ans": "m"},
-        {"prompt": "q", "target_new": "a", "rephrase_prompt": "r", "locality_prompt": "l",
-         "locality_ground_truth": "m"},
-    ],  # fmt: skip
+        {
+            "prompt": "q",
+            "target_new": "a",
+            "rephrase_prompt": "r",
+            "locality_prompt": "l",
+            "locality_ground_truth": "m",
+        },
+    ],
 )
 def test_ultraeditbench_by_the_names_that_such_sets_use(tmp_path: Path, record: Any) -> None:
     edits = load(tmp_path, "ultraeditbench", record)
