@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -116,7 +116,7 @@ def content_id(prompt: str, target: str, subject: str | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def dataset_digest(edits: Sequence[Edit]) -> str:
+def dataset_digest(edits: Iterable[Edit]) -> str:
     """The sha256 of a stream of edits, order included."""
     hasher = hashlib.sha256()
     for edit in edits:

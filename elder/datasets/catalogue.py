@@ -17,7 +17,13 @@ DATASETS: Mapping[str, str] = MappingProxyType(
         "zsre": "zsRE: the layout of MEND, or the one of KnowEdit",
         "hallucination": "corrected sentences of biographies: the layout of WISE, or the one of KnowEdit",
         "temporal": "passages about new entities, in the layout of WISE",
-        "knowedit": "KnowEdit's other parts (recent facts, counterfactuals)",
+        "knowedit": "KnowEdit's other parts (recent facts, counterfactuals), and EasyEdit's request form",
+        "mquake": "MQuAKE: chains of rewrites, and questions of several hops as portability",
+        "akew": "AKEW's unstructured edits: the question of a CounterFact or MQuAKE rewrite and a passage as answer",
+        "unke": "UnKE: questions with long answers, and questions on their parts as portability",
+        "rippleedits": "RippleEdits: a statement, and what follows from it or must stay",
+        "wikibigedit": "WikiBigEdit: questions on changed facts of Wikidata (update, ans, rephrase, loc, mhop)",
+        "ultraeditbench": "UltraEditBench: questions and answers in the fields of WikiBigEdit or EasyEdit",
         "fever": "FEVER: claims that are true or false; the task's own layout, or that of MEND and MALMEN",
         "scotus": "court opinions and their issue area, as GRACE uses them: text and label",
     }
@@ -27,6 +33,7 @@ DATASETS: Mapping[str, str] = MappingProxyType(
 LAYOUTS: Mapping[str, str] = MappingProxyType(
     {
         "jsonl": "elder.datasets.jsonl",
+        "mquake": "elder.datasets.mquake",
         "counterfact": "elder.datasets.counterfact",
         "mend": "elder.datasets.mend",
         "easyedit": "elder.datasets.easyedit",
@@ -34,9 +41,13 @@ LAYOUTS: Mapping[str, str] = MappingProxyType(
         "scotus": "elder.datasets.scotus",
         "fever": "elder.datasets.fever",
         "fever_kilt": "elder.datasets.fever_kilt",
+        "rippleedits": "elder.datasets.rippleedits",
+        "questions": "elder.datasets.questions",
+        "akew": "elder.datasets.akew",
     }
 )
-"""Name of a layout -> its module, which has `FIELDS` and `build(record, options)` (None: it holds no edit)."""
+"""Name of a layout -> its module. It has `FIELDS`, sets of which a record has all of one, and `build(fields, options)`,
+the edits of a record (an empty list: it holds none). A file without a name of a dataset is tried in this order."""
 
 LAYOUTS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -46,6 +57,12 @@ LAYOUTS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "hallucination": ("easyedit", "wikibio"),
         "temporal": ("easyedit",),
         "knowedit": ("easyedit", "wikibio"),
+        "mquake": ("mquake",),
+        "akew": ("akew",),
+        "unke": ("questions",),
+        "rippleedits": ("rippleedits",),
+        "wikibigedit": ("questions",),
+        "ultraeditbench": ("easyedit", "questions"),
         "scotus": ("scotus",),
         "fever": ("fever", "fever_kilt"),
     }

@@ -5,16 +5,14 @@ The reduced form that EasyEdit publishes is in `easyedit`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from elder.datasets.fields import Fields, LayoutOptions
+from elder.datasets.probes import kept
 from elder.edit import Edit, Probe
 
-FIELDS = frozenset({"requested_rewrite"})
+FIELDS = (frozenset({"requested_rewrite"}),)
 
 
-def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit:
+def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
     """The edit of one case.
 
     The prompt is the template with the subject filled in. Of the two paraphrases the first trains and the
@@ -24,21 +22,29 @@ def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit:
     Raises:
         DataError: Required fields are missing or of the wrong type.
     """
-    case = Fields(record)
-    rewrite = case.part("requested_rewrite")
+    prompt, subject, target, truth = rewritten(fields.part("requested_rewrite"))
+    neighbours = [Probe(text, truth) for text in fields.texts("neighborhood_prompts")]
+    rephrases = fields.texts("paraphrase_prompts")
+    locality = kept(fields, neighbours, options)
+    number = fields.value("case_id")
+    fields.raise_problems()
+    return [
+        Edit(
+            prompt=prompt,
+            target=target,
+            subject=subject,
+            ground_truth=truth,
+            rephrases=rephrases,
+            locality=locality,
+            source=f"counterfact case {number}" if "case_id" in fields.record else "counterfact",
+        )
+    ]
+
+
+def rewritten(rewrite: Fields) -> tuple[str, str, str, str]:
+    """Prompt, subject, new and old answer of a rewrite: {prompt with `{}`, subject, target_new, target_true}."""
     template, subject = rewrite.text("prompt"), rewrite.text("subject")
     if template and "{}" not in template:
-        case.problems.append("field 'requested_rewrite.prompt' has no '{}' where the subject stands")
+        rewrite.problems.append(f"field '{rewrite.within}prompt' has no '{{}}' where the subject stands")
     target, truth = rewrite.part("target_new").text("str"), rewrite.part("target_true").text("str")
-    neighbours = case.texts("neighborhood_prompts")[: options.locality_probes]
-    rephrases = case.texts("paraphrase_prompts")
-    case.raise_problems()
-    return Edit(
-        prompt=template.replace("{}", subject),
-        target=target,
-        subject=subject,
-        ground_truth=truth,
-        rephrases=rephrases,
-        locality=tuple(Probe(prompt, truth) for prompt in neighbours),
-        source=f"counterfact case {record['case_id']}" if "case_id" in record else "counterfact",
-    )
+    return template.replace("{}", subject), subject, target, truth

@@ -8,32 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from elder.datasets.fields import Fields, LayoutOptions
 from elder.edit import Edit
 
-FIELDS = frozenset({"claim", "label"})
+FIELDS = (frozenset({"claim", "label"}),)
 
 PROMPT = "Claim: {claim} This claim is"
 ANSWERS: Mapping[str, str] = MappingProxyType({"SUPPORTS": "true", "REFUTES": "false"})
 UNDECIDED = "NOT ENOUGH INFO"
 
 
-def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit | None:
-    """The edit of one claim; None for a claim that the task leaves undecided, which is no binary fact.
+def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
+    """The edit of one claim; none for a claim that the task leaves undecided, which is no binary fact.
 
     `options.target` chooses between the label itself (`answer`) and the other one (`alt`, the default).
 
     Raises:
         DataError: Required fields are missing, or the label is none of FEVER's.
     """
-    fields = Fields(record)
     claim, label = fields.text("claim"), fields.text("label")
-    rephrases = fields.texts("paraphrases") or fields.texts("rephrases")
+    rephrases = fields.first_texts("paraphrases", "rephrases")
     if label == UNDECIDED:
-        return None
-    return claim_edit(fields, claim, label, rephrases, options)
+        return []
+    return [claim_edit(fields, claim, label, rephrases, options)]
 
 
 def claim_edit(fields: Fields, claim: str, label: str, rephrases: Sequence[str], options: LayoutOptions) -> Edit:
@@ -44,10 +42,10 @@ def claim_edit(fields: Fields, claim: str, label: str, rephrases: Sequence[str],
     """
     if label and label not in ANSWERS:
         fields.problems.append(f"the label must be one of {', '.join(ANSWERS)}, found '{label}'")
+    number = fields.value("id")
     fields.raise_problems()
     truth = ANSWERS[label]
     other = next(word for word in ANSWERS.values() if word != truth)
-    number = fields.record.get("id")
     return Edit(
         prompt=PROMPT.format(claim=claim),
         target=truth if options.target == "answer" else other,

@@ -7,24 +7,22 @@ and `logit` belong to a classifier that is not ours and are passed over.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from elder.datasets.fever import UNDECIDED, claim_edit
 from elder.datasets.fields import Fields, LayoutOptions
 from elder.edit import Edit
 
-FIELDS = frozenset({"input", "output"})
+FIELDS = (frozenset({"input", "output"}),)
 
 
-def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit | None:
-    """The edit of one claim; None for a claim that is left undecided.
+def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
+    """The edit of one claim; none for a claim that is left undecided.
 
     Raises:
         DataError: Required fields are missing, or the label is neither SUPPORTS nor REFUTES.
     """
-    fields = Fields(record)
     claim, label = fields.text("input"), ""
-    outputs = record["output"]
+    outputs = fields.value("output")
     if isinstance(outputs, list) and outputs and isinstance(outputs[0], Mapping):
         inner = Fields(outputs[0], "output[0].")
         label = inner.text("answer")
@@ -32,4 +30,4 @@ def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit | None:
     else:
         fields.problems.append("field 'output' must be a list of objects with an 'answer'")
     rephrases = fields.texts("filtered_rephrases")
-    return None if label == UNDECIDED else claim_edit(fields, claim, label, rephrases, options)
+    return [] if label == UNDECIDED else [claim_edit(fields, claim, label, rephrases, options)]

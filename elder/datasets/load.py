@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from elder.datasets.catalogue import DATASETS, LAYOUTS, LAYOUTS_OF
 from elder.datasets.fields import LayoutOptions
 from elder.datasets.hub import hub_records
-from elder.datasets.records import Broken, Record, capped, read_records
+from elder.datasets.reading import EditReader
+from elder.datasets.records import Broken, Record, read_records
 from elder.datasets.stream import EditStream, validate_stream
-from elder.edit import Edit
+from elder.datasets.tables import COLUMNAR, DELIMITERS, ending_of, table_records
 from elder.errors import DataError
 
 ORDERS = ("given", "shuffled")
-TABLES = (".parquet", ".arrow", ".csv", ".tsv")
+TABLES = (*COLUMNAR, *DELIMITERS)
 
 
 def load_edits(
@@ -42,8 +41,8 @@ def load_edits(
 
     Args:
         source: A name of `DATASETS`, `hub:NAME`, or the path of a file (its layout is found by its fields).
-        path: The file (`.jsonl`, `.json`, either may be `.gz`; `.parquet`, `.csv`) of a named dataset, or the
-            local copy of a hub dataset. The worlds need none.
+        path: The file (`.jsonl`, `.json`, `.csv`, `.tsv`, each may be `.gz`; `.parquet`, `.arrow`) of a named
+            dataset, or the local copy of a hub dataset. The worlds need none.
         limit: At most so many edits; a file is read no further than needed when the order is as given.
         order: `given`, or `shuffled` by the seed before the limit is applied.
         seed: Of the order; for a world also of the choice of facts and their new answers.
@@ -56,7 +55,7 @@ def load_edits(
         labels: SCOTUS only: names of labels that are numbers.
 
     Returns:
-        A list of edits that remembers where each one stands in its file.
+        A list of edits that remembers where each one stands in its file; its `reading` counts what was left out.
 
     Raises:
         DataError: With every problem found, each with its place.
@@ -66,12 +65,12 @@ def load_edits(
     problems = options.problems()
     if order not in ORDERS:
         problems.append(f"order must be one of {', '.join(ORDERS)}, found '{order}'")
-    if limit is not None and limit < 0:
-        problems.append(f"limit must be 0 or more, found {limit}")
     if problems:
-        raise DataError(problems)
-    cut = limit if order == "given" else None
-    edits = _collect(str(source), path, cut, seed, split, options)
+        raise DataError([*problems, *_limit_problems(limit)])
+    reader = open_edits(source, path, limit if order == "given" else None, seed, split, options)
+    placed = list(reader)
+    reader.problems.raise_any()
+    edits = EditStream([one.edit for one in placed], [one.where for one in placed], reader.reading)
     if order == "shuffled":
         chosen = list(range(len(edits)))
         random.Random(f"order {seed}").shuffle(chosen)
@@ -79,23 +78,49 @@ def load_edits(
     return validate_stream(edits, conflicts) if conflicts is not None else edits
 
 
-def _collect(
-    source: str, path: str | Path | None, limit: int | None, seed: int, split: str, options: LayoutOptions
-) -> EditStream:
-    """The first `limit` edits of a source, in its own order."""
-    if source.startswith("world:"):
-        from elder.world.edits import world_edits
+def open_edits(
+    source: str | Path,
+    path: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    split: str = "train",
+    options: LayoutOptions | None = None,
+) -> EditReader:
+    """The edits of a source in its own order, one by one: `load_edits` for a file that is larger than the memory.
 
+    The reader's `problems` say what was wrong, when all edits have come, and its `reading` what was left out.
+
+    Args:
+        source: As for `load_edits`, and so the others.
+        path: The file or directory.
+        limit: At most so many edits.
+        seed: Of a world's edits.
+        split: Part of a hub dataset.
+        options: How records become edits.
+
+    Raises:
+        DataError: There is no such source, or an option is wrong. That a file cannot be read, the reader says.
+    """
+    options = options or LayoutOptions()
+    problems = options.problems() + _limit_problems(limit)
+    if problems:
+        raise DataError(problems)
+    records, layouts = _records(str(source), path, limit, seed, split)
+    return EditReader(records, layouts, options, limit)
+
+
+def _limit_problems(limit: int | None) -> list[str]:
+    return [] if limit is None or limit >= 0 else [f"limit must be 0 or more, found {limit}"]
+
+
+def _records(
+    source: str, path: str | Path | None, limit: int | None, seed: int, split: str
+) -> tuple[Iterator[Record | Broken], tuple[str, ...]]:
+    """The records of a source and the layouts that they may have."""
+    if source.startswith("world:"):
         if path is not None:
             raise DataError(f"{source} is generated and takes no path, found '{path}'")
-        edits = world_edits(source, limit, seed)
-        return EditStream(edits, [f"{source} edit {index}" for index in range(len(edits))])
-    records, layouts = _records(source, path, split)
-    return _build(records, layouts, limit, options)
-
-
-def _records(source: str, path: str | Path | None, split: str) -> tuple[Iterator[Record | Broken], tuple[str, ...]]:
-    """The records of a source and the layouts that they may have."""
+        return _world_records(source, limit, seed), ()
     if source.startswith("hub:"):
         return hub_records(source.removeprefix("hub:"), path, split), tuple(LAYOUTS)
     if source in LAYOUTS_OF:
@@ -109,60 +134,16 @@ def _records(source: str, path: str | Path | None, split: str) -> tuple[Iterator
     raise DataError(f"there is no dataset '{source}'; {hint}")
 
 
+def _world_records(source: str, limit: int | None, seed: int) -> Iterator[Record]:
+    from elder.world.edits import world_edits
+
+    for index, edit in enumerate(world_edits(source, limit, seed)):
+        yield Record(edit, f"{source} edit {index}")
+
+
 def _is_path(source: str) -> bool:
-    return source.removesuffix(".gz").endswith((".jsonl", ".json", *TABLES)) or Path(source).is_file()
+    return ending_of(source) in (".jsonl", ".json", *TABLES) or Path(source).is_file()
 
 
 def _file_records(path: Path, split: str) -> Iterator[Record | Broken]:
-    return hub_records(path.name, path, split) if path.suffix in TABLES else read_records(path)
-
-
-def _build(
-    records: Iterator[Record | Broken], layouts: tuple[str, ...], limit: int | None, options: LayoutOptions
-) -> EditStream:
-    """Edits of records; every problem of every record that was read is collected before it is raised."""
-    edits: list[Edit] = []
-    places: list[str] = []
-    problems: list[str] = []
-    wrong = 0
-    while limit is None or len(edits) + wrong < limit:
-        record = next(records, None)
-        if record is None:
-            break
-        if isinstance(record, Broken):
-            problems.append(record.problem)
-            wrong += 1
-            continue
-        try:
-            edit = _edit(record, layouts, options)
-            if edit is not None:
-                edits.append(edit)
-                places.append(record.where)
-        except DataError as error:
-            wrong += 1
-            problems += [f"{record.where}: {problem.removeprefix(': ')}" for problem in error.problems]
-    if problems:
-        raise DataError(capped(problems))
-    return EditStream(edits, places)
-
-
-def _edit(record: Record, layouts: tuple[str, ...], options: LayoutOptions) -> Edit | None:
-    """The edit of one record in the first layout whose fields it has; None when the record holds none.
-
-    Raises:
-        DataError: The record has the fields of no layout, or its fields are wrong.
-    """
-    if not isinstance(record.value, Mapping):
-        raise DataError(f"expected a JSON object, found {type(record.value).__name__}")
-    modules: dict[str, Any] = {name: import_module(LAYOUTS[name]) for name in layouts}
-    for module in modules.values():
-        if record.value.keys() >= module.FIELDS:
-            edit: Edit | None = module.build(record.value, options)
-            return edit
-    if len(modules) == 1:  # let the only layout say which field is missing
-        only: Edit | None = next(iter(modules.values())).build(record.value, options)
-        return only
-    expected = "; ".join(f"{name}: {', '.join(sorted(module.FIELDS))}" for name, module in modules.items())
-    raise DataError(
-        f"the fields ({', '.join(sorted(map(str, record.value)))}) fit no known layout; expected at least ({expected})"
-    )
+    return table_records(path, split) if ending_of(path.name) in TABLES else read_records(path)

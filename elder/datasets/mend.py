@@ -6,16 +6,14 @@ the true answer. KnowEdit's form of zsRE is in `easyedit`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from elder.datasets.fields import Fields, LayoutOptions
+from elder.datasets.probes import flat_probes, kept, probe_groups
+from elder.edit import Edit
 
-from elder.datasets.fields import Fields, LayoutOptions, one_hop
-from elder.edit import Edit, Probe
-
-FIELDS = frozenset({"src", "alt"})
+FIELDS = (frozenset({"src", "alt"}),)
 
 
-def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit:
+def build(question: Fields, options: LayoutOptions) -> list[Edit]:
     """The edit of one question.
 
     `options.target` chooses between the counterfactual `alt` (the true answer is then the ground truth)
@@ -25,9 +23,8 @@ def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit:
     Raises:
         DataError: Required fields are missing or of the wrong type.
     """
-    question = Fields(record)
     prompt = question.text("src")
-    if "answers" not in record:
+    if "answers" not in question.record:
         target, truth = question.text("alt"), None
     elif options.target == "alt":  # a few records of MEND have an empty one
         target = question.text("alt")
@@ -36,17 +33,21 @@ def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit:
         truth = question.maybe("answers")
     else:
         target, truth = question.text("answers"), question.maybe("pred")
-    loc, loc_answer = question.maybe("loc"), question.maybe("loc_ans")
+    locality = flat_probes(question, "loc", "loc_ans") + probe_groups(question, "locality")
+    locality = kept(question, locality, options)
+    portability = probe_groups(question, "portability", answered=True)
     rephrases = question.texts("rephrase")
-    subject = question.maybe("subject")
+    subject, number = question.maybe("subject"), question.value("case_id")
     question.raise_problems()
-    return Edit(
-        prompt=prompt,
-        target=target,
-        subject=subject,
-        ground_truth=truth,
-        rephrases=rephrases,
-        locality=(Probe(loc, loc_answer),)[: options.locality_probes] if loc else (),
-        portability=one_hop(record.get("portability")),
-        source=f"zsre case {record['case_id']}" if "case_id" in record else "zsre",
-    )
+    return [
+        Edit(
+            prompt=prompt,
+            target=target,
+            subject=subject,
+            ground_truth=truth,
+            rephrases=rephrases,
+            locality=locality,
+            portability=portability,
+            source=f"zsre case {number}" if "case_id" in question.record else "zsre",
+        )
+    ]

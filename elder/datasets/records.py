@@ -1,19 +1,20 @@
 """Reads files of records: JSON lines or one JSON list, plain or gzipped. Every record knows its place.
 
-Knows nothing of edits.
+A file is read piece by piece, so that its size does not matter. Knows nothing of edits.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from elder.datasets.json_list import Whole, list_items
 from elder.errors import DataError
+from elder.json_text import JsonError, parse_json
 
 SHOWN = 20
 """How many problems a message lists; the rest is counted."""
@@ -21,7 +22,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Record:
-    """One JSON value and where it stands, such as `edits.jsonl:17`."""
+    """One record and where it is, such as `edits.jsonl:17`."""
 
     value: Any
     where: str
@@ -29,34 +30,57 @@ class Record:
 
 @dataclass(frozen=True)
 class Broken:
-    """A line that is no JSON: `problem` names the place and says what is wrong."""
+    """A line that cannot be read: `problem` names the place and says what is wrong."""
 
     problem: str
 
 
-def read_records(path: Path) -> Iterator[Record | Broken]:
+def read_records(path: Path, lines: bool = False) -> Iterator[Record | Broken]:
     """The records of a file, one by one: `.json` holds one list, everything else a record a line.
 
     Blank lines are passed over. A line that cannot be read comes as `Broken`, so that a caller can
-    collect all problems.
+    collect all problems. Numbers with a point come as `WrittenFloat`.
+
+    Args:
+        path: The file; `.gz` is unpacked.
+        lines: A `.json` file may hold a record a line too, as those of hub datasets do.
 
     Raises:
         DataError: The file is not there, cannot be opened, or is no list of records at all.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file" + (" (it is a directory)" if path.is_dir() else ""))
+    check_file(path)
     whole = path.name.removesuffix(".gz").endswith(".json")
     try:
-        with _open(path) as handle:
-            yield from _list_records(path, handle) if whole else _line_records(path, handle)
+        with open_bytes(path) as handle:
+            if whole and not (lines and _begins_with_object(handle)):
+                yield from _list_records(path, handle)
+            else:
+                yield from _line_records(path, handle)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _open(path: Path) -> IO[bytes]:
+def check_file(path: Path) -> None:
+    """Find out whether there is such a file.
+
+    Raises:
+        DataError: There is none.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file" + (" (it is a directory)" if path.is_dir() else ""))
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked if its name ends in `.gz`."""
     if path.name.endswith(".gz"):
         return cast(IO[bytes], gzip.open(path, "rb"))
     return path.open("rb")
+
+
+def _begins_with_object(handle: IO[bytes]) -> bool:
+    head = handle.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
+    handle.seek(0)
+    return head.startswith(b"{")
 
 
 def _line_records(path: Path, lines: Iterable[bytes]) -> Iterator[Record | Broken]:
@@ -65,27 +89,57 @@ def _line_records(path: Path, lines: Iterable[bytes]) -> Iterator[Record | Broke
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text.strip():
-                yield Record(json.loads(text), where)
-        except json.JSONDecodeError as error:
-            yield Broken(
-                f"{where}: not valid JSON at column {error.colno}: {error.msg}; expected one JSON object a line"
-            )
+                yield Record(parse_json(text, written=True), where)
+        except JsonError as error:
+            if error.line is None:
+                yield Broken(f"{where}: {error.reason}")
+            else:
+                yield Broken(
+                    f"{where}: not valid JSON at column {error.column}: {error.reason}; expected one JSON object a line"
+                )
         except UnicodeDecodeError as error:
             yield Broken(f"{where}: not UTF-8 text at byte {error.start + 1} of the line")
 
 
 def _list_records(path: Path, handle: IO[bytes]) -> Iterator[Record]:
+    index = 0
     try:
-        values = json.loads(handle.read().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        hint = "; a file with one JSON object a line should be named .jsonl" if "Extra data" in error.msg else ""
-        raise DataError(f"{path}:{error.lineno}: not valid JSON at column {error.colno}: {error.msg}{hint}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text at byte {error.start + 1}") from error
-    if not isinstance(values, list):
-        raise DataError(f"{path}: expected a JSON list of records, found {type(values).__name__}")
-    for index, value in enumerate(values):
-        yield Record(value, f"{path}[{index}]")
+        for value in list_items(handle):
+            if isinstance(value, Whole):
+                raise DataError(f"{path}: expected a JSON list of records, found {type(value.value).__name__}")
+            yield Record(value, f"{path}[{index}]")
+            index += 1
+    except JsonError as error:
+        if error.line is None:
+            place = f"{path}: " if error.reason.startswith("not UTF-8") else f"{path}[{index}]: "
+            raise DataError(f"{place}{error.reason}") from error
+        hint = "; a file with one JSON object a line should be named .jsonl" if "Extra data" in error.reason else ""
+        raise DataError(
+            f"{path}:{error.line}: not valid JSON at column {error.column}: {error.reason}{hint}"
+        ) from error
+
+
+class Problems:
+    """What is wrong, counted; only what a message shows is held, so that a file of faults does not fill the memory."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.count = 0
+
+    def add(self, *problems: str) -> None:
+        """Note problems."""
+        self.count += len(problems)
+        self.shown += problems[: max(SHOWN - len(self.shown), 0)]
+
+    def raise_any(self) -> None:
+        """End the reading.
+
+        Raises:
+            DataError: There are problems: the first ones, and a line that counts the rest.
+        """
+        if self.count:
+            more = self.count - len(self.shown)
+            raise DataError([*self.shown, f"... and {more} more problems"] if more else self.shown)
 
 
 def capped(problems: list[str]) -> list[str]:

@@ -6,11 +6,14 @@ Knows nothing of files or layouts; a place is a text that someone else gave.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elder.datasets.records import capped
 from elder.edit import Edit
 from elder.errors import DataError
+
+if TYPE_CHECKING:
+    from elder.datasets.reading import Reading
 
 POLICIES = ("refuse", "last_wins")
 
@@ -22,10 +25,14 @@ class EditStream(list[Edit]):
 
     Attributes:
         places: For every edit a text such as `edits.jsonl:17`.
+        reading: What was read of the source and what was left out, if the edits come from one.
     """
 
-    def __init__(self, edits: Iterable[Edit], places: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, edits: Iterable[Edit], places: Sequence[str] | None = None, reading: Reading | None = None
+    ) -> None:
         super().__init__(edits)
+        self.reading = reading
         self.places: tuple[str, ...] = tuple(places) if places is not None else _numbers(len(self))
         if len(self.places) != len(self):
             raise ValueError(f"{len(self)} edits but {len(self.places)} places")
@@ -33,7 +40,7 @@ class EditStream(list[Edit]):
     def take(self, indices: Iterable[int]) -> EditStream:
         """The edits at the given indices, in that order, with their places."""
         chosen = list(indices)
-        return EditStream([self[i] for i in chosen], [self.places[i] for i in chosen])
+        return EditStream([self[i] for i in chosen], [self.places[i] for i in chosen], self.reading)
 
 
 def validate_stream(
@@ -61,18 +68,18 @@ def validate_stream(
     if conflicts not in POLICIES:
         raise DataError(f"conflicts must be one of {', '.join(POLICIES)}, found '{conflicts}'")
     places = edits.places if isinstance(edits, EditStream) and len(edits.places) == len(edits) else None
-    stream = EditStream(edits, places)
+    stream = EditStream(edits, places, getattr(edits, "reading", None))
     if not stream:
         raise DataError("there are no edits: the stream is empty")
     problems: list[str] = []
     if conflicts == "refuse":
-        problems += _prompt_problems(stream)
+        problems += prompt_problems(stream)
     else:
         last = {edit.prompt: index for index, edit in enumerate(stream)}
         stream = stream.take(index for index, edit in enumerate(stream) if last[edit.prompt] == index)
-    problems += _id_problems(stream)
+    problems += id_problems(stream)
     if tokenizer is not None and max_tokens is not None:
-        problems += _length_problems(stream, tokenizer, max_tokens)
+        problems += length_problems(stream, tokenizer, max_tokens)
     if problems:
         raise DataError(capped(problems))
     return stream
@@ -91,7 +98,8 @@ def _pairs(stream: EditStream, key: Callable[[Edit], str]) -> Iterable[tuple[int
         seen[key(edit)] = index
 
 
-def _prompt_problems(stream: EditStream) -> list[str]:
+def prompt_problems(stream: EditStream) -> list[str]:
+    """Prompts that come twice, each with its place and that of the edit before it."""
     problems = []
     for first, second in _pairs(stream, lambda edit: edit.prompt):
         a, b = stream[first], stream[second]
@@ -106,7 +114,7 @@ def _prompt_problems(stream: EditStream) -> list[str]:
     return problems
 
 
-def _id_problems(stream: EditStream) -> list[str]:
+def id_problems(stream: EditStream) -> list[str]:
     """Ids that come twice; edits that agree in prompt are reported by the prompt already."""
     return [
         f"{stream.places[second]}: the id '{stream[second].id}' is that of {stream.places[first]} too; ids are unique"
@@ -115,7 +123,7 @@ def _id_problems(stream: EditStream) -> list[str]:
     ]
 
 
-def _length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list[str]:
+def length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list[str]:
     """Texts longer than the context: prompts with their target and its end, probes with their answer."""
     labels: list[tuple[int, str]] = []
     texts: list[str] = []

@@ -77,6 +77,8 @@ def _hub(name: str) -> Iterator[str]:
 
     local = Path(name).expanduser()
     for record in hub_records(name, local if local.exists() else None):
+        if isinstance(record, Broken):
+            raise DataError(record.problem)
         if FIELD not in record.value:  # tables leave empty fields out
             if record.value:
                 raise DataError(_no_field(record.where, record.value))

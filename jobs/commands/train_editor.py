@@ -116,6 +116,8 @@ def validate(config: TrainConfig) -> dict[str, Any]:
     click.echo(f"# config ok, digest {config.digest()[:16]}")
     count, held_out = len(data.blocks.facts), len(data.validation)
     click.echo(f"# data ok: {count} facts to train on, {held_out} to measure, digest {data.digest[:16]}")
+    for line in data.lines:
+        click.echo(f"# {line}")
     for note in notes:
         click.echo(f"# note: {note}")
     found = {"ok": True, "config_digest": config.digest(), "edits": count, "validation": held_out}

@@ -24,9 +24,11 @@ def command(
 ) -> None:
     """Check CONFIG, its data and its base model's files; start nothing, write nothing.
 
-    Of a comparison or a study every run is checked: its options, blocks, subjects and text.
+    Of a comparison or a study every run is checked: its options, blocks, subjects and text. Edits are read one by
+    one, so that a file may be larger than the memory; what was read of them and what was left out is counted.
     """
-    from elder.jobs.shared.preflight import check_inputs, check_members
+    from elder.jobs.shared.checked_inputs import check_long_inputs
+    from elder.jobs.shared.preflight import check_members
     from elder.jobs.shared.wiring import quiet_libraries
     from elder.pipelines.config.run import kind_of, load_config
 
@@ -40,12 +42,15 @@ def command(
     several = load_several(config, given, methods, strategy)
     resolved = several.run if several else load_config(config, given)
     quiet_libraries(resolved)
-    inputs = check_inputs(resolved)
+    inputs = check_long_inputs(resolved, lambda line: click.echo(line, err=True))
+    stream = inputs.stream
     notes = dict.fromkeys([*inputs.notes, *(check_members(several) if several else ())])
     whole = several or resolved
     click.echo(whole.dump_yaml().rstrip())
     click.echo(f"# config ok, digest {whole.digest()[:16]}")
-    click.echo(f"# data ok: {len(inputs.edits)} edits, digest {inputs.digest[:16]}")
+    click.echo(f"# data ok: {stream.edits} edits, digest {stream.digest[:16]}")
+    for line in stream.reading.lines():
+        click.echo(f"# {line}")
     runs = {member.name: member.config.digest() for member in several.members} if several else {}
     for name, digest in runs.items():
         click.echo(f"# run {name}: digest {digest[:16]}")
@@ -54,8 +59,9 @@ def command(
     result = {
         "ok": True,
         "config_digest": whole.digest(),
-        "edits": len(inputs.edits),
-        "dataset_digest": inputs.digest,
+        "edits": stream.edits,
+        "dataset_digest": stream.digest,
+        "read": stream.reading.to_dict(),
         "notes": list(notes),
     }
     write_json(json_file, result | ({"runs": runs} if runs else {}))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elder.edit import Edit
 from elder.errors import ConfigError, DataError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.requirements import check_blocks, check_subjects
+
+if TYPE_CHECKING:
+    from elder.datasets.reading import EditReader
+    from elder.datasets.stream_check import CheckedStream
 
 
 def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = True) -> list[Edit]:
@@ -46,8 +51,59 @@ def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None 
     data = config.data
     edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
     if not edits:
-        raise DataError(f"{data.path or data.source}: holds no edits; give a file with at least one (data.path)")
+        raise DataError(_no_edits(config))
     return validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=positions)
+
+
+def check_stream(
+    config: RunConfig,
+    tokenizer: Any = None,
+    positions: int | None = None,
+    needs: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> CheckedStream:
+    """The checks of `load_stream`, edit by edit, for a stream that need not fit into memory.
+
+    A shuffled stream is held all the same: its order is known when all edits are.
+
+    Args:
+        config: The resolved config.
+        tokenizer: As for `load_stream`.
+        positions: As for `load_stream`.
+        needs: Whether what the method needs of an edit is checked too.
+        progress: Called with the number of edits that were read.
+
+    Raises:
+        DataError: As `load_stream`; where it finds nothing, that an edit lacks what the method needs.
+    """
+    from elder import datasets
+
+    found = datasets.check_stream(
+        _reader(config),
+        config.stream.conflicts,
+        tokenizer,
+        positions,
+        (lambda edits: check_subjects(config, edits)) if needs else None,
+        progress,
+    )
+    if not found.edits:
+        raise DataError(_no_edits(config))
+    return found
+
+
+def _reader(config: RunConfig) -> Callable[[], EditReader]:
+    """Begins to read the stream, from its first edit."""
+    from elder.datasets import EditReader, load_edits, open_edits
+
+    data = config.data
+    if data.order == "given":
+        return lambda: open_edits(data.source, data.path, data.edits, config.seed)
+    held = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
+    return lambda: EditReader.held(held)
+
+
+def _no_edits(config: RunConfig) -> str:
+    return f"{config.data.path or config.data.source}: holds no edits; give a file with at least one (data.path)"
 
 
 def read_tokenizer(config: StagedConfig, cache_dir: Path | None, needs: bool = True) -> tuple[Any, int | None]:

@@ -93,11 +93,13 @@ class TrainingData:
         blocks: The stream.
         validation: Facts that are measured; none of them is trained on.
         digest: sha256 of all facts.
+        lines: What was read of each source, and what was left out.
     """
 
     blocks: Blocks
     validation: tuple[Edit, ...]
     digest: str
+    lines: tuple[str, ...] = ()
 
 
 def read_training(config: TrainConfig, tokenizer: Any = None, positions: int | None = None) -> TrainingData:
@@ -140,7 +142,9 @@ def read_training(config: TrainConfig, tokenizer: Any = None, positions: int | N
     validation = tuple(edit if edit.locality else lend(edit, facts[i % len(facts)]) for i, edit in enumerate(measured))
     _check_complete(blocks, validation)
     hashed = hashlib.sha256(f"{dataset_digest(facts)} {dataset_digest(validation)}".encode())
-    return TrainingData(blocks, validation, hashed.hexdigest())
+    readings = [read.reading] if own.source is None else [read.reading, measured.reading]
+    lines = tuple(line for reading in readings if reading is not None for line in reading.lines())
+    return TrainingData(blocks, validation, hashed.hexdigest(), lines)
 
 
 def _met_again(facts: EditStream, measured: EditStream) -> list[str]:

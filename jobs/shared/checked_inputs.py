@@ -1,0 +1,65 @@
+"""What `elder validate` finds out: the checks of `check_inputs`, with the edits read one by one and not kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from elder.errors import ConfigError
+from elder.jobs.shared.preflight import check_model, models_here, noting
+from elder.pipelines.config.run import RunConfig
+from elder.pipelines.run.inputs import check_stream
+from elder.pipelines.run.requirements import check_text, read_windows
+
+if TYPE_CHECKING:
+    from elder.datasets.stream_check import CheckedStream
+
+QUIET_S = 5.0  # between two lines of progress
+
+
+@dataclass(frozen=True)
+class CheckedInputs:
+    """The stream that was checked, and sentences on what could not be checked."""
+
+    stream: CheckedStream
+    notes: list[str] = field(default_factory=list)
+
+
+def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedInputs:
+    """Check the base model's files, then the data against its context length, in constant memory.
+
+    Args:
+        config: The resolved config.
+        say: Takes a line of progress, every few seconds.
+
+    Raises:
+        InputError: Everything that is wrong with model and data, at once.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    stream: CheckedStream | None = None
+    tokenizer, positions = check_model(config, problems, notes)
+    with noting(problems):
+        stream = check_stream(config, tokenizer, positions, models_here(), _every_few_seconds(say))
+    with noting(problems):
+        if models_here():
+            check_text(config)
+        if tokenizer is not None:
+            read_windows(config, tokenizer, positions)
+    if problems or stream is None:
+        raise ConfigError(problems)
+    return CheckedInputs(stream, notes)
+
+
+def _every_few_seconds(say: Callable[[str], None]) -> Callable[[int], None]:
+    begun = last = time.monotonic()
+
+    def progress(count: int) -> None:
+        nonlocal last
+        if count % 100 == 0 and (now := time.monotonic()) - last >= QUIET_S:
+            last = now
+            say(f"read {count:,} edits in {now - begun:.0f} s")
+
+    return progress
