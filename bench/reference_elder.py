@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from elder.edit import Edit
 from elder.editors.mixture.elder import ElderEditor
-from elder.mixture.allocation import Allocator
+from elder.mixture.router import Allocator
 from elder.mixture.samples import IGNORED, Row, edit_rows
 from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.tokens import pad_id, pad_left
@@ -98,7 +98,7 @@ class ReferenceElder:
         self.base, self.options = editor.base, editor.options
         o = self.options
         self.model = clone_sharing_weights(editor.base.model)
-        parts = anatomy(self.model)
+        parts, names = anatomy(self.model), {module: name for name, module in self.model.named_modules()}
         self.shared = Shared(o.epsilon)
         parts.target(editor.query_layer, o.target).register_forward_pre_hook(self._observe)
         weights = editor.router.weight.detach().split(o.experts)
@@ -107,7 +107,7 @@ class ReferenceElder:
         for at, (block, mixture) in enumerate(zip(editor.layers, editor.mixtures, strict=True)):
             target = parts.target(block, o.target)
             dense = DenseMixture(target, mixture, weights[at], biases[at], o.top_k, self.shared)
-            parent, _, name = parts.names[id(target)].rpartition(".")
+            parent, _, name = names[target].rpartition(".")
             setattr(self.model.get_submodule(parent), name, dense)
             self.layers.append(dense)
         self.allocator = Allocator(len(self.layers), o.experts, o.top_k, o.seed)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from elder.forward.value_row import ValueRow
+from elder.forward.upper import ValueRow
 from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.targets.values import BETAS, EPS, ValueOptions
 

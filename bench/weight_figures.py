@@ -19,7 +19,7 @@ from elder.edit import Edit
 from elder.editors.weights.locate import LocateEditor
 from elder.editors.weights.memit import MemitEditor
 from elder.editors.weights.memit_options import MemitOptions
-from elder.forward.value_row import ValueRow
+from elder.forward.upper import ValueRow
 from elder.registry import editor_class, make_options
 from elder.solvers.key_covariance import KeyCovariance
 from elder.solvers.moments import SecondMoment

@@ -1,4 +1,4 @@
-"""What every editing method is to its callers. Methods live one to a file beside this one.
+"""The base model, and the protocol that every editing method fulfils.
 
 Knows nothing of stages, stores or clusters. A method sees the machine through `base.runtime` only.
 """
@@ -27,7 +27,7 @@ class Base:
     Attributes:
         model: A transformers causal language model, in eval mode, all parameters frozen.
         tokenizer: Its tokenizer, with a padding token.
-        source: What the user asked for: `world:small`, a directory, a hub id, an s3 address.
+        source: As the user gave it: `world:small`, a directory, a hub id, an s3 address.
         runtime: Where it lives: one process or a sharded group.
         revision: Commit of a hub model, if known.
     """
@@ -49,7 +49,7 @@ class Base:
 
 @dataclass(frozen=True)
 class EditOutcome:
-    """What happened to one edit: `final_loss` is the mean target cross-entropy of its prompts, in nats.
+    """The result of one edit: `final_loss` is the mean target cross-entropy of its prompts, in nats.
 
     `details` are the method's figures about it, such as steps and norms of its value.
     """
@@ -63,7 +63,7 @@ class EditOutcome:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one call of `Editor.edit` did.
+    """The result of one call of `Editor.edit`.
 
     Attributes:
         outcomes: One for each edit, in the order given.
@@ -83,13 +83,13 @@ EditProgress = Callable[[int, int, float], None]
 
 
 class Editor(Protocol):
-    """An edited model in the making: give it edits, use `model`, save it, go on.
+    """An edited model in the making: give it edits, use `model`, save it, continue.
 
-    Made by `Class(base, options)`. Whoever asks it finds also what `elder.editors.asking.Asking` mixes in, and a
-    `model` made by `elder.edited.model.make_edited`.
+    Made by `Class(base, options)`. Every editor also mixes in `elder.editors.asking.Asking`, and makes its `model` with
+    `elder.edited.model.make_edited`.
 
     `model` is an ordinary transformers model to its caller, with the edits active. It shares the
-    weights of `base.model`, which stays as it was; two editors on one base do not meet.
+    weights of `base.model`, which stays as it was; two editors on one base do not affect each other.
     """
 
     method: str
@@ -99,11 +99,11 @@ class Editor(Protocol):
 
     @staticmethod
     def default_layers(depth: int) -> tuple[int, ...]:
-        """The blocks that are edited, in a model of so many, when `options.layers` is None; `elder plan` asks too."""
+        """The blocks to edit in a model of `depth` blocks when `options.layers` is None; `elder plan` asks too."""
 
     @property
     def edits_applied(self) -> int:
-        """Number of edits since the beginning, those before a continuation included."""
+        """Number of edits since the beginning of the stream, those before a continuation included."""
 
     def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
         """Apply edits, in batches of `options.batch_size`; may be called again and again (lifelong).
@@ -120,8 +120,8 @@ class Editor(Protocol):
         """Context for teacher-forced calls of `model`.
 
         Args:
-            positions: (B,) index of the last prompt token of each row, so that the answer that stands
-                behind it in the same row does not decide how the row is routed.
+            positions: (B,) index of the last prompt token of each row, so that the answer
+                after it in the same row does not influence the routing.
         """
 
     def in_scope(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
@@ -144,7 +144,7 @@ class Editor(Protocol):
 class Preparing(Protocol):
     """An editor with work to do once before its first edit, such as statistics of text.
 
-    `edit` does it by itself if nobody has; who calls `prepare` before can show how far it is.
+    `edit` does it if it is still to be done; calling `prepare` first allows its progress to be shown.
     """
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> tuple[str, ...]:
@@ -159,11 +159,11 @@ class Preparing(Protocol):
 
 
 def check_edits(edits: Sequence[Edit]) -> None:
-    """What no method can learn is refused by all of them alike, before anything is changed.
+    """Refuse edits that no method can learn, before anything is changed.
 
     Raises:
         ConfigError: There are no edits.
-        DataError: Prompts or targets without text; all of them.
+        DataError: Prompts or targets without text; all of them are named.
     """
     if not edits:
         raise ConfigError("edit: there are no edits to apply")

@@ -15,7 +15,7 @@ class ElderError(Exception):
 class InputError(ElderError):
     """Something that the user gave is wrong; nothing has been started or written (exit code 2).
 
-    Collects every problem that was found, so that a user mends a file once, not once for each line.
+    Collects every problem that was found, so that a user fixes a file once, not once for each line.
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:

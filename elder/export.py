@@ -87,7 +87,7 @@ def export_merged(
     if first:
         try:
             _write(editor, target, weights)
-        except (OSError, SafetensorError) as error:  # a full disk is one or the other, as it is met
+        except (OSError, SafetensorError) as error:  # a full disk raises either
             failure = f"{target} cannot be written: {getattr(error, 'strerror', None) or error}"
     failure = runtime.gather_objects(failure)[0]
     if failure:
@@ -96,10 +96,10 @@ def export_merged(
 
 
 def _kept(merged: list[Merged], dtype: torch.dtype) -> list[Merged]:
-    """The same, unless most of an update is lost.
+    """The same notes, unless most of an update is lost.
 
     Raises:
-        ModelError: It is.
+        ModelError: Most of one is lost.
     """
     gone = [note for note in merged if note.lost > VANISHING]
     if gone:
@@ -115,7 +115,7 @@ def _changes(editor: Any) -> dict[str, Tensor]:
     """Parameter name -> what is added to it, as it is stored.
 
     Raises:
-        ConfigError: The method has no such thing.
+        ConfigError: The method does not change weights.
     """
     deltas = getattr(editor, "deltas", None)
     if deltas is None:
@@ -145,7 +145,7 @@ def check_target(directory: str | Path) -> Path:
     """Where a model may be written; asked before anything is loaded.
 
     Raises:
-        ConfigError: Something is there already, or it cannot be looked at.
+        ConfigError: It exists and is not empty, or it cannot be read.
     """
     target = Path(directory).expanduser().absolute()
     try:

@@ -4,7 +4,7 @@
     python -m elder.harness run --model elder --model_args adapter=DIR,base=... --tasks ...
 
 Importing this registers the model as `elder`. The library is optional (the extra `harness`): without it the module can
-be imported, and making a model says what to install.
+be imported, and making a model raises an error that names what to install.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = ["ElderLM", "ask_of", "main"]
 NAME = "elder"
 BATCH_SIZE, MAX_GEN_TOKS = 8, 256
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is given counts
-IDLE = ("until", "do_sample", "temperature", "top_p", "top_k", *LIMITS)  # all that a greedy request may say
+IDLE = ("until", "do_sample", "temperature", "top_p", "top_k", *LIMITS)  # all that a greedy request may contain
 LOADING = ("dtype", "device", "revision", "cache_dir")
 RUNNING = ("batch_size", "max_batch_size", "max_length", "max_gen_toks")
 
 
 class ElderLM(TemplateLM or object):  # type: ignore[misc]
-    """What lm-evaluation-harness asks: every request is routed where its context ends, and answered greedily.
+    """The model that the harness calls: every request is routed where its context ends, and answered greedily.
 
     All requests are split over the ranks of the model's runtime; every rank gets all results.
 
@@ -47,7 +47,7 @@ class ElderLM(TemplateLM or object):  # type: ignore[misc]
         subject: An editor, whose edits are active, or a base model.
         batch_size: Most requests of one forward, a number (also as text).
         max_length: Most tokens of a request; default: the context of the model.
-        max_gen_toks: Most new tokens of a generation whose task does not say.
+        max_gen_toks: Most new tokens of a generation whose task sets no limit.
         max_batch_size: Taken from the harness and not used: batches are never sized automatically.
 
     Raises:
@@ -91,7 +91,7 @@ class ElderLM(TemplateLM or object):  # type: ignore[misc]
 
         Args:
             arg_dict: `adapter`, `base`; dtype, device, revision, cache_dir of `load_base`; arguments of this class.
-            additional_config: What the harness adds of its own: batch_size, max_batch_size, device.
+            additional_config: What the harness adds: batch_size, max_batch_size, device.
 
         Raises:
             ConfigError: An unknown argument, or neither adapter nor base.
@@ -121,7 +121,7 @@ class ElderLM(TemplateLM or object):  # type: ignore[misc]
         return self.completer.likelihoods([self.completer.pair(*request.args) for request in requests])
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """For each (text,) the log-likelihood of all of it behind the empty prompt; see `Completer.whole`."""
+        """For each (text,) the log-likelihood of all of it after the empty prompt; see `Completer.whole`."""
         return self.completer.whole([request.args[0] for request in requests])
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -133,7 +133,7 @@ class ElderLM(TemplateLM or object):  # type: ignore[misc]
         asks = [(request.args[0], request.args[1]) for request in requests]
         return self.completer.complete([ask_of(prompt, arguments, self.max_gen_toks) for prompt, arguments in asks])
 
-    # ---- what the harness asks of the model ---------------------------------------------------------------------
+    # ---- properties of the model --------------------------------------------------------------------------------
 
     @property
     def max_length(self) -> int:
@@ -153,7 +153,7 @@ class ElderLM(TemplateLM or object):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """The id that stands for an empty prompt: BOS, else EOS."""
+        """The id of an empty prompt: BOS, else EOS."""
         return self.completer.prefix
 
     @property
@@ -162,7 +162,7 @@ class ElderLM(TemplateLM or object):  # type: ignore[misc]
         return str(self.tokenizer.name_or_path or self.completer.base.source).replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as a prompt, by the template of the tokenizer; without a new turn its last one goes on."""
+        """A conversation as a prompt, by the template of the tokenizer; without a new turn the last is continued."""
         return str(
             self.tokenizer.apply_chat_template(
                 chat_history,
@@ -181,7 +181,7 @@ class ElderLM(TemplateLM or object):  # type: ignore[misc]
         return decode(self.tokenizer, tokens)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the results say about the model."""
+        """Facts about the model for the results."""
         base, edited = self.completer.base, not isinstance(self.subject, Base)
         return {
             "model_source": base.source,
@@ -201,7 +201,7 @@ def ask_of(prompt: str, arguments: Mapping[str, Any], limit: int) -> Ask:
     Args:
         prompt: What is to be continued.
         arguments: `until` (a text or several), a limit under one of its names (`LIMITS`), and sampling switched off.
-        limit: Most new tokens, where the arguments do not say.
+        limit: Most new tokens, where the arguments set no limit.
 
     Raises:
         ConfigError: Sampling, or an argument that is not known here.

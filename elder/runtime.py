@@ -1,7 +1,7 @@
-"""How an editor meets the machine: one process, or many that hold the model together.
+"""The machine as an editor sees it: one process, or several that hold the model together.
 
-Editors and metrics are written against the `Runtime` protocol and do not know which of the two they
-run on. Knows nothing of Ray or DeepSpeed; their implementation lives in `pipelines/cluster/deepspeed_runtime.py`.
+Editors and metrics use the `Runtime` protocol and do not know which of the two they run on. Knows nothing of Ray or
+DeepSpeed; their implementation is in `pipelines/cluster/deepspeed_runtime.py`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def rounds(count: int, runtime: Runtime) -> int:
 
 
 def merge_shares(shares: Sequence[Sequence[Any]]) -> list[Any]:
-    """Undo `share`: the items of all ranks in their first order."""
+    """Undo `share`: the items of all ranks in their original order."""
     merged: list[Any] = []
     for position in range(max((len(part) for part in shares), default=0)):
         merged.extend(part[position] for part in shares if position < len(part))
@@ -119,14 +119,14 @@ def merge_shares(shares: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def told_by_first(call: Callable[[], T], runtime: Runtime) -> T:
-    """What `call` gives on rank 0, on every rank: for what only one of them should read, ask or write. Collective.
+    """The result of `call` on rank 0, on every rank: for what only one rank should read, ask or write. Collective.
 
     Args:
         call: Runs on rank 0 only; what it returns must be picklable.
         runtime: The group.
 
     Raises:
-        ElderError: Of rank 0, on every rank, so that nobody waits for it.
+        ElderError: That of rank 0, on every rank, so that no rank waits for it.
     """
     found: T | None = None
     failed: ElderError | None = None
@@ -143,13 +143,13 @@ def told_by_first(call: Callable[[], T], runtime: Runtime) -> T:
 
 
 def together(call: Callable[[], T], runtime: Runtime) -> T:
-    """What `call` gives on this rank, if it succeeds on all of them. Collective; `call` itself must not be.
+    """The result of `call` on this rank, if it succeeds on all ranks. Collective; `call` itself must not be.
 
-    For what every rank does by itself, such as looking into its own files: nobody goes on, and waits in the next
+    For what every rank does alone, such as looking into its own files: no rank continues, and waits in the next
     collective, while another one has found a reason to stop.
 
     Raises:
-        ElderError: Of the first rank that met one, on every rank.
+        ElderError: That of the first rank that met one, on every rank.
     """
     found: T | None = None
     failed: ElderError | None = None
@@ -165,19 +165,19 @@ def together(call: Callable[[], T], runtime: Runtime) -> T:
 
 
 def tensors_by_first(call: Callable[[], Sequence[Tensor]], runtime: Runtime, together: bool = False) -> list[Tensor]:
-    """The tensors that `call` gives on rank 0, on every rank to the bit. Collective.
+    """The tensors that `call` returns on rank 0, on every rank, bit for bit. Collective.
 
-    For what every rank could work out alone: on processors of two kinds the last bits would not be the same, and a
-    limit that one rank just meets another may just miss. Shapes travel as objects, numbers by one sum each, to which
-    the others add nothing; that is less than a gathering of objects moves.
+    Every rank could compute them alone, but on processors of two kinds the last bits would differ, and a limit that
+    one rank just meets another may just miss. Shapes are sent as objects, numbers by one sum each, to which the other
+    ranks add zeros; this moves less data than gathering objects.
 
     Args:
-        call: Gives tensors; the others need not know how many or of which shapes.
+        call: Returns tensors; the other ranks need not know how many or of which shapes.
         runtime: The group.
-        together: `call` is collective itself: all ranks run it, and rank 0's outcome counts.
+        together: `call` is collective itself: all ranks run it, and the result of rank 0 counts.
 
     Raises:
-        ElderError: Of rank 0, on every rank.
+        ElderError: That of rank 0, on every rank.
     """
     made: list[Tensor] = []
 
@@ -188,28 +188,28 @@ def tensors_by_first(call: Callable[[], Sequence[Tensor]], runtime: Runtime, tog
     if together and runtime.rank:
         with suppress(ElderError):
             call()
-    told = told_by_first(shapes, runtime)
+    found = told_by_first(shapes, runtime)
     if runtime.world_size == 1:
         return made
     return [
         _sent(made[number] if runtime.rank == 0 else None, shape, dtype, runtime)
-        for number, (shape, dtype) in enumerate(told)
+        for number, (shape, dtype) in enumerate(found)
     ]
 
 
 def _sent(own: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, runtime: Runtime) -> Tensor:
-    """A tensor of rank 0 on every rank, on its device; truth values travel as bytes, which can be added up."""
-    travels = torch.uint8 if dtype == torch.bool else dtype
-    tensor = torch.zeros(shape, dtype=travels, device=runtime.device)
+    """A tensor of rank 0 on every rank, on its device; booleans are sent as bytes, which can be summed."""
+    sent_as = torch.uint8 if dtype == torch.bool else dtype
+    tensor = torch.zeros(shape, dtype=sent_as, device=runtime.device)
     if own is not None:
         tensor.copy_(own)
     return (runtime.sum(tensor) if tensor.numel() else tensor).to(dtype)
 
 
 def keep_alike(tensors: Sequence[Tensor], runtime: Runtime) -> bool:
-    """Replicas that processors of two kinds have let drift apart by rounding take rank 0's bits, in place. Collective.
+    """Give replicas that different processors have rounded apart the bits of rank 0, in place. Collective.
 
-    While they are alike, as on a group of one kind, only one number a rank travels.
+    While they agree, as on processors of one kind, each rank sends one number only.
 
     Returns:
         Whether they had drifted.
@@ -230,7 +230,7 @@ PIECE = 1 << 20
 
 
 def fingerprint(tensor: Tensor) -> int:
-    """A number that tells tensors apart by their bits and their places; made where the tensor is."""
+    """A number that depends on every bit of a tensor and its place; computed on the tensor's device."""
     flat = tensor.detach().reshape(-1)
     if flat.device.type == "cpu":
         return zlib.crc32(flat.view(torch.uint8).numpy().data) if len(flat) else 0

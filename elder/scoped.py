@@ -1,6 +1,6 @@
-"""A value that belongs to the calling thread or task, so that calls which run side by side do not meet.
+"""A value that belongs to the calling thread or task, so that concurrent calls do not affect each other.
 
-`eager` marks the code that looks at such values: a compiled model runs it anew in every pass.
+`eager` marks code that reads such values: a compiled model runs it anew in every pass.
 
 Knows nothing of models.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -27,10 +27,10 @@ def eager(function: F) -> F:
 class Scoped(Generic[T]):
     """A default value, and another one inside a block of the thread or task that sets it.
 
-    A copy, or what is unpickled, has the default everywhere: what a call is doing is not part of a model.
+    A copy, or what is unpickled, has the default everywhere: the state of a call is not part of a model.
 
     Args:
-        default: The value outside of all blocks; not changed by anybody.
+        default: The value outside of all blocks; never changed.
     """
 
     def __init__(self, default: T) -> None:
@@ -40,14 +40,6 @@ class Scoped(Generic[T]):
     def get(self) -> T:
         """The value here and now."""
         return self._variable.get()
-
-    def enter(self, value: T) -> Token[T]:
-        """Set the value for this thread or task until `leave` gets what this returns."""
-        return self._variable.set(value)
-
-    def leave(self, token: Token[T]) -> None:
-        """Go back to the value before `enter`."""
-        self._variable.reset(token)
 
     @contextmanager
     def holding(self, value: T) -> Iterator[None]:

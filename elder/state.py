@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from elder.runtime import Runtime, told_by_first
 def weights_digest(model: nn.Module, runtime: Runtime) -> str:
     """sha256 over names, dtypes, shapes and bytes of all parameters; the same for every sharding. Collective.
 
-    Rank 0 computes it and tells the others: they hold the same weights, or gather their shards for it.
+    Rank 0 computes it for all: the others hold the same weights, or gather their shards for it.
     """
     hasher = hashlib.sha256()
     if runtime.rank == 0 or runtime.sharded:
@@ -40,7 +39,7 @@ def _hash_tensor(hasher: Any, name: str, tensor: Tensor) -> None:
     flat = tensor.detach().cpu().contiguous()
     hasher.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
     if flat.numel():
-        hasher.update(flat.reshape(-1).view(torch.uint8).numpy())  # its bytes as they lie, without a copy
+        hasher.update(flat.reshape(-1).view(torch.uint8).numpy())  # its bytes in place, without a copy
 
 
 def pack_json(value: Any) -> Tensor:
@@ -53,14 +52,3 @@ def pack_json(value: Any) -> Tensor:
 def unpack_json(tensor: Tensor) -> Any:
     """The JSON value of a tensor made by `pack_json`."""
     return json.loads(bytes(tensor.cpu().numpy().tobytes()).decode())
-
-
-@contextmanager
-def restoring(target: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute for the length of a block."""
-    before = getattr(target, name)
-    setattr(target, name, value)
-    try:
-        yield
-    finally:
-        setattr(target, name, before)

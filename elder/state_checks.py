@@ -1,4 +1,4 @@
-"""Does a state fit an editor? All that is wrong with it is found before anything is taken over.
+"""Checks of a state before an editor takes it over: every fault is found before anything is changed.
 
 Knows names, shapes and number formats; what the tensors mean is known by those who made them.
 """
@@ -22,7 +22,7 @@ def check_state(
     Args:
         state: What is to be loaded.
         own: The editor's present state: which names there must be, of what shape and format.
-        growing: Names of entries whose first dimension grows with the stream; `x.` stands for all that begin so.
+        growing: Names of entries whose first dimension grows with the stream; `x.` means all that begin with it.
         texts: Names of the entries that hold JSON (see `pack_json`); they are among the growing ones.
 
     Raises:
@@ -38,10 +38,10 @@ def check_state(
 
 
 def refuse(wrong: Sequence[str]) -> None:
-    """Say all that is wrong with a state, if anything is.
+    """Raise an error that names everything that is wrong with a state, if anything is.
 
     Raises:
-        AdapterError: There is something.
+        AdapterError: Something is wrong.
     """
     if wrong:
         raise AdapterError("the state does not fit these options: " + "; ".join(wrong))

@@ -1,7 +1,7 @@
 """The class of an edited model: that of its base, with the edits active in everything that transformers does with it.
 
 A request tells the model where its prompt ends, through `generate` or by an argument of a pass; what was decided for a
-sequence travels with its cache. Knows nothing of how edits are found, and of methods only what `Edits` says.
+sequence is kept with its cache. Knows nothing of how edits are found, and of methods only the protocol `Edits`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextvars
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from elder.errors import ModelError
 
 
 class Edits(Protocol):
-    """What an edited model carries besides the weights of its base.
+    """The part of an edited model beside the weights of its base.
 
     Attributes:
         summary: One line about method and base, for people.
@@ -36,13 +36,13 @@ class Edits(Protocol):
         """Edits that are active."""
 
     def running(self) -> bool:
-        """Whether a pass of this thread or task runs already."""
+        """Whether a pass of this thread or task is running already."""
 
     def forward(self, call: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         """Run a pass with the edits active; `kwargs` may hold `prompt_mask` or `prompt_length`."""
 
     def request(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `generate` with what has to travel with the request."""
+        """Arguments of `generate`, with those that must accompany the request."""
 
     def batching(self, config: Any) -> None:
         """Set, in a config of continuous batching, what the edits need."""
@@ -94,7 +94,7 @@ class EditedModel:
         return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
-        """A block that is computed once more on the way back meets the edits of the first time."""
+        """Let a block that is recomputed in the backward pass see the edits of the forward pass."""
         name = "gradient_checkpointing_func"
         if enable and kwargs.get(name) is not None:
             kwargs[name] = functools.partial(_in_the_same_pass, kwargs[name])
@@ -127,7 +127,7 @@ class EditedModel:
         )
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
-        """A draft model that is not edited is not told where the prompt ends."""
+        """A draft model that is not edited does not get `prompt_mask`."""
         draft = kwargs.get("assistant_model")
         if draft is not None and not isinstance(draft, EditedModel) and "model_kwargs" in kwargs:
             kept = {name: value for name, value in kwargs["model_kwargs"].items() if name != "prompt_mask"}
@@ -147,7 +147,7 @@ class EditedModel:
         return {**kwargs, "prompt_mask": mask}
 
     def _guessed_mask(self, tokens: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """(B, W) as `generate` makes it where it is given none: padding is told by its id, unless it ends answers."""
+        """(B, W) as `generate` makes it where none is given: padding is known by its id, unless it ends answers."""
         ones = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         config = kwargs.get("generation_config") or self.generation_config  # type: ignore[attr-defined]
         pad = kwargs.get("pad_token_id", getattr(config, "pad_token_id", None))
@@ -167,7 +167,7 @@ class EditedModel:
         return self
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _restored, (base_class(type(self)),), self.__dict__
+        return _restored, (edited_class, base_class(type(self))), self.__dict__
 
     def __repr__(self) -> str:
         edits = f"{self.edits.count} edit" + ("" if self.edits.count == 1 else "s")
@@ -175,7 +175,7 @@ class EditedModel:
 
 
 def make_edited(model: PreTrainedModel, edits: Edits) -> PreTrainedModel:
-    """Let a model carry edits; it stays an instance of its class, and goes by its name.
+    """Let a model carry edits; it stays an instance of its class, and keeps its name.
 
     Args:
         model: A clone (see `elder.models.anatomy.clone_sharing_weights`); its class is changed in place.
@@ -207,13 +207,13 @@ def base_class(kind: type) -> type:
 
 
 def _in_the_same_pass(checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Checkpoint a function so that it always runs with the values of this thread or task as they are now."""
+    """Checkpoint a function so that it always runs with the present values of this thread or task."""
     now = contextvars.copy_context()
     return checkpoint(lambda *a, **k: now.copy().run(function, *a, **k), *args, **kwargs)
 
 
 def own_parameters(model: nn.Module) -> None:
-    """Give a module tree parameters of its own, which share the data of those it had; tied ones stay tied."""
+    """Give a module tree new parameters, which share the data of those it had; tied ones stay tied."""
     fresh: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -230,7 +230,7 @@ class EditedInner:
     edits: Edits
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _restored_inner, (base_class(type(self)),), self.__dict__
+        return _restored, (_inner_class, base_class(type(self))), self.__dict__
 
 
 @functools.cache
@@ -242,7 +242,7 @@ def _inner_class(kind: Any) -> Any:
 
 
 def _with_forward(kind: Any, mixin: type, route: Callable[[Any, Callable[..., Any], dict[str, Any]], Any]) -> Any:
-    """A class that goes by the name of `kind`, whose forward is called through `route`."""
+    """A class with the name of `kind`, whose forward is called through `route`."""
     plain = kind.forward
     names = [name for name in inspect.signature(plain).parameters if name != "self"]
 
@@ -277,11 +277,32 @@ def _with_prompt_mask(plain: Callable[..., dict[str, Any]]) -> Callable[..., dic
     return prepare_inputs_for_generation
 
 
-def _restored(kind: Any) -> Any:
-    made = edited_class(kind)
+def _restored(class_of: Callable[[Any], Any], kind: Any) -> Any:
+    """An empty object of the class that was made of a kind, for copies and pickles."""
+    made = class_of(kind)
     return made.__new__(made)
 
 
-def _restored_inner(kind: Any) -> Any:
-    made = _inner_class(kind)
-    return made.__new__(made)
+def tell_apart(maps: Iterable[nn.Module]) -> None:
+    """Give maps separate classes, with the names of those they had; nothing else changes.
+
+    `torch.compile` reuses what it made of one block for the next one if their parts are of the same classes; it does
+    not look at hooks. Without a separate class it would skip the hook of a map without a word.
+    """
+    for module in maps:
+        if not isinstance(module, _ToldApart):
+            kind: Any = type(module)
+            module.__class__ = _told_apart(kind)
+
+
+class _ToldApart:
+    """Mixed into the class of a map."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _restored, (_told_apart, base_class(type(self))), self.__dict__
+
+
+@functools.cache
+def _told_apart(kind: Any) -> Any:
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (_ToldApart, kind), names)

@@ -1,1 +1,1 @@
-"""The editing methods, one to a file, behind the `Editor` protocol of `base.py`."""
+"""The editing methods, one a file; all fulfil the `Editor` protocol of `elder/base.py`."""

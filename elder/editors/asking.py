@@ -1,10 +1,11 @@
-"""What every editor offers to people: ask it, ask the model without its edits, read what it is."""
+"""The part that all editors share: asking, with and without the edits, and saving."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import torch
@@ -16,6 +17,7 @@ from elder.metrics.generation import Decoder
 from elder.mixture.cached import record_of
 from elder.mixture.edits import MixtureEdits
 from elder.mixture.route import Routes
+from elder.state import weights_digest
 from elder.tokens import encode_prompt, pad_id, pad_left
 
 MAX_NEW_TOKENS = 32
@@ -23,7 +25,7 @@ MAX_NEW_TOKENS = 32
 
 @dataclass(frozen=True)
 class Answer:
-    """What an edited model said.
+    """An answer of an edited model.
 
     Attributes:
         text: The answer up to the end of the sequence or of the line, without white space around it.
@@ -31,7 +33,7 @@ class Answer:
         edit: Id of the edit that answered; None where none did, or where the method knows no edit by name.
         score: How well the prompt matches that edit, the weaker of its similarities to subject and question, at most 1;
             None where there is no such figure.
-        finished: Whether the answer ended by itself, and not because it grew too long.
+        finished: Whether the answer ended before it reached the longest length.
     """
 
     text: str
@@ -74,10 +76,22 @@ class Asking:
         answers = self._answers(texts, max_new_tokens) if texts else []
         return answers[0] if isinstance(prompt, str) else answers
 
-    def without_edits(self) -> AbstractContextManager[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """The model and `ask` answer without the edits inside the block, in this thread or task alone."""
         found: AbstractContextManager[None] = self.edits.disabled()
         return found
+
+    without_edits = disabled
+
+    def base_digest(self) -> str:
+        """See `Editor.base_digest`."""
+        return weights_digest(self.base.model, self.base.runtime)
+
+    def save(self, directory: str | Path) -> None:
+        """See `Editor.save`."""
+        from elder.adapter_files import save_adapter
+
+        save_adapter(directory, self)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         kind, dtype = type(self.base.model).__name__, str(self.base.model.dtype).removeprefix("torch.")
@@ -97,9 +111,9 @@ class Asking:
         inputs: dict[str, Tensor] = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         with torch.no_grad():
             output: Any = base.runtime.generate(self.model, **inputs, generation_config=config)
-        said = [decoder.cut(row) for row in output.sequences[:, ids.shape[1] :].tolist()]
+        answers = [decoder.cut(row) for row in output.sequences[:, ids.shape[1] :].tolist()]
         found = [self._matched(output, row) for row in range(len(texts))]
-        return [Answer(one.text, *match, one.finished) for one, match in zip(said, found, strict=True)]
+        return [Answer(one.text, *match, one.finished) for one, match in zip(answers, found, strict=True)]
 
     def _matched(self, output: Any, row: int) -> tuple[bool | None, str | None, float | None]:
         """Whether edits were active for a row of a generation, which, and how well it matched."""

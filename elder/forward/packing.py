@@ -23,10 +23,10 @@ class Packed:
         input_ids: (P, T).
         position_ids: (P, T).
         mask: (P, 1, T, T), added to attention scores: 0 within a row and backwards, else the lowest number. For rows
-            that lie alone (P, T), 1 for real tokens.
+            that are alone (P, T), 1 for real tokens.
         row: (P, T) the row that a token belongs to; 0 for padding.
         keys: (R,) place of each row's last prompt token.
-        places: (R, K) places whose logits tell the K last tokens of each row; K is the longest answer.
+        places: (R, K) places whose logits predict the K last tokens of each row; K is the longest answer.
         kept: (M,) the different ones among `places`, in rising order.
     """
 
@@ -40,7 +40,7 @@ class Packed:
 
 
 def lines_of(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Which rows share a line, so that linear maps and attention together cost least.
+    """The rows of each line, so that linear maps and attention together cost least.
 
     Args:
         lengths: Tokens of each row.
@@ -74,7 +74,7 @@ def pack(
         width: Of the model.
         device: Where the tensors are wanted.
         dtype: Of the mask.
-        alone: Give each row a line of its own and make an ordinary padding mask, for models that cannot be told by
+        alone: Give each row a separate line and make an ordinary padding mask, for models that do not see by
             position ids where a row begins, or that need other masks in some layers.
     """
     lengths = [len(row.prompt) + len(row.answer) for row in rows]

@@ -38,7 +38,7 @@ class PartialForward:
     def only_below(self, end: int, capture: int | None = None) -> Iterator[PartialForward]:
         """Run blocks [0, end) only; afterwards `reached()` is what block `capture` (default: `end`) got, (B, T, D).
 
-        Behind the last block that is the last block's output.
+        After the last block that is its output.
         """
         with self._range.holding(_Range(0, end, capture_at=end if capture is None else capture)):
             with self._reached.holding([]):
@@ -48,7 +48,7 @@ class PartialForward:
     def only_from(self, first: int, hidden: Tensor) -> Iterator[None]:
         """Run blocks [first, ...) only, on the given hidden states (B, T, D) instead of the embedded tokens.
 
-        With `first` behind the last block the hidden states go straight to the final norm.
+        With `first` after the last block the hidden states go straight to the final norm.
         """
         with self._range.holding(_Range(first, self._count, injected=hidden)):
             yield
@@ -86,7 +86,7 @@ class PartialForward:
 
 @dataclass(frozen=True)
 class _Range:
-    """Which blocks run, [first, end); what the first of them gets; the input of which block is kept."""
+    """The blocks that run, [first, end); the input of the first of them; the block whose input is kept."""
 
     first: int
     end: int

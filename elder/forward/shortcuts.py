@@ -1,8 +1,8 @@
-"""What the two outer blocks of the trained range need not compute in every step.
+"""Shortcuts through the two outer blocks of the trained range, which need not compute everything in every step.
 
 In the first edited block everything that runs before the edited map gives the same in every step, and so does the
-map itself: only the correction changes. In the model's last block only the answer's tokens go on to the logits, so
-its MLP, which treats every token by itself, can leave out the others. Both are exact. Patches a clone only. Knows
+map itself: only the correction changes. In the model's last block only the answer's tokens reach the logits, so
+its MLP, which treats every token separately, can leave out the others. Both are exact. Patches a clone only. Knows
 nothing of architectures beyond "a block has children, one of which holds the MLP's maps", and nothing of mixtures.
 """
 
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from elder.models.anatomy import dimensions
 
 Memo = dict[Any, Any]
-"""What the children of one block returned for one micro-batch, by name and number of the call."""
+"""Results of the children of one block for one micro-batch, by name and number of the call."""
 
 
 class FirstBlock:
-    """Remembers what runs up to the edited map of a block, and gives it back instead of running it again.
+    """Remembers the results up to the edited map of a block, and returns them instead of computing them again.
 
     Only calls that end before the edited map's first one are remembered: they cannot depend on its correction.
 
@@ -110,13 +110,13 @@ class FirstBlock:
 
 
 class LastBlock:
-    """Lets the maps of the last block that treat every token by itself, and the head, work on a few tokens only.
+    """Lets the maps of the last block that treat every token separately, and the head, work on a few tokens only.
 
     These are the MLP, and the map whose output attention returns, which is found by watching attention once.
 
     Args:
         block: The model's last block.
-        out: The last map of its MLP; only the head is spared where this is no part of a child of its own.
+        out: The last map of its MLP; only the head is spared where this is no part of a separate child.
         head: The vocabulary projection.
     """
 
@@ -155,7 +155,7 @@ class LastBlock:
         return None if self._places is None else (args[0].flatten(0, 1)[self._places], *args[1:])
 
     def _watch(self, _: nn.Module, __: Any, out: Any) -> None:
-        """See which map's output attention hands on as it is."""
+        """Note which map's output attention returns unchanged."""
         first = out[0] if isinstance(out, tuple) else out
         for path, returned in self._returned.items():
             if returned is first:

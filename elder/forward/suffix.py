@@ -21,13 +21,13 @@ from transformers import PreTrainedModel
 from elder.forward.packing import Packed, pack
 from elder.forward.partial import PartialForward
 from elder.forward.shortcuts import FirstBlock, LastBlock, Memo
+from elder.mixture.attach import Bench
 from elder.mixture.route import Plan
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
-from elder.mixture.training import Bench
 from elder.models.attention import whole_attention_of
 from elder.runtime import Runtime, keep_alike, rounds, share
 
-CHECK_EVERY = 10  # steps between two questions whether a batch is learnt
+CHECK_EVERY = 10  # steps after which it is checked whether a batch is learnt
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SuffixTrainer:
         model: The clone whose blocks `partial` controls.
         partial: Lets a range of blocks run alone.
         layers: The edited blocks.
-        tap: Module whose input routes a sequence; it lies below the first of them.
+        tap: Module whose input routes a sequence; it comes before the first of them.
         bench: Switches the mixtures off, or imposes a plan on them.
         runtime: Where the model lives.
         pad: Id that fills rows up.
@@ -159,7 +159,7 @@ class SuffixTrainer:
             hidden = partial.reached()
         self._listening = False
         if self._tapped is None:
-            raise RuntimeError("the routing tap lies behind the first edited block")
+            raise RuntimeError("the routing tap comes after the first edited block")
         tapped, self._tapped = self._tapped, None
         return hidden, tapped.flatten(0, 1)[packed.keys]
 

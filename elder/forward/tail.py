@@ -3,8 +3,8 @@
 When tokens before the last prompt token are never corrected, their keys and values are the base model's in every
 block. They are cached for a batch of edits, and a training step runs only the edited blocks on only the last prompt
 token and the answer: a handful of tokens instead of whole prompts. The cache keeps all of them, whatever a layer's
-window; the model's own masks say which of them count. Where keys and values are not all that layers remember, whole
-rows are run. Knows nothing of routing rules.
+window; the model's own masks say which of them count. Where layers remember more than keys and values, whole rows
+are run. Knows nothing of routing rules.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from elder.forward.partial import PartialForward
-from elder.mixture.attach import listen_low
+from elder.mixture.attach import Bench, listen_low
 from elder.mixture.route import Plan
 from elder.mixture.samples import IGNORED, Row, RowBatch, collate
-from elder.mixture.training import Bench
 from elder.models.attention import whole_attention_of
 from elder.runtime import Runtime, rounds, share
 
@@ -59,7 +58,7 @@ class TailTrainer:
         partial: Lets a range of blocks run alone.
         first: The first edited block.
         blocks: The decoder's blocks.
-        low: Block whose input is reported as `Tail.low` (0: the token embeddings); it must not lie behind `first`.
+        low: Block whose input is reported as `Tail.low` (0: the token embeddings); not after `first`.
         bench: Switches the mixtures off, or imposes a plan on them.
         runtime: Where the model lives.
         pad: Id that fills rows up.

@@ -1,8 +1,8 @@
 """Running the blocks above one layer again and again while the output of that layer changes at one token of each row.
 
-What stands before that token cannot depend on the change: its keys and values are computed once and kept, all of them,
+The tokens before it cannot depend on the change: their keys and values are computed once and kept, all of them,
 whatever the window of a layer; the model's own masks say which of them count. Models whose layers remember something
-else (convolutions, recurrences) are run on whole rows. What lies below the layer is computed once too. Exact for causal
+else (convolutions, recurrences) are run on whole rows. The blocks below the layer run once too. Exact for causal
 decoders. Knows nothing of what the change is for.
 """
 
@@ -17,8 +17,26 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from elder.forward.partial import PartialForward
-from elder.forward.value_row import ValueRow
 from elder.models.attention import whole_attention_of
+
+
+@dataclass(frozen=True)
+class ValueRow:
+    """One text that is run while a value is optimised.
+
+    Attributes:
+        edit: Number of the edit in its batch.
+        ids: Token ids.
+        at: Index of the subject's last token, where the value is added.
+        places: Indices whose next-token distribution is looked at.
+        labels: The tokens wanted there; empty for the row that must not change.
+    """
+
+    edit: int
+    ids: tuple[int, ...]
+    at: int
+    places: tuple[int, ...]
+    labels: tuple[int, ...] = ()
 
 
 @dataclass
@@ -28,7 +46,7 @@ class Rows:
     Attributes:
         edit: (B,) number of each row's edit.
         hidden: (B, S, D) what the blocks that are run begin with, from the cut on, unchanged.
-        inputs: What the model is called with: ids, mask and positions of the part behind the cut.
+        inputs: What the model is called with: ids, mask and positions of the part after the cut.
         cache: Keys and values of the part before it; None when no row has one.
         at: (B,) index into S of the token that changes; 0 where rows are cut there.
         kept: Keys and values of each layer as they were before the first run.
@@ -58,8 +76,8 @@ class UpperBlocks:
         map: The block's edited map, the last one of its MLP; needed for `inside`.
 
     Attributes:
-        inside: Changes are added to the output of `map`, not to that of the block: for blocks that do something to it
-            before it is added to the residual stream.
+        inside: Changes are added to the output of `map`, not to that of the block: for blocks that put a norm
+            or the like between the map and the residual stream.
 
     Raises:
         ModelError: The model's blocks cannot be run apart.
@@ -90,30 +108,28 @@ class UpperBlocks:
         return self.layer if self.inside else self.layer + 1
 
     def prepare(self, rows: Sequence[ValueRow]) -> Rows:
-        """Run everything that no change can reach, once. Rows end with the last place that is looked at."""
+        """Run once what no change can reach. Rows end with the last place that is looked at."""
         rows = [replace(row, ids=row.ids[: max(row.places) + 1]) for row in rows]
         cuts = [row.at if self._remembers else 0 for row in rows]
         head = max(cuts)
         tail = max(len(row.ids) - cut for row, cut in zip(rows, cuts, strict=True))
         before = torch.full((len(rows), head), self.pad)
-        behind = torch.full((len(rows), tail), self.pad)
+        after = torch.full((len(rows), tail), self.pad)
         mask = torch.zeros(len(rows), head + tail, dtype=torch.long)
         for i, (row, cut) in enumerate(zip(rows, cuts, strict=True)):
             before[i, head - cut :] = torch.tensor(row.ids[:cut], dtype=torch.long)
-            behind[i, : len(row.ids) - cut] = torch.tensor(row.ids[cut:])
+            after[i, : len(row.ids) - cut] = torch.tensor(row.ids[cut:])
             mask[i, head - cut : head + len(row.ids) - cut] = 1
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        before, behind, mask, positions = (t.to(self.device) for t in (before, behind, mask, positions))
+        before, after, mask, positions = (t.to(self.device) for t in (before, after, mask, positions))
         cache = self._remember(before, mask[:, :head], positions[:, :head]) if head else None
-        if (
-            cache is None and self._remembers
-        ):  # other ranks' rows may have a head: under sharding all run equally many forwards
-            self._remember(behind[:, :1], mask[:, :1], positions[:, :1])
-        inputs = {"input_ids": behind, "attention_mask": mask, "position_ids": positions[:, head:]}
+        if cache is None and self._remembers:  # other ranks may have one: under sharding all run equally many forwards
+            self._remember(after[:, :1], mask[:, :1], positions[:, :1])
+        inputs = {"input_ids": after, "attention_mask": mask, "position_ids": positions[:, head:]}
         edit, at = ([row.edit for row in rows], [row.at - cut for row, cut in zip(rows, cuts, strict=True)])
         prepared = Rows(
             _tensor(edit, self.device),
-            behind,
+            after,
             inputs,
             cache,
             _tensor(at, self.device),
@@ -152,10 +168,10 @@ class UpperBlocks:
         return _tensor(places, self.device), _tensor(labels, self.device)
 
     def _remember(self, ids: Tensor, mask: Tensor, positions: Tensor) -> DynamicCache:
-        """Keys and values of what stands before the cut. A row without any is all padding and is masked out later."""
+        """Keys and values of the tokens before the cut. A row without any is all padding and is masked out later."""
         cache = DynamicCache()  # without a config, every layer keeps everything
         seen = mask.clone()
-        seen[:, -1] = 1  # attention over nothing at all gives NaN; nobody looks at this column where it is padding
+        seen[:, -1] = 1  # attention over nothing gives NaN; where this column is padding, it is masked later
         with torch.no_grad():
             self.model(
                 input_ids=ids,
@@ -168,7 +184,7 @@ class UpperBlocks:
         return cache
 
     def _run(self, rows: Rows) -> Tensor:
-        """One pass over the part behind the cut; the cache is as before when it is over."""
+        """One pass over the part after the cut; it leaves the cache as it was."""
         caching = {"past_key_values": rows.cache, "use_cache": True} if rows.cache is not None else {"use_cache": False}
         layers: Any = [] if rows.cache is None else rows.cache.layers
         try:

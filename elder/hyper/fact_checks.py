@@ -1,4 +1,4 @@
-"""What facts must have to be trained on. Imports no torch: facts are checked where a training is submitted too."""
+"""The check of facts before a training. Imports no torch: they are checked where a training is submitted too."""
 
 from __future__ import annotations
 

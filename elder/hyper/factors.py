@@ -1,4 +1,4 @@
-"""What edited maps read and what their outputs should change by: (u, g) of every token, without weight gradients.
+"""The factors (u, g) of every token: what edited maps read, and how their outputs should change. No weight gradients.
 
 For a map y = W x the gradient of a loss is the sum over tokens of g u^T, u being its input and g the loss's gradient
 at its output (MEND, arXiv 2110.11309, section 3). Weights stay frozen: the first edited output is made the beginning
@@ -97,7 +97,7 @@ def read_factors(
     Args:
         model: The clone that `recorder` watches.
         recorder: Of the edited maps.
-        rows: Prompts with answers; `owner` says which edit each belongs to.
+        rows: Prompts with answers; `owner` is the number of its edit.
         runtime: Deals micro-batches to its ranks.
         pad: Id that fills rows up.
         tokens: Keep the positions that predict answer tokens, or all of a row.

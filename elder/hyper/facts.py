@@ -1,4 +1,4 @@
-"""Facts as rows for meta-training: the edit prompt, a rephrase that stands for all others, an unrelated prompt."""
+"""Facts as rows for meta-training: the edit prompt, one of its rephrases, an unrelated prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which linear maps of a decoder are written, by name. Knows the parts of models, nothing of gradients."""
+"""The linear maps of a decoder that are written, by name. Knows the parts of models, nothing of gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def edited_maps(parts: Anatomy, layers: Sequence[int], kind: str) -> dict[str, n
     """
     found: dict[str, nn.Module] = {}
     for layer in layers:
-        parts.target(layer, kind)  # says what is missing
+        parts.target(layer, kind)  # raises where it is missing
         if kind == "mlp_out":
             found[f"{layer}.mlp_out"] = parts.mlp_out[layer]
         else:
@@ -45,7 +45,7 @@ def map_sizes(maps: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
 
 
 def shape_name(size: tuple[int, int]) -> str:
-    """How states call a shape: `11008x4096`."""
+    """The name of a shape in states: `11008x4096`."""
     return f"{size[0]}x{size[1]}"
 
 

@@ -1,7 +1,7 @@
-"""One block of facts applied for a trial: its changes, what the model then says, and the gradient of the networks.
+"""A trial of one block of facts: its changes, the losses of the model with them, and the gradient of the networks.
 
-The gradient passes the ridge regression in closed form (MALMEN, arXiv 2311.04661, section 3.3), so that neither the
-model's graph nor the networks' are ever held together: the model gives G = dL/dS, the regression dL/dT and
+The gradient passes the ridge regression in closed form (MALMEN, arXiv 2311.04661, section 3.3), so that the
+graphs of model and networks are never in memory together: the model gives G = dL/dS, the regression dL/dT and
 dL/drho, and the networks are run again in chunks with a graph. Knows nothing of optimisers.
 """
 
@@ -44,7 +44,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the model says with a block applied.
+    """The losses of the model with a block applied.
 
     Attributes:
         edit_loss: Mean cross-entropy over the answer tokens of the equivalent prompts.
@@ -98,7 +98,7 @@ def try_out(
     """Both losses with the changes (d_v, d_k) active, and their gradient; afterwards nothing has changed. Collective.
 
     Args:
-        model: The clone that `recorder` and `deltas` hang on.
+        model: The clone that `recorder` and `deltas` are attached to.
         recorder: Of the edited maps.
         deltas: Applies the changes.
         changes: D of each map.

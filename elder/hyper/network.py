@@ -1,6 +1,6 @@
-"""The networks of MEND and MALMEN: they read a token's factors (u, g) and say what they should have been.
+"""The networks of MEND and MALMEN: they turn a token's factors (u, g) into what they should have been.
 
-One network for each distinct shape of map; maps of one shape share it and have scales and shifts of their own
+One network for each distinct shape of map; maps of one shape share it, each with its own scales and shifts
 (MALMEN, arXiv 2311.04661, section 3; MEND, arXiv 2110.11309, section 3.2). Both are the identity on normalised
 factors at first. Knows nothing of models or of how changes are put together.
 """
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
     Args:
         width: s.
-        maps: How many maps have scales and shifts of their own.
+        maps: Number of maps, each of which has its own scales and shifts.
         rank: Of A (s, rank) and B (rank, s).
         style: Which of the two.
         generator: Draws A; all else begins at values that make the block the identity.

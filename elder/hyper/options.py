@@ -6,11 +6,11 @@ from typing import Literal
 
 from elder.options.fields import Count, Layers, NotNegative, Positive, Settings, Whole, setting
 
-UNTRAINED = "none"  # what `trained` says when a network without training is meant
+UNTRAINED = "none"  # the value of `trained` for a network without training
 
 
 class FactorOptions(Settings):
-    """What UltraEdit, MEND and MALMEN share: which maps they write and which gradients they read."""
+    """Options of UltraEdit, MEND and MALMEN: which maps they write and which gradients they read."""
 
     layers: Layers | None = setting(None, "blocks that are written; default: the method's, by relative depth")
     modules: Literal["mlp_out", "mlp_in"] = setting(
@@ -25,13 +25,13 @@ class FactorOptions(Settings):
         "batch (as the reference code)",
     )
     terminator: Literal["none", "eos", "sentence"] = setting(
-        "none", "what is taught behind the answer: nothing, the end token, or a full stop and the end token"
+        "none", "what is taught after the answer: nothing, the end token, or a full stop and the end token"
     )
     micro_batch: Count = setting(16, "rows in one forward and backward pass")
 
 
 class FactorEditorOptions(FactorOptions):
-    """What all editors of the family have beside that."""
+    """Further options of all editors of the family."""
 
     batch_size: Count = setting(100, "edits written together (a turn)")
     rephrases: bool = setting(
@@ -43,7 +43,7 @@ class FactorEditorOptions(FactorOptions):
 
 
 class TrainedOptions(FactorEditorOptions):
-    """What MEND and MALMEN share: the trained network they use."""
+    """Options of MEND and MALMEN: the trained network they use."""
 
     trained: str | None = setting(
         None, "trained editor: a directory, or the id of an `elder train-editor` run; `none`: an untrained network"

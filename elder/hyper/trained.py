@@ -32,7 +32,7 @@ class Trained:
 
     Attributes:
         method: `mend` or `malmen`.
-        options: With which it was trained.
+        options: Those it was trained with.
         base: Source, revision, digest and dtype of the model it was trained on.
         digest: Of its state.
         steps: Blocks it was trained on.

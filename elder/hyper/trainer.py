@@ -175,7 +175,7 @@ class MetaTrainer:
         return adam
 
     def _replicated(self) -> list[Tensor]:
-        """What every rank works out alone, from the same gradients and factors."""
+        """All tensors that every rank computes alone, from the same gradients and factors."""
         moments = [t for m in self.network.normalisers.values() for t in (m.mean, m.squares)]
         if self.steps_done % self.options.accumulate:
             return moments
@@ -220,15 +220,15 @@ class MetaTrainer:
         rows = block_rows(self.base.tokenizer, edits, self.options.terminator, None)
         applied = changes_of(self.network, self._factors(rows.edits), self.base.runtime, self.options.chunk)
         figures = self._figures(self._try(applied, rows, gradients=False))
-        # A probe without an answer is judged by what the unedited model says next.
-        told = [
+        # A probe without an answer is judged by the answer of the unedited model.
+        probes = [
             Row(row.prompt, row.answer or (self.base.tokenizer.eos_token_id or 0,), 0, "") for row in rows.unrelated
         ]
         with self.deltas.disabled():
-            before = self._said(told)
+            before = self._predicted(probes)
         with self.deltas.trying({name: one.dense for name, one in applied.items()}):
-            edited, general, after = (self._said(part) for part in (rows.edits, rows.equivalents, told))
-        wanted = [row.answer or said for row, said in zip(rows.unrelated, before, strict=True)]
+            edited, general, after = (self._predicted(part) for part in (rows.edits, rows.equivalents, probes))
+        wanted = [row.answer or own for row, own in zip(rows.unrelated, before, strict=True)]
         return figures | {
             "ES": _accuracy(edited, [row.answer for row in rows.edits]),
             "GS": _accuracy(general, [row.answer for row in rows.equivalents]),
@@ -236,12 +236,12 @@ class MetaTrainer:
             "agreement": _accuracy(after, before),
         }
 
-    def _said(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+    def _predicted(self, rows: Sequence[Row]) -> list[tuple[int, ...]]:
         pairs = [Pair(row.prompt, row.answer) for row in rows]
         scores = score(self.model, pairs, self.options.micro_batch, self.base.runtime, self._pad)
         return [one.argmax for one in scores]
 
 
-def _accuracy(said: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, ...]]) -> float:
+def _accuracy(found: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, ...]]) -> float:
     """Share of right tokens of each example, averaged over examples."""
-    return fmean(fmean(a == b for a, b in zip(s, w, strict=True)) for s, w in zip(said, wanted, strict=True))
+    return fmean(fmean(a == b for a, b in zip(s, w, strict=True)) for s, w in zip(found, wanted, strict=True))

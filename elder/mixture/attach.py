@@ -1,4 +1,4 @@
-"""Hanging a mixture onto the linear maps of a model by hooks.
+"""Attaching a mixture to the linear maps of a model by hooks.
 
 The base module is called as it is and the correction is added to its output for the tokens in scope only, so all
 others are the base model's bit for bit, whatever the number format. Hooks are objects, not closures: a copy of a model
@@ -8,6 +8,7 @@ has hooks that serve the copy. Knows nothing of routing rules.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +21,7 @@ from elder.scoped import eager
 
 
 class Steering(Protocol):
-    """What hooks ask about the pass that runs in this thread."""
+    """The pass that runs in this thread, as hooks see it."""
 
     def planned(self) -> tuple[Plan, Sequence[Sequence[nn.Module]]] | None:
         """Which tokens are corrected, and the groups of low-rank maps; None when none are."""
@@ -30,6 +31,16 @@ class Steering(Protocol):
 
     def seen_low(self, states: Tensor) -> None:
         """The states where subject keys are taken, (B, T, D)."""
+
+
+class Bench(Protocol):
+    """The mixtures on the clone that training runs on, as trainers ask the editor for them."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Passes in this block are the base model's."""
+
+    def imposing(self, plan: Plan) -> AbstractContextManager[None]:
+        """Passes in this block use the given plan and the maps that are being trained."""
 
 
 def attach_mixtures(targets: Sequence[nn.Module], steering: Steering) -> None:
@@ -51,7 +62,7 @@ def listen_low(
 ) -> None:
     """Report the states (B, T, D) of every pass where subject keys are taken, as the last argument of `note`.
 
-    Block 0 means the token embeddings themselves, before positions are added: a name looks the same wherever it stands.
+    Block 0 means the token embeddings themselves, before positions are added: a name looks the same wherever it occurs.
     Other blocks are listened to at their input.
     """
     if low == 0:
@@ -61,7 +72,7 @@ def listen_low(
 
 
 class Low:
-    """Hands the states of a low block to the pass, see `listen_low`."""
+    """Reports the states of a low block to the pass, see `listen_low`."""
 
     def __init__(self, steering: Steering) -> None:
         self.steering = steering
@@ -79,7 +90,7 @@ def corrected(
 
     Args:
         x: (B, T, in) its input.
-        y: (B, T, out) what the base module made of it.
+        y: (B, T, out) the output of the base module.
         groups: The low-rank maps of this layer, by group.
         gates: Those of this layer, see `Plan.gates`.
         plan: Which tokens are corrected.

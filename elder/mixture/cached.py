@@ -1,4 +1,4 @@
-"""What a cache of keys and values has to remember beside them, so that an edit travels with the sequence.
+"""A record on a cache of keys and values that keeps the edit with the sequence.
 
 A route belongs to a sequence, and a sequence that is being decoded is its cache. The record therefore lives on the
 cache, follows everything that is done to its rows and columns (reordering for beams, selecting, repeating, cropping,
@@ -21,10 +21,10 @@ SLOT = "_elder_record"  # attribute of a cache that holds its record
 
 
 class CacheRecord:
-    """What has been decided about the B rows of a cache, and what they hold.
+    """The routes of the B rows of a cache, and the tokens that they hold.
 
     Attributes:
-        owner: Names the edits that made it; other edits do not read it.
+        owner: Identity of the edits that made it; other edits do not read it.
         columns: Tokens that the cache holds of each row, padding included.
         routes: Of all B rows.
         starts: (B,) long, column of the first corrected token of each row; only of rows in scope.
@@ -55,7 +55,7 @@ class CacheRecord:
         self._changed()
 
     def extend(self, tokens: Tensor, real: Tensor | None, positions: Tensor | None, low: Tensor | None) -> None:
-        """Note what the cache took up.
+        """Note the tokens that the cache took up.
 
         Args:
             tokens: (B, T) ids, or (B, T, D) embeddings.
@@ -68,11 +68,11 @@ class CacheRecord:
 
     @property
     def embedded(self) -> bool:
-        """Whether what it holds is kept as embeddings, since some of it came so."""
+        """Whether its tokens are kept as embeddings, because some came as embeddings."""
         return bool(self._pieces) and self._pieces[-1].tokens.is_floating_point()
 
     def embed(self, embed: Callable[[Tensor], Tensor]) -> None:
-        """Keep what it holds as embeddings from now on."""
+        """Keep its tokens as embeddings from now on."""
         for piece in self._pieces:
             piece.tokens = embed(piece.tokens).detach()
 
@@ -84,7 +84,7 @@ class CacheRecord:
         return self._step[0]
 
     def content(self, begin: int) -> _Piece:
-        """What the cache holds from a column on."""
+        """The content of the cache from a column on."""
         if len(self._pieces) > 1:
             self._pieces = [_joined(self._pieces)]
         return self._pieces[0].cut(begin, self.columns)
@@ -95,7 +95,7 @@ class CacheRecord:
         first = int(self.starts[inside].min()) if bool(inside.any()) else self.columns
         return min(first, self.columns)
 
-    # ---- what happens to a cache --------------------------------------------------------------------------------
+    # ---- changes of the cache -----------------------------------------------------------------------------------
 
     def select(self, rows: Tensor) -> None:
         """Keep the given rows, in that order."""
@@ -108,11 +108,11 @@ class CacheRecord:
         self._changed()
 
     def repeat(self, times: int) -> None:
-        """Repeat every row so many times in place."""
+        """Repeat every row `times` times in place."""
         self.select(torch.arange(len(self), device=self.starts.device).repeat_interleave(times))
 
     def crop(self, columns: int) -> None:
-        """Keep so many columns; a row whose prompt ended behind them is routed anew."""
+        """Keep the first columns; a row whose prompt ended after them is routed again."""
         if columns >= self.columns:
             return
         self._pieces = [self.content(0).cut(0, columns)] if columns else []
@@ -202,7 +202,7 @@ class _Recorded:
 
 @functools.cache
 def _recorded(kind: Any) -> Any:
-    """The class of caches of a kind that have a record; it goes by the kind's own name."""
+    """The class of caches of a kind that have a record; it has the kind's own name."""
     return type(kind.__name__, (_Recorded, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
 

@@ -80,12 +80,8 @@ class CodeStore:
         bits, stored = chosen.flatten(1).float(), self._codes.to(chosen.device).flatten(1).float()
         return (2 * (self.layers * self.top_k - (bits @ stored.T).amax(-1))).round().long()
 
-    def codes(self) -> Tensor:
-        """The different codes in order of arrival, (M, L*N) bool."""
-        return self._codes.flatten(1)
-
     def state(self) -> Tensor:
-        """The different codes, (M, L, N) bool, enough to build the store again."""
+        """The different codes in order of arrival, (M, L, N) bool: enough to build the store again."""
         return self._codes.clone()
 
     def load(self, codes: Tensor, recorded: int) -> None:

@@ -1,7 +1,7 @@
-"""Which prompts an edit is active for, and with which weights: the routing rules of ELDER and of elder-plus.
+"""The routing rules of ELDER and of elder-plus: for which prompts an edit is active, and with which weights.
 
 A rule is a snapshot: it is made after a batch of edits has been learnt and does not change afterwards, so that passes
-which run meanwhile see one state of it. Knows nothing of passes, caches or training.
+that run meanwhile see one state of it. Knows nothing of passes, caches or training.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Deferral(Protocol):
     answer_tokens: int
 
     def __len__(self) -> int:
-        """How much is stored; with nothing stored no prompt is in scope."""
+        """Number of stored items; without any no prompt is in scope."""
 
     def decide(self, prompts: Prompts) -> Routes:
         """The routes of R prompts."""
@@ -63,7 +63,7 @@ class HammingDeferral:
         router: Of all edited layers.
         codes: The stored codes.
         top_k: Maps that are used in each layer (k).
-        epsilon: In scope is what is nearer than this (ELDER, Algorithm 1).
+        epsilon: A query nearer than this is in scope (ELDER, Algorithm 1).
         keys: Centres and projects the query; None: it is used as it is.
         whole: See `Deferral.whole`.
     """
@@ -97,7 +97,7 @@ class HammingDeferral:
 
 
 class KeyDeferral:
-    """The rule of elder-plus: the stored edit whose subject and question a prompt has, see `elder.mixture.keys`.
+    """The rule of elder-plus: the stored edit whose subject and question a prompt matches, see `elder.mixture.keys`.
 
     Args:
         keys: Subject and answer keys of all edits.

@@ -21,11 +21,9 @@ from elder.device import run_eagerly
 from elder.errors import ModelError
 from elder.mixture.cached import CacheRecord, attach_record, record_of
 from elder.mixture.deferral import Prompts
-from elder.mixture.line_passes import begin_line, decide_line, note_line
-from elder.mixture.moved import moved
-from elder.mixture.paged import line_of
-from elder.mixture.pass_info import Groups, Pass, Version
-from elder.mixture.prompt_end import NAMES, PromptEnds, said_ends
+from elder.mixture.paged import begin_line, decide_line, line_of, note_line
+from elder.mixture.pass_info import Groups, Pass, Version, moved
+from elder.mixture.prompt_end import NAMES, PromptEnds, given_ends
 from elder.mixture.rewind import rewound, trimmed
 from elder.mixture.route import Plan, Routes, Span, plan_of
 from elder.scoped import Scoped, eager
@@ -112,7 +110,7 @@ class MixtureEdits:
         return self._pass.get() is not None
 
     def request(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """See `Edits.request`: a cache that other models filled tells nothing of its tokens, so they are read again."""
+        """See `Edits.request`: a cache that another model filled does not show its tokens, so they are read again."""
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, Cache) or not int(cache.get_seq_length()):
             return kwargs
@@ -164,10 +162,10 @@ class MixtureEdits:
 
     @eager
     def begin(self, kwargs: dict[str, Any]) -> Pass:
-        """What a pass with these arguments is about, as far as that is known before it runs.
+        """The pass with these arguments, as far as it is known before it runs.
 
         Raises:
-            ValueError: There are no tokens, or ends of prompts for another number of rows.
+            ValueError: There are no tokens, or the ends of prompts are those of another number of rows.
         """
         tokens, version = _tokens(kwargs), self.version
         line = line_of(kwargs, self.identity)
@@ -179,14 +177,14 @@ class MixtureEdits:
         record = record_of(cache, self.identity) if past else None
         if record is not None and (record.columns != past or len(record) != batch):
             record = None
-        said = said_ends(kwargs, self._placed.get(), batch, past, length)
-        run = Pass(version, kwargs, tokens, record=record, past=past, open=said is None)
-        run.real = _real(kwargs.get("attention_mask"), said, past, length)
-        if record is not None and record.settled and (length == 1 if said is None else said.furthest < past):
+        given = given_ends(kwargs, self._placed.get(), batch, past, length)
+        run = Pass(version, kwargs, tokens, record=record, past=past, open=given is None)
+        run.real = _real(kwargs.get("attention_mask"), given, past, length)
+        if record is not None and record.settled and (length == 1 if given is None else given.furthest < past):
             run.routes, run.starts = record.routes, record.starts
             run.plan = record.step() if length == 1 else plan_of(record.routes, _spans(batch, length), batch * length)
             return run
-        return self._decide_later(run, said)
+        return self._decide_later(run, given)
 
     @eager
     def finish(self, run: Pass, output: Any) -> Any:
@@ -202,7 +200,7 @@ class MixtureEdits:
             return trimmed(output, run.again, run.tokens.shape[1])
         return output
 
-    # ---- what the hooks ask and tell (`elder.mixture.attach.Steering`) --------------------------------------------
+    # ---- for the hooks (`elder.mixture.attach.Steering`) ----------------------------------------------------------
 
     def planned(self) -> tuple[Plan, Sequence[Sequence[nn.Module]]] | None:
         """See `Steering.planned`."""
@@ -227,21 +225,21 @@ class MixtureEdits:
 
     # ---- parts --------------------------------------------------------------------------------------------------
 
-    def _ends(self, run: Pass, said: PromptEnds | None) -> Tensor:
+    def _ends(self, run: Pass, given: PromptEnds | None) -> Tensor:
         """(B,) column of the last prompt token of each row."""
         assert run.tokens is not None
         batch, length = run.tokens.shape[:2]
         device = run.tokens.device
-        if said is not None:
-            return said.columns.to(device)
+        if given is not None:
+            return given.columns.to(device)
         if run.real is None:
             return torch.full((batch,), run.past + length - 1, device=device)
         return run.past + (torch.arange(length, device=device) * run.real).amax(dim=1)
 
-    def _decide_later(self, run: Pass, said: PromptEnds | None) -> Pass:
+    def _decide_later(self, run: Pass, given: PromptEnds | None) -> Pass:
         """Prepare a pass in which rows may have to be routed; reads tokens again where that is needed."""
         assert run.tokens is not None
-        ends = self._ends(run, said)
+        ends = self._ends(run, given)
         batch, length = run.tokens.shape[:2]
         layers, experts = run.version.shape
         device = run.tokens.device
@@ -252,7 +250,7 @@ class MixtureEdits:
         if record is not None and bool(deciding.any()):
             begin = 0 if run.version.deferral.whole else record.edited_from()
             if begin < run.past:
-                return self._decide_later(self._again(run, record, begin, said), said)
+                return self._decide_later(self._again(run, record, begin, given), given)
         waiting = ends >= run.past + length
         if bool(waiting.any()):
             nowhere = Routes.none(batch, layers, experts, device)
@@ -269,12 +267,12 @@ class MixtureEdits:
             run.plan = plan_of(routes, _spans(batch, length), batch * length)
         return run
 
-    def _again(self, run: Pass, record: CacheRecord, begin: int, said: PromptEnds | None) -> Pass:
+    def _again(self, run: Pass, record: CacheRecord, begin: int, given: PromptEnds | None) -> Pass:
         """The same pass, with the cached tokens from column `begin` on read once more."""
         kwargs, begin = rewound(run.kwargs, record, begin, self.embed)
         fresh = Pass(run.version, kwargs, _tokens(kwargs), past=begin, again=run.past - begin + run.again)
         fresh.open, fresh.record = run.open, record if begin else None
-        fresh.real = _real(kwargs.get("attention_mask"), said, begin, _tokens(kwargs).shape[1])
+        fresh.real = _real(kwargs.get("attention_mask"), given, begin, _tokens(kwargs).shape[1])
         return fresh
 
     def _decide(self, run: Pass, states: Tensor) -> None:
@@ -380,15 +378,13 @@ def _tokens(kwargs: dict[str, Any]) -> Tensor:
     return tokens  # type: ignore[no-any-return]
 
 
-def _real(mask: Any, said: PromptEnds | None, past: int, length: int) -> Tensor | None:
+def _real(mask: Any, given: PromptEnds | None, past: int, length: int) -> Tensor | None:
     """(B, T) bool of the new tokens, from a mask that counts cached tokens too; None: all are real."""
     if isinstance(mask, Tensor) and mask.dim() == 2:
         return mask[:, -length:].to(torch.bool, copy=True)  # the caller may write into it
-    if mask is None or said is None or said.mask is None:
+    if mask is None or given is None or given.mask is None:
         return None
-    known = said.mask[:, past : past + length].to(
-        torch.bool, copy=True
-    )  # the prompt; what comes after it was generated
+    known = given.mask[:, past : past + length].to(torch.bool, copy=True)  # what follows was generated
     return torch.nn.functional.pad(known, (0, length - known.shape[1]), value=True)
 
 

@@ -3,7 +3,7 @@
 An edit is known by two things. *Subject keys*: the states of its subject's tokens in a low block; a prompt matches if
 each of these tokens finds a similar one among the prompt's tokens (late interaction, mean over the subject's tokens
 of the best cosine). *Answer keys*: the state at the last prompt token where the first edited block begins, which
-tells what is asked about the subject. A prompt is in scope if both exceed their thresholds for one and the same
+shows what is asked about the subject. A prompt is in scope if both exceed their thresholds for one and the same
 edit; the best such edit is the match. Keys come from blocks below the first edited one, so they never go stale.
 Knows nothing of text or training.
 """
@@ -11,14 +11,16 @@ Knows nothing of text or training.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_FLOATS = 1 << 25  # largest similarity block held at once
+CHUNK_FLOATS = 1 << 25  # largest similarity block in memory at once
+TAIL = 0.02  # share of wanted similarities that may fall below the threshold before slack
+ENOUGH = 8  # samples of a kind before it counts
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,9 @@ class KeyMemory:
 
     @staticmethod
     def problems(state: Mapping[str, Tensor]) -> list[str]:
-        """What in a state of the right names and shapes does not go together."""
-        said, there = int(state["real"].sum()), len(state["subject"])
-        return [] if said == there else [f"'keys.real' tells of {said} subject keys, 'keys.subject' has {there}"]
+        """Contradictions in a state of the right names and shapes."""
+        counted, there = int(state["real"].sum()), len(state["subject"])
+        return [] if counted == there else [f"'keys.real' counts {counted} subject keys, 'keys.subject' has {there}"]
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave, bit for bit."""
@@ -199,3 +201,49 @@ def late_interaction(tokens: Tensor, prompt: Tensor, subject: Tensor, real: Tens
     count = real.sum(-1)
     mean = (similar * real).sum(-1) / count.clamp(min=1)
     return mean.masked_fill(count == 0, -1.0).amax(-1)
+
+
+class ThresholdCalibrator:
+    """A threshold a little below the similarities that should pass.
+
+    The similarities of an edit's own wordings are a fair sample of those. What should not pass is known only in part:
+    the other edits are few and unlike most of the world. So the threshold is just below the wanted ones, and never
+    below what other edits reach. Works on bounded samples, so its cost does not grow with the stream.
+
+    Args:
+        prior: Threshold while there are too few samples.
+        barred: Share of the unwanted samples that must stay below the threshold (unless that would bar half of the
+            wanted ones).
+        slack: Share of the gap to the unwanted samples that is given away to recall.
+        limit: Samples kept of each kind; older ones are thinned out evenly.
+    """
+
+    def __init__(self, prior: float, barred: float, slack: float, limit: int = 2048) -> None:
+        self.prior, self.barred, self.slack, self.limit = prior, barred, slack, limit
+        self.wanted: list[float] = []
+        self.unwanted: list[float] = []
+
+    def observe(self, wanted: Sequence[float], unwanted: Sequence[float]) -> None:
+        """Add samples of both kinds."""
+        self.wanted = _thin(self.wanted + list(wanted), self.limit)
+        self.unwanted = _thin(self.unwanted + list(unwanted), self.limit)
+
+    @property
+    def threshold(self) -> float:
+        """The low tail of the wanted similarities, less some slack, kept above the unwanted ones."""
+        if len(self.wanted) < ENOUGH:
+            return self.prior
+        low: float
+        middle: float
+        low, middle = torch.tensor(self.wanted).quantile(torch.tensor([TAIL, 0.5])).tolist()
+        if len(self.unwanted) < ENOUGH:
+            return low
+        floor = float(torch.tensor(self.unwanted).quantile(self.barred))
+        return min(max(low - self.slack * max(0.0, low - floor), floor), middle)
+
+
+def _thin(values: list[float], limit: int) -> list[float]:
+    """At most `limit` values, evenly picked in order of arrival."""
+    if len(values) <= limit:
+        return values
+    return [values[i * len(values) // limit] for i in range(limit)]

@@ -1,6 +1,6 @@
 """A mixture of low-rank maps for one linear layer, computed as one pair of matrices.
 
-N maps of rank r stand side by side: A is (in, N*r), B is (N*r, out), and a gate scales the N*r inner columns of
+N maps of rank r are stored side by side: A is (in, N*r), B is (N*r, out), and a gate scales the N*r inner columns of
 each row. This equals the sum of N gated maps (ELDER, eq. 4) at the cost of one map of rank N*r. Knows nothing of
 routing.
 """
@@ -48,7 +48,7 @@ class LowRankMixture(nn.Module):
         return self.mixed(x, columns[:, None, :] if gate.dim() < x.dim() else columns)
 
     def columns(self, gate: Tensor, dtype: torch.dtype) -> Tensor:
-        """What scales the N*r inner columns of each token: (..., N) -> (..., N*r)."""
+        """Factors of the N*r inner columns of each token: (..., N) -> (..., N*r)."""
         return (gate * self.scale).to(dtype).repeat_interleave(self.rank, dim=-1)
 
     def mixed(self, x: Tensor, columns: Tensor) -> Tensor:

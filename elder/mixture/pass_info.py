@@ -1,16 +1,19 @@
-"""One pass of an edited model, and what it answers with. Knows nothing of how rows are routed."""
+"""One pass of an edited model, and the version of the edits that it uses. Knows nothing of how rows are routed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from elder.mixture.cached import CacheRecord
 from elder.mixture.deferral import Deferral
-from elder.mixture.paged import Line
-from elder.mixture.route import Plan, Routes
+from elder.mixture.route import Plan, Routes, Span
+
+T = TypeVar("T")
 
 Groups = tuple[tuple[nn.Module, ...], ...]
 """The low-rank maps of each group, one for each edited layer."""
@@ -35,6 +38,40 @@ class Version:
     shape: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Request:
+    """The state of one request after a pass.
+
+    Attributes:
+        routes: Its route (R = 1); None while its prompt has not ended.
+        low: (1, P, D) states of the prompt tokens so far, where subject keys are taken; only while it has not ended.
+    """
+
+    routes: Routes | None
+    low: Tensor | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """The requests of one pass.
+
+    Attributes:
+        spans: Places of the new tokens of each.
+        past: Number of cached tokens of each.
+        final: Whether the next token of each is asked for, so that its prompt ends here if it has not ended before.
+        known: What was known of each before the pass; None for those that begin.
+        slots: The slot of each one's last new token.
+        cache: The paged cache.
+    """
+
+    spans: tuple[Span, ...]
+    past: tuple[int, ...]
+    final: tuple[bool, ...]
+    known: tuple[Request | None, ...]
+    slots: tuple[int, ...]
+    cache: Any
+
+
 @dataclass
 class Pass:
     """One pass of the model in one thread.
@@ -49,9 +86,9 @@ class Pass:
         due: Rows still have to be routed, at the tap.
         ends: (B,) column among the new tokens of each row's last prompt token; used for rows in `deciding`.
         deciding: The rows that are routed in this pass.
-        open: Nobody said where prompts end.
+        open: The caller does not give the ends of prompts.
         past: Cached tokens of each row.
-        again: So many of the new tokens were cached before and are read again.
+        again: Number of the new tokens that were cached before and are read again.
         real: (B, T) bool, or None when all tokens are real.
         low: (B, T, D) states where subject keys are taken.
         routes, starts: Of all rows, when they are known.
@@ -75,3 +112,24 @@ class Pass:
     routes: Routes | None = None
     starts: Tensor | None = None
     line: Line | None = None
+
+
+def moved(value: T, device: torch.device) -> T:
+    """A copy of plain objects, containers, tensors and modules with all tensors on a device; number formats stay."""
+    found: Any = value
+    if isinstance(value, Tensor):
+        found = value.to(device)
+    elif isinstance(value, nn.Module):
+        found = copy.deepcopy(value).to(device)
+    elif isinstance(value, torch.device):
+        found = device
+    elif isinstance(value, (list, tuple)):
+        found = type(value)(moved(item, device) for item in value)
+    elif isinstance(value, dict):
+        found = {key: moved(item, device) for key, item in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        found = replace(value, **{f.name: moved(getattr(value, f.name), device) for f in fields(value)})
+    elif hasattr(value, "__dict__") and type(value).__module__.startswith("elder."):
+        found = copy.copy(value)
+        found.__dict__ = {name: moved(item, device) for name, item in vars(value).items()}
+    return found  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Where the prompt of each row ends, as the caller of a model says it.
+"""The end of each row's prompt, as the caller of a model gives it.
 
 Columns are counted from the beginning of the sequence, cached tokens and padding included. Knows nothing of routing.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # labels that no loss is computed for
-NAMES = ("prompt_mask", "prompt_length")  # what an edited model takes besides the arguments of its base
+NAMES = ("prompt_mask", "prompt_length")  # arguments of an edited model besides those of its base
 
 
 class PromptEnds:
@@ -23,7 +23,7 @@ class PromptEnds:
         columns: (B,) long; None: the last that is set in `mask`, worked out when it is asked for, since most passes of
             a decoding only ask whether it lies before them.
         furthest: No column is higher than this; known without asking the device.
-        mask: (B, W) the real tokens of the prompt, if the caller told them.
+        mask: (B, W) the real tokens of the prompt, if the caller gave them.
     """
 
     def __init__(self, columns: Tensor | None, furthest: int, mask: Tensor | None = None) -> None:
@@ -38,8 +38,8 @@ class PromptEnds:
         return (torch.arange(self.mask.shape[1], device=self.mask.device) * self.mask.bool()).amax(dim=1)
 
 
-def said_ends(kwargs: dict[str, Any], placed: Tensor | None, batch: int, past: int, length: int) -> PromptEnds | None:
-    """What a caller says about where the prompts of a pass end; None when nothing is said.
+def given_ends(kwargs: dict[str, Any], placed: Tensor | None, batch: int, past: int, length: int) -> PromptEnds | None:
+    """The ends of the prompts of a pass as the caller gives them; None when none are given.
 
     In this order: `prompt_mask`, (B, W) ones for the real tokens of the prompt; `prompt_length`, the number of its real
     tokens, one number or one for each row; positions that were set around the call; `labels`, whose first wanted token
@@ -53,7 +53,7 @@ def said_ends(kwargs: dict[str, Any], placed: Tensor | None, batch: int, past: i
         length: New tokens of each row.
 
     Raises:
-        ValueError: As many numbers as rows are needed.
+        ValueError: There are not as many numbers as rows.
     """
     mask, count = (kwargs.pop(name, None) for name in NAMES)
     if mask is not None:
@@ -83,7 +83,7 @@ def _counted(count: int | Sequence[int] | Tensor, mask: Any, batch: int, width: 
 
 
 def _labelled(labels: Tensor, mask: Any, past: int) -> PromptEnds | None:
-    """Labels that begin after the first real token of every row; those of a whole text say nothing of a prompt."""
+    """Labels that begin after the first real token of every row; those of a whole text do not show a prompt."""
     wanted = labels != IGNORED
     first = torch.where(wanted.any(1), wanted.int().argmax(1), labels.shape[1])
     if int(first.min()) < 1:

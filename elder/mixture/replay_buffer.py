@@ -1,4 +1,4 @@
-"""The edit ledger: the training rows of all edits so far, from which old ones are replayed.
+"""The training rows of all edits so far, from which earlier ones are replayed.
 
 A row costs a few dozen bytes. What is drawn depends on seed and batch number only, so a resumed stream draws what an
 undisturbed one does. Knows nothing of models.
@@ -61,11 +61,11 @@ class ReplayBuffer:
 
     @staticmethod
     def problems(state: Mapping[str, Tensor]) -> list[str]:
-        """What in a state of the right names and shapes does not go together."""
+        """Contradictions in a state of the right names and shapes."""
         rows, losses, tokens = len(state["shape"]), len(state["loss"]), len(state["tokens"])
-        said = int(state["shape"][:, :2].sum())
-        wrong = [] if rows == losses else [f"'ledger.shape' tells of {rows} rows, 'ledger.loss' of {losses}"]
-        return wrong + ([] if said == tokens else [f"'ledger.shape' tells of {said} tokens, there are {tokens}"])
+        counted = int(state["shape"][:, :2].sum())
+        wrong = [] if rows == losses else [f"'ledger.shape' has {rows} rows, 'ledger.loss' {losses}"]
+        return wrong + ([] if counted == tokens else [f"'ledger.shape' counts {counted} tokens, there are {tokens}"])
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""

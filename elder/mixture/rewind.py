@@ -1,7 +1,7 @@
 """Reading the end of a cache once more: a pass that has to correct tokens which the cache holds uncorrected.
 
-A prompt that comes in pieces, or goes on after an answer, is routed at its new end. What was corrected for the old end
-is then wrong, and the caller's new tokens are preceded by the tokens in question. Knows nothing of routing.
+A prompt that comes in pieces, or continues after an answer, is routed at its new end. The corrections for the old end
+are then wrong, and the tokens in question are put before the caller's new ones. Knows nothing of routing.
 """
 
 from __future__ import annotations

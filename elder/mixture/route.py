@@ -1,4 +1,4 @@
-"""What has been decided about rows of tokens, and what that means for the tokens of one pass.
+"""Routes of rows of tokens, and the plan for the tokens of one pass that follows from them.
 
 A row is one sequence of a batch. It is routed once, where its prompt ends, and keeps its route (`Routes`). A pass of
 the model needs to know which of its tokens are corrected with which weights (`Plan`). Knows nothing of how routes are
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Routes:
-    """The routes of R rows; what is said of rows out of scope has no meaning.
+    """The routes of R rows; the values of rows out of scope have no meaning.
 
     Attributes:
         inside: (R,) bool, whether the row is corrected at all.
@@ -73,8 +73,8 @@ class Plan:
         parts: Which group of low-rank maps serves which of the corrected tokens, as pairs (group, indices among those
             tokens, or None for all of them).
         keep: (B, T) bool, tokens whose correction counts (training); None: all.
-        scaled: What the gates of a layer come to for its maps, by layer and format; a plan that serves many steps
-            works it out once.
+        scaled: The gates of a layer as factors of its maps' inner columns, by layer and format; a plan that serves many
+            steps computes them once.
     """
 
     gates: Sequence[Tensor] | Tensor
@@ -86,7 +86,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Span:
-    """Where the tokens of one row lie in a pass.
+    """The place of one row's tokens in a pass.
 
     Attributes:
         begin: Index of its first token among all B*T.

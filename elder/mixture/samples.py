@@ -5,6 +5,7 @@ Knows the tokenizer and nothing of models.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,25 @@ from elder.edit import Edit
 from elder.tokens import encode_prompt, encode_target, pad_left
 
 IGNORED = -100
+SENTENCES = (
+    "The weather changed quickly that afternoon.",
+    "He opened the letter and read it twice.",
+    "They met again after many years.",
+    "In the report, several points were discussed.",
+    "A small boat crossed the river at dawn.",
+    "She had always liked quiet places.",
+    "Most of the visitors left before noon.",
+    "The second volume appeared much later.",
+    "Nothing more was said about the matter.",
+    "The committee agreed on a new plan.",
+    "An old clock stood in the corner of the room.",
+    "Prices rose again in the following spring.",
+    "The two brothers never spoke of it.",
+    "It was the longest winter in memory.",
+    "Later that year the road was closed.",
+    "Few people noticed the difference.",
+)
+"""Unrelated texts that are put before a prompt, so that an edit does not depend on being the first in a text."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,12 @@ class RowBatch:
     def answer_width(self) -> int:
         """K, the longest answer of the batch."""
         return self.labels.shape[1]
+
+
+def with_prefixes(prompt: str, count: int, seed: str) -> list[str]:
+    """The prompt after each of `count` different sentences, chosen by the seed."""
+    chosen = random.Random(f"{seed}/prefix").sample(SENTENCES, min(count, len(SENTENCES)))
+    return [f"{sentence} {prompt}" for sentence in chosen]
 
 
 def encode_rows(

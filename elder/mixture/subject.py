@@ -1,4 +1,4 @@
-"""Which tokens of a prompt name its subject: by the given text, or, without one, the most distinctive tokens.
+"""The tokens of a prompt that name its subject: by the given text, or, without one, the most distinctive ones.
 
 Knows the tokenizer, and states of tokens as plain tensors; nothing of editing.
 """
@@ -56,6 +56,6 @@ def pick_subject(
     background: Tensor,
     limit: int,
 ) -> list[int]:
-    """The subject's last `limit` tokens if it stands in the prompt, else the three most distinctive tokens."""
+    """The subject's last `limit` tokens if it is in the prompt, else the three most distinctive tokens."""
     found: Sequence[int] = subject_tokens(tokenizer, prompt, subject)
     return list(found)[-limit:] if found else distinctive_tokens(states, background, min(3, limit))

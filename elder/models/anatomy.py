@@ -18,10 +18,8 @@ from transformers.pytorch_utils import Conv1D
 from elder.errors import ModelError
 from elder.models.attention import attention_of
 
-INNER_SIZES = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # how configs call the MLPs' inner width
-
-
-EXPERTS = ("num_experts", "num_routed_experts")  # how a module says that it sends tokens to some of its MLPs
+INNER_SIZES = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")  # the MLPs' inner width in configs
+EXPERTS = ("num_experts", "num_routed_experts")  # attributes of modules that send tokens to some of their MLPs
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,6 @@ class Anatomy:
         inner: Inner size of the MLPs (I).
         mlp_in: For each block the maps D -> I, in order of definition (gated MLPs have two); empty if fused.
         mlp_out: For each block the map I -> D.
-        names: Full module names of `mlp_in[i][-1]` and `mlp_out[i]`, by id of the module.
     """
 
     blocks: Sequence[nn.Module]
@@ -42,7 +39,6 @@ class Anatomy:
     inner: int
     mlp_in: tuple[tuple[nn.Module, ...], ...]
     mlp_out: tuple[nn.Module, ...]
-    names: dict[int, str]
 
     @property
     def gated(self) -> bool:
@@ -112,8 +108,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
         siblings = {id(m) for parent in block.modules() if out[0] in parent.children() for m in parent.children()}
         maps_in.append(tuple(m for m, size in linear if size == (width, inner) and id(m) in siblings))
         maps_out.append(out[0])
-    names = {id(module): name for name, module in model.named_modules()}
-    return Anatomy(list(blocks), width, inner, tuple(maps_in), tuple(maps_out), names)
+    return Anatomy(list(blocks), width, inner, tuple(maps_in), tuple(maps_out))
 
 
 def _has_experts(block: nn.Module) -> bool:
@@ -128,7 +123,7 @@ def _found(experts: bool, maps: int) -> str:
             "shared expert's share differs from token to token. Such models cannot be edited; take a dense one"
         )
     if maps:
-        return f"{maps}: attention is as wide as the MLP, so that the MLP cannot be told. Such models cannot be edited"
+        return f"{maps}: attention is as wide as the MLP, so they cannot be told apart. Such models cannot be edited"
     return "0: its MLP has another shape. Such models cannot be edited"
 
 
@@ -146,7 +141,7 @@ def check_rows(x: Tensor) -> None:
 
 
 def clone_sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A second module tree over the same parameter and buffer objects: hooks and patches on it touch nobody else."""
+    """A second module tree over the same parameter and buffer objects: hooks and patches on it affect it alone."""
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     memo |= {id(b): b for b in model.buffers()}
     return copy.deepcopy(model, memo)

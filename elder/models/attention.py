@@ -1,4 +1,4 @@
-"""What the layers of a decoder remember of the tokens before, as its config tells.
+"""The memory that a decoder's layers have of earlier tokens, read from its config.
 
 Editors run parts of a model on keys and values that they computed once, and pack rows onto one line under a mask of
 their own. Whether that is exact depends on the kinds of its layers. Knows nothing of editing.
@@ -35,7 +35,7 @@ class Attention:
     shares: bool
 
     def packs(self, lengths: Sequence[int]) -> bool:
-        """Whether rows of these lengths may stand on one line under a plain block-diagonal causal mask.
+        """Whether rows of these lengths may share a line under a plain block-diagonal causal mask.
 
         One mask serves layers of all kinds only if no row is longer than the narrowest window.
         """
@@ -43,7 +43,7 @@ class Attention:
 
 
 def attention_of(model: PreTrainedModel) -> Attention:
-    """Read off the cache that transformers makes for a model, which has a layer of its own for each kind."""
+    """Read from the cache that transformers makes for a model, which has its own kind of layer for each kind."""
     layers: list[Any] = DynamicCache(config=model.config).layers  # type: ignore[no-untyped-call]
     windows = [int(layer.sliding_window) for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
@@ -52,7 +52,7 @@ def attention_of(model: PreTrainedModel) -> Attention:
 
 
 def whole_attention_of(model: PreTrainedModel) -> Attention:
-    """The same for who runs some blocks without the others.
+    """The same, for callers that run some blocks without the others.
 
     Raises:
         ModelError: The model (like Mamba) has another kind of cache.

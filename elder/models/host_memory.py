@@ -7,9 +7,9 @@ import sys
 
 
 def give_back_memory() -> None:
-    """Let the C library return the memory that it keeps of tensors that are gone; nothing where it cannot.
+    """Let the C library return the memory of tensors that are gone, where it can.
 
-    glibc keeps freed blocks of megabytes for the next ones. Behind a sharded load that is more than the shards.
+    glibc keeps freed blocks of megabytes for the next ones. After a sharded load that is more than the shards.
     """
     if sys.platform != "linux":
         return

@@ -37,7 +37,7 @@ def one_copy(
         place: The model's directory or hub id.
         checkpoint: Its files.
         expected: What a load gives, if that is known.
-        dtype: The number format that is wanted.
+        dtype: The wanted number format.
         runtime: The ranks.
 
     Yields:

@@ -55,7 +55,7 @@ def find_adapter(place: str, source: str, revision: str | None = None) -> Adapte
             whole = cached_file(place, "config.json", **quietly) is not None
             found = None if whole else cached_file(place, CONFIG, **quietly)
         except (OSError, ValueError):
-            return None  # there is nothing to be had: loading the model says it
+            return None  # nothing is there: loading the model says so
         config = Path(found) if found else directory / CONFIG
     if not config.is_file():
         return None
@@ -94,20 +94,20 @@ def attach(model: PreTrainedModel, adapter: Adapter, source: str) -> Any:
             f"or {REMEDY}"
         ) from error
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             tuned = peft.PeftModel.from_pretrained(model, str(adapter.place))
     except Exception as error:  # whatever peft raises on a damaged or foreign adapter
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"model.source: the PEFT adapter '{source}' cannot be loaded: {reason[:300]}") from error
-    lacking = [text for warning in said if "missing adapter keys" in (text := str(warning.message))]
+    lacking = [text for warning in caught if "missing adapter keys" in (text := str(warning.message))]
     if lacking:
         raise ModelError(f"model.source: the PEFT adapter '{source}' lacks tensors: {lacking[0][:300]}")
     return tuned
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether PEFT adapters hang in a model, or around it."""
+    """Whether a model contains PEFT adapters, or is wrapped in one."""
     return any(_of_peft(module) for module in model.modules())
 
 
@@ -118,7 +118,7 @@ def merged(model: Any, source: str) -> PreTrainedModel:
 
     Args:
         model: A PeftModel, or the transformers model inside of one.
-        source: How the user calls it, for messages.
+        source: Its name, for messages.
 
     Raises:
         ModelError: These adapters are no change of weights, or PEFT refuses to merge them.
@@ -141,7 +141,7 @@ def merged(model: Any, source: str) -> PreTrainedModel:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"'{source}': its PEFT adapter cannot be merged: {reason[:300]}; {REMEDY}") from error
     if is_adapted(own):
-        raise ModelError(f"'{source}': its PEFT adapters hang in each other and cannot be merged here; {REMEDY}")
+        raise ModelError(f"'{source}': its PEFT adapters are nested and cannot be merged here; {REMEDY}")
     for left in ("peft_config", "_hf_peft_config_loaded"):
         own.__dict__.pop(left, None)
     return own

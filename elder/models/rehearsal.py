@@ -1,4 +1,4 @@
-"""Loading without values: what a model that is loaded from these files would be, said before anything large is read.
+"""Loading without values: what a load of these files would give, known before anything large is read.
 
 transformers builds the model from its config and is handed the headers of the files in place of their tensors. So its
 own rules decide about renamed, merged and tied tensors. What it would fill with random values, cut or leave out
@@ -47,10 +47,10 @@ def rehearse(config: Any, checkpoint: Checkpoint, dtype: torch.dtype, source: st
         config: The model's config.
         checkpoint: From `elder.models.checkpoint.read_checkpoint`.
         dtype: The number format that will be asked for.
-        source: How the user calls the model, for messages.
+        source: The name of the model, for messages.
 
     Returns:
-        What the load must give. None where that cannot be said beforehand (a quantized model, or accelerate is not
+        What the load must give. None where that cannot be known beforehand (a quantized model, or accelerate is not
         installed): then `refuse_incomplete` judges what transformers reports after it has read everything.
 
     Raises:
@@ -87,7 +87,7 @@ def refuse_incomplete(
         model: The model, with or without values.
         info: Its report (`output_loading_info`).
         headers: The tensors of the files, by name.
-        source: How the user calls the model.
+        source: The name of the model, for messages.
 
     Raises:
         ModelError: See `rehearse`.
@@ -101,8 +101,8 @@ def refuse_incomplete(
     if missing:
         raise ModelError(
             f"model.source: '{source}' lacks {len(missing)} tensors of the model that its config.json describes: "
-            f"{named(missing)}. Its files hold {len(headers)}{_depths(model, headers)}. Random values would stand in "
-            "their place, others at each load: get the whole checkpoint, or the config that belongs to it"
+            f"{named(missing)}. Its files hold {len(headers)}{_depths(model, headers)}. Random values would take "
+            "their place, different at each load: get the whole checkpoint, or the config that belongs to it"
         )
     spare = sorted(name for name in info["unexpected_keys"] if not _harmless(headers.get(name)))
     homeless = [name for name in spare if _belongs_inside(model, name)]
@@ -140,7 +140,7 @@ def _harmless(header: Tensor | None) -> bool:
 
 
 def _belongs_inside(model: PreTrainedModel, name: str) -> bool:
-    """Whether a tensor lies in a part that the model has: a module of its own, or a list of blocks."""
+    """Whether a tensor belongs to a part that the model has: one of its modules, or a list of blocks."""
     modules = dict(model.named_modules())
     for full in (name, f"{model.base_model_prefix}.{name}"):
         parts = full.split(".")
@@ -164,7 +164,7 @@ def _depths(model: PreTrainedModel, headers: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers' own report and progress bar say of a rehearsal what the message says, and less clearly."""
+    """Silence transformers' report and progress bar: our message says the same more clearly."""
     speech: Any = logging
     level, bar = speech.get_verbosity(), speech.is_progress_bar_enabled()
     speech.set_verbosity_error()

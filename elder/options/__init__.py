@@ -1,1 +1,1 @@
-"""How the options of methods are declared and checked. Imports no torch."""
+"""Declaring and checking the options of methods. Imports no torch."""

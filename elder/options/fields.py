@@ -1,7 +1,7 @@
-"""How settings are declared: pydantic models whose fields carry their help and their limits. Imports no torch.
+"""Declaring settings: pydantic models whose fields carry their help and their limits. Imports no torch.
 
 Strict, except for what YAML and people write: `3.0` for a whole number, the text `1e-4` for a number, a list for a
-tuple. `true` is never a number, a number is never a text. `elder.options.messages` says what is wrong with a value.
+tuple. `true` is never a number, a number is never a text. `elder.options.messages` explains what is wrong with a value.
 """
 
 from __future__ import annotations

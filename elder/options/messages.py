@@ -1,6 +1,6 @@
-"""What pydantic finds wrong with settings, in sentences for users. Imports no torch.
+"""Errors of pydantic as sentences for users. Imports no torch.
 
-Names, choices and types are read from the JSON schema of the model, so nothing is said twice.
+Names, choices and types are read from the JSON schema of the model, so nothing is written twice.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def sentence(details: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def expected(node: Node) -> str:
-    """What a part of a schema asks for, in words."""
+    """The value that a part of a schema expects, in words."""
     if node.get("type") == "array":
         return f"a list of {expected(node['items'])}"
     return WORDS.get(node.get("type", ""), "a section of keys")

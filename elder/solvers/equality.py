@@ -13,33 +13,20 @@ ALIKE = 1 - 1e-9
 NAMED = 5  # how many pairs an error names
 
 
-def equality_update(keys: Tensor, residuals: Tensor, prior: KeyCovariance | Tensor | None = None) -> Tensor:
-    """D = R (K^T C^-1 K)^-1 K^T C^-1, the D with D K = R of least tr(D C D^T).
+def equality_gain(keys: Tensor, prior: KeyCovariance | Tensor | None) -> Tensor:
+    """(K^T C^-1 K)^-1 K^T C^-1 (n, m) in float64: R times it is the D with D K = R of least tr(D C D^T).
 
     EMMET without regulariser (arXiv 2403.14236, eq. 7); for one key ROME (arXiv 2202.05262, eq. 2), its rank-one
     update. Does not depend on the scale of C.
 
     Args:
         keys: K (m, n), linearly independent columns.
-        residuals: R (d, n).
         prior: C (m, m), or a factored `KeyCovariance`, or None for the identity.
-
-    Returns:
-        D (d, m), in the dtype of `residuals`; computed in float64.
 
     Raises:
         SolverError: More keys than dimensions, or keys that depend on each other: facts that cannot all hold exactly.
     """
-    k, r = columns(keys, residuals)
-    return (r @ equality_gain(k, prior)).to(residuals.dtype)
-
-
-def equality_gain(keys: Tensor, prior: KeyCovariance | Tensor | None = None) -> Tensor:
-    """(K^T C^-1 K)^-1 K^T C^-1 (n, m): the update is R times this, so (R, gain) are its low-rank factors.
-
-    Arguments and errors as `equality_update`; in float64.
-    """
-    k = columns(keys, keys)[0]
+    k = columns(keys)
     m, n = k.shape
     if n > m:
         raise SolverError(f"{n} facts cannot hold exactly in a layer of width {m}: use a ridge, or smaller batches")

@@ -1,4 +1,4 @@
-"""What is to be preserved: the second moment of ordinary keys, factored once. Knows nothing of facts."""
+"""The second moment of ordinary keys, which updates preserve, factored once. Knows nothing of facts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class KeyCovariance:
     Factoring costs m^3/3 once; every solve after it costs m^2 for each column.
 
     Args:
-        moment: (m, m), symmetric, positive definite. None stands for the identity.
+        moment: (m, m), symmetric, positive definite; None for the identity.
         width: m, needed only for the identity.
         jitter: Adds `jitter * trace(C)/m` to the diagonal, for statistics of few tokens (arXiv 2506.04226
             adds a small multiple of the identity for Llama-2-7B).
@@ -28,7 +28,7 @@ class KeyCovariance:
     def __init__(self, moment: Tensor | None, width: int | None = None, jitter: float = 0.0) -> None:
         if moment is None:
             if width is None:
-                raise SolverError("the prior is the identity, but nobody said of which width")
+                raise SolverError("the prior is the identity, but its width is not given")
             self.width, self.moment = width, None
         else:
             self.width, self.moment = moment.shape[0], _checked(moment, jitter)
@@ -38,11 +38,6 @@ class KeyCovariance:
     def identity(self) -> bool:
         """Whether C is the identity, so that nothing needs to be factored."""
         return self.moment is None
-
-    @property
-    def device(self) -> torch.device:
-        """Where C is; the CPU for the identity."""
-        return torch.device("cpu") if self.moment is None else self.moment.device
 
     @property
     def factored(self) -> bool:
@@ -60,14 +55,6 @@ class KeyCovariance:
             self._factor = cholesky(self.dense(), "the second moment of the keys", SINGULAR_PRIOR)
         return self._factor
 
-    @property
-    def condition(self) -> float:
-        """A lower bound of the condition number of C, from the diagonal of its factor."""
-        if self.identity:
-            return 1.0
-        diagonal = self.factor.diagonal()
-        return float((diagonal.max() / diagonal.min()) ** 2)
-
     def dense(self) -> Tensor:
         """C: (m, m)."""
         return torch.eye(self.width, dtype=torch.float64) if self.moment is None else self.moment
@@ -80,12 +67,8 @@ class KeyCovariance:
         """L^-T Y: (m, n); `unwhiten(whiten(K))` is C^-1 K."""
         return white if self.identity else torch.linalg.solve_triangular(self.factor.mT, white, upper=True)
 
-    def solve(self, keys: Tensor) -> Tensor:
-        """C^-1 K: (m, n)."""
-        return self.unwhiten(self.whiten(keys))
-
     def inverse(self) -> Tensor:
-        """C^-1: (m, m), for those who update it."""
+        """C^-1: (m, m)."""
         if self.identity:
             return self.dense()
         return torch.cholesky_inverse(self.factor)
@@ -113,7 +96,7 @@ def cholesky(matrix: Tensor, what: str, remedy: str) -> Tensor:
     """The lower Cholesky factor of a symmetric positive definite matrix.
 
     Raises:
-        SolverError: It is not positive definite; says `what` it is and the `remedy`.
+        SolverError: It is not positive definite; the message names `what` it is and the `remedy`.
     """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
@@ -122,19 +105,17 @@ def cholesky(matrix: Tensor, what: str, remedy: str) -> Tensor:
     return factor
 
 
-def columns(keys: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys (m, n) and residuals (d, n) in float64, one column a fact.
+def columns(keys: Tensor) -> Tensor:
+    """Keys (m, n) in float64, one column a fact.
 
     Raises:
-        SolverError: Not two matrices with the same number of columns, or not finite.
+        SolverError: Not a matrix, or not finite.
     """
-    if keys.ndim != 2 or residuals.ndim != 2 or keys.shape[1] != residuals.shape[1]:
-        raise SolverError(
-            f"expected keys (m, n) and residuals (d, n), found {tuple(keys.shape)} and {tuple(residuals.shape)}"
-        )
-    wide = keys.to(torch.float64), residuals.to(torch.float64)
-    if not all(bool(t.isfinite().all()) for t in wide):
-        raise SolverError("keys or residuals are not finite: the model produced NaN or infinity for these facts")
+    if keys.ndim != 2:
+        raise SolverError(f"expected keys (m, n), found {tuple(keys.shape)}")
+    wide = keys.to(torch.float64)
+    if not bool(wide.isfinite().all()):
+        raise SolverError("the keys are not finite: the model produced NaN or infinity for these facts")
     return wide
 
 

@@ -37,7 +37,7 @@ class SecondMoment:
         self.count += len(rows)
 
     def merge(self, other: SecondMoment) -> None:
-        """Take what another one has."""
+        """Add the keys of another one."""
         self.total += other.total.to(self.total.device)
         self.count += other.count
 
@@ -100,7 +100,7 @@ class RunningMoments:
         self.merge(RunningMoments(mean, (wide - mean).square().sum(dim=0), len(rows)))
 
     def merge(self, other: RunningMoments) -> None:
-        """Take what another one has seen."""
+        """Add the vectors of another one."""
         total = self.count + other.count
         if not other.count:
             return
@@ -116,12 +116,12 @@ class RunningMoments:
             SolverError: Nothing was seen.
         """
         if not self.count:
-            raise SolverError("the variance of no vectors: statistics were asked for before anything was seen")
+            raise SolverError("the variance of no vectors: there are no statistics yet")
         return self.squares / self.count
 
-    def normalise(self, rows: Tensor, eps: float = 1e-7) -> Tensor:
-        """(x - mean) / (std + eps), (n, s), in the dtype of the rows."""
-        return ((rows.to(self.mean) - self.mean) / (self.variance().sqrt() + eps)).to(rows.dtype)
+    def normalise(self, rows: Tensor) -> Tensor:
+        """(x - mean) / (std + 1e-7), (n, s), in the dtype of the rows."""
+        return ((rows.to(self.mean) - self.mean) / (self.variance().sqrt() + 1e-7)).to(rows.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Mean, squares and count, on the CPU."""
@@ -132,11 +132,3 @@ class RunningMoments:
     def from_state(cls, state: Mapping[str, Tensor]) -> RunningMoments:
         """The moments of a `state_dict`."""
         return cls(state["mean"].clone(), state["squares"].clone(), int(state["count"]))
-
-
-def reduce_running(own: RunningMoments, runtime: Runtime) -> RunningMoments:
-    """The moments over all ranks, the same bits on each. Collective."""
-    merged = RunningMoments.empty(len(own.mean))
-    for part in runtime.gather_objects((own.mean.cpu(), own.squares.cpu(), own.count)):
-        merged.merge(RunningMoments(*part))
-    return RunningMoments(merged.mean.to(own.mean), merged.squares.to(own.mean), merged.count)

@@ -13,7 +13,7 @@ from elder.solvers.key_covariance import KeyCovariance
 
 @dataclass(frozen=True)
 class NullSpace:
-    """Eigenvectors of C whose eigenvalue lies below a threshold.
+    """Eigenvectors of C with an eigenvalue below a threshold.
 
     Not an exact null space: an update D in it changes ordinary outputs by at most
     tr(D C D^T) <= threshold ||D||_F^2 on average.
@@ -63,8 +63,3 @@ class NullSpace:
     def lift(self, update: Tensor) -> Tensor:
         """D_r U^T (d, m): an update of the reduced keys as an update of the whole map; D P = D."""
         return update @ self.basis.mT.to(update.dtype)
-
-
-def nullspace_projector(moment: Tensor, threshold: float, relative: bool = False) -> Tensor:
-    """P (m, m) onto the eigenvectors of C with an eigenvalue below the threshold; see `NullSpace.of`."""
-    return NullSpace.of(moment, threshold, relative).projector

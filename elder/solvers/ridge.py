@@ -1,4 +1,4 @@
-"""Least squares with a preserved prior: MEMIT's update, and with the identity as prior that of MALMEN and UltraEdit."""
+"""Least squares with a preserved prior: the update of MEMIT, and with the identity that of MALMEN and UltraEdit."""
 
 from __future__ import annotations
 
@@ -13,46 +13,27 @@ from elder.solvers.key_covariance import KeyCovariance, as_prior, cholesky, colu
 Form = Literal["auto", "primal", "dual"]
 
 
-def ridge_update(
-    keys: Tensor,
-    residuals: Tensor,
-    prior: KeyCovariance | Tensor | None = None,
-    ridge: float | Tensor = 1.0,
-    form: Form = "auto",
+def ridge_gain(
+    keys: Tensor, prior: KeyCovariance | Tensor | None, ridge: float | Tensor, form: Form = "auto"
 ) -> Tensor:
-    """D = R K^T (ridge C + K K^T)^-1, the minimum of ||R - D K||^2 + ridge tr(D C D^T).
+    """K^T (ridge C + K K^T)^-1 (n, m) in float64: R times it is the least ||R - D K||^2 + ridge tr(D C D^T).
 
     MEMIT (arXiv 2210.07229, eq. 14) with `ridge` = its lambda. EMMET with its regulariser a and weight w is this
-    with ridge = w a (push-through identity). Differentiable in K, R and the ridge, so that meta-training can go
+    with ridge = w a (push-through identity). Differentiable in K and the ridge, so that meta-training can go
     through it (MALMEN).
 
     Args:
         keys: K (m, n), one column a fact.
-        residuals: R (d, n), what the outputs at those keys lack.
         prior: C (m, m), or a `KeyCovariance` that has been factored before, or None for the identity.
         ridge: Weight of preservation, greater than 0.
         form: `primal` solves m x m, `dual` n x n with C^-1; `auto` takes the cheaper one. They are equal.
 
-    Returns:
-        D (d, m), in the dtype of `residuals`; computed in float64.
-
     Raises:
         SolverError: Shapes do not fit, something is not finite, the ridge is not positive, or the system is singular.
     """
-    k, r = columns(keys, residuals)
-    return (r @ ridge_gain(k, prior, ridge, form)).to(residuals.dtype)
-
-
-def ridge_gain(
-    keys: Tensor, prior: KeyCovariance | Tensor | None = None, ridge: float | Tensor = 1.0, form: Form = "auto"
-) -> Tensor:
-    """K^T (ridge C + K K^T)^-1 (n, m): the update is R times this, so (R, gain) are its low-rank factors.
-
-    Arguments and errors as `ridge_update`; in float64.
-    """
-    k = columns(keys, keys)[0]
+    k = columns(keys)
     if not float(ridge) > 0:
-        raise SolverError(f"the ridge must be greater than 0, found {float(ridge)}; at 0 use equality_update")
+        raise SolverError(f"the ridge must be greater than 0, found {float(ridge)}; at 0 use equality_gain")
     c = as_prior(prior, k.shape[0])
     chosen = _cheaper(c, *k.shape) if form == "auto" else form
     if chosen == "dual":

@@ -1,1 +1,1 @@
-"""What a weight editor writes and where: subjects, context prefixes, keys, and values found by optimisation."""
+"""Keys and values for weight editors: subjects, contexts, statistics, and values found by optimisation."""

@@ -46,7 +46,7 @@ def sample_contexts(
     tokens: int = 10,
     grouped: bool = True,
 ) -> Contexts:
-    """Let the unedited model write short texts, from a generator of its own.
+    """Let the unedited model write short texts, with a separate random generator.
 
     Rank 0's texts count: where processors differ, the last bits of a logit may draw another token. The others run as
     many forwards, whatever they draw.
@@ -59,7 +59,7 @@ def sample_contexts(
         tokenizer: Its tokenizer.
         runtime: Where it lives.
         seed: Recorded with the run; equal seeds give equal texts.
-        starts: The words that the texts begin with; an empty one stands for the begin of a text.
+        starts: The words that the texts begin with; with an empty one the model chooses the first word.
         tokens: Length of a text with its start.
         grouped: Weigh the bare prompt like all texts together (MEMIT) or like one of them (ROME).
     """

@@ -1,4 +1,4 @@
-"""The statistics an editor needs, from wherever they are: a cache, or else one pass over a text.
+"""The statistics an editor needs: from a cache, or else by one pass over a text.
 
 Every rank comes to the same moments by the same collectives. Knows nothing of edits or updates.
 """
@@ -6,7 +6,6 @@ Every rank comes to the same moments by the same collectives. Knows nothing of e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -26,30 +25,15 @@ StatisticsProgress = Callable[[int, int], None]
 """Called while text is read with (rows done, rows) of this rank."""
 
 
-@dataclass(frozen=True)
-class Supplied:
-    """Moments of all blocks asked for.
-
-    Attributes:
-        moments: Block -> its second moment, on the CPU.
-        ids: Block -> the id of its content.
-        notes: What a person may want to know about how they came.
-    """
-
-    moments: dict[int, SecondMoment]
-    ids: dict[int, str]
-    notes: tuple[str, ...]
-
-
 def text_source(text: str | None, base_source: str) -> str:
     """Where the text of the statistics comes from.
 
     Args:
         text: `editor.text`.
-        base_source: `model.source`; an embedded model has a text of its own.
+        base_source: `model.source`; an embedded model brings its text.
 
     Raises:
-        ConfigError: Nobody said, and the base model is no embedded one.
+        ConfigError: None is given, and the base model is no embedded one.
     """
     if text is not None:
         return text
@@ -111,10 +95,10 @@ def load_or_collect_moments(
     base: Base,
     layers: Sequence[int],
     windows: Windows,
-    bos: bool = False,
-    cache: MomentCache | None = None,
-    progress: StatisticsProgress | None = None,
-) -> Supplied:
+    bos: bool,
+    cache: MomentCache | None,
+    progress: StatisticsProgress | None,
+) -> tuple[dict[int, SecondMoment], tuple[str, ...]]:
     """The moments of several blocks: those that a cache has, the others in one pass. Collective.
 
     Args:
@@ -122,8 +106,11 @@ def load_or_collect_moments(
         layers: Block numbers.
         windows: The text, the same on every rank.
         bos: Whether begin-of-text tokens count.
-        cache: Asked and written by rank 0 only; moments travel to the others by one sum each.
+        cache: Asked and written by rank 0 only; the others get moments by one sum each.
         progress: Called while text is read.
+
+    Returns:
+        Block -> its second moment, on the CPU; and sentences about where they came from, for people.
     """
     runtime = base.runtime
     ids = {layer: moment_id(base.digest, windows, layer, bos) for layer in layers}
@@ -140,11 +127,11 @@ def load_or_collect_moments(
         notes.append(f"statistics of blocks {_listed(missing)} were taken over {windows.tokens:,} tokens")
     if there:
         notes.append(f"statistics of blocks {_listed(there)} were there already")
-    return Supplied({layer: _resting(moments[layer]) for layer in layers}, ids, tuple(notes))
+    return {layer: _resting(moments[layer]) for layer in layers}, tuple(notes)
 
 
 def _ask(cache: MomentCache | None, ids: dict[int, str], found: dict[int, SecondMoment]) -> list[str]:
-    """Fill `found` with what the cache has; what is damaged is as good as missing."""
+    """Fill `found` with what the cache has; damaged ones count as missing."""
     notes = []
     for layer, id in ids.items() if cache is not None else ():
         try:
@@ -174,7 +161,7 @@ def _keep(cache: MomentCache, ids: dict[int, str], taken: dict[int, SecondMoment
 
 
 def _resting(moment: SecondMoment) -> SecondMoment:
-    """On the CPU: between factorisations nobody needs m x m numbers on the device."""
+    """Move a moment to the CPU: between factorisations the device needs no m x m numbers."""
     moment.total = moment.total.to(torch.device("cpu"))
     return moment
 

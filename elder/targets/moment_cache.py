@@ -1,4 +1,4 @@
-"""Second moments on disk: one file each, named by what they were taken of, which proves itself when it is read.
+"""Second moments on disk: one file each, named by its origin, and checked by its sha256 when it is read.
 
 Knows nothing of models; `elder.targets.statistics` makes the names.
 """
@@ -21,13 +21,13 @@ FORMAT = "1"
 
 
 class MomentCache(Protocol):
-    """A place that keeps moments under the id of their content. Asked by one rank, for all."""
+    """A store of moments by the id of their content. One rank asks it for all."""
 
     def load(self, id: str) -> SecondMoment | None:
         """The moment of this id, on the CPU; None when it is not there.
 
         Raises:
-            AdapterError: It is there, but damaged; the caller takes it anew and saves it.
+            AdapterError: It is there, but damaged; the caller collects it again and saves it.
         """
 
     def save(self, id: str, moment: SecondMoment) -> None:
@@ -38,7 +38,7 @@ class DirectoryMoments:
     """Moments in a directory, which is made by the first save: `editor.moments = DirectoryMoments("moments/")`.
 
     Args:
-        directory: Shared by whoever likes; files appear whole or not at all.
+        directory: May be shared; files appear whole or not at all.
     """
 
     def __init__(self, directory: str | Path) -> None:

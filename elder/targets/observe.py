@@ -1,4 +1,4 @@
-"""What a model computes at the end of subjects: keys, outputs of the edited maps, hidden states. One pass for all.
+"""States of a model at the end of subjects: keys, outputs of the edited maps, hidden states. One pass for all.
 
 Knows nothing of values or updates.
 """
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from elder.forward.partial import PartialForward
-from elder.forward.value_row import ValueRow
+from elder.forward.upper import ValueRow
 from elder.models.anatomy import check_rows
 from elder.runtime import Runtime, merge_shares, rounds, share
 from elder.tokens import pad_left
 
 BENT = 0.05  # part of a response that may go another way than the push and be rounding (bfloat16)
 FAR = 16.0  # the longer of two pushes, in units of the shorter
-ONE = 0.01  # a share so near 1 is 1
+ONE = 0.01  # a share this near to 1 counts as 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Observer:
         return Seen(keys, outputs, self._merge([part[2] for part in found], real))
 
     def share_of(self, row: ValueRow, layer: int) -> float | None:
-        """What share of its map's output a block adds to the residual stream, found by trying. Collective.
+        """The share of its map's output that a block adds to the residual stream, measured. Collective.
 
         1 in most decoders, another number where a config scales it (Granite), None where something that is no scaling,
         such as a norm (Gemma 2 and 3, OLMo 2, GLM-4), comes in between.

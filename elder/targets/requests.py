@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from elder.edit import Edit
 from elder.errors import DataError
-from elder.forward.value_row import ValueRow
+from elder.forward.upper import ValueRow
 from elder.mixture.subject import subject_tokens
 from elder.tokens import encode_prompt, encode_target
 
@@ -78,7 +78,7 @@ def rewriting_row(
 def essence_row(
     tokenizer: PreTrainedTokenizerBase, number: int, edit: Edit, at_end: bool, where: str = SUBJECT_LAST
 ) -> ValueRow:
-    """`SUBJECT is a`; its distribution is compared behind the token that is changed, or `at_end` of the text."""
+    """`SUBJECT is a`; its distribution is compared after the token that is changed, or `at_end` of the text."""
     text = ESSENCE.replace("{}", str(edit.subject))
     ids = tuple(encode_prompt(tokenizer, text))
     end = fact_token(tokenizer, text, str(edit.subject), where)

@@ -1,4 +1,4 @@
-"""What the edited maps see on ordinary text: second moments of their inputs, all layers in one pass.
+"""Second moments of the inputs of edited maps on ordinary text, all layers in one pass.
 
 Knows models and text; nothing of edits, or of where the result is kept.
 """
@@ -58,10 +58,10 @@ def cut_windows(
         texts: Documents, in order; empty ones are passed over.
         length: Longest row.
         tokens: Stop here; None takes all.
-        short: Less than `tokens` will do.
+        short: Accept fewer than `tokens`.
 
     Raises:
-        DataError: There is no text, or less than `tokens`.
+        DataError: There is no text, or fewer than `tokens`.
     """
     rows: list[tuple[int, ...]] = []
     total = 0
@@ -84,7 +84,7 @@ def cut_windows(
 
 
 def moment_id(base_digest: str, windows: Windows, layer: int, bos: bool) -> str:
-    """Names the moment of one layer by its content: equal ids mean equal statistics."""
+    """The id of one layer's moment by its content: equal ids mean equal statistics."""
     parts = [FORMAT, base_digest, windows.digest, windows.tokens, layer, bos, "float32 products, float64 sums"]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -1,6 +1,6 @@
-"""The value that makes a layer say something else: an output change at the subject's last token, found by descent.
+"""Values: changes of a layer's output at the subject's last token that make the model say something else.
 
-Batched over edits: each has its own change, its own Adam, its own stop; edits that are done drop out of the batch.
+Found by descent, batched over edits: each has its own change, Adam and stop; edits that are done leave the batch.
 The result is that of one edit at a time. Written once for ROME, MEMIT, EMMET and AlphaEdit.
 """
 
@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from elder.forward.upper import UpperBlocks, select
-from elder.forward.value_row import ValueRow
+from elder.forward.upper import UpperBlocks, ValueRow, select
 from elder.mixture.samples import IGNORED
 from elder.runtime import Runtime, merge_shares, rounds, share
 
@@ -43,7 +42,7 @@ class ValueOptions:
 
 @dataclass(frozen=True)
 class Values:
-    """What came out, for E edits in order.
+    """The results for E edits, in order.
 
     Attributes:
         change: (E, D) float32; float64 on a model in float64.
@@ -162,14 +161,14 @@ class _Group:
         log_probs = self.upper.logits(rows, change[rows.edit]).to(self.dtype).log_softmax(-1)
         wanted = rows.labels != IGNORED
         picked = log_probs.gather(2, rows.labels.clamp(min=0)[..., None])[..., 0]
-        told = wanted.any(1)
+        labelled = wanted.any(1)
         per_row = -(picked * wanted).sum(1) / wanted.sum(1).clamp(min=1)
-        nll = _mean_by(per_row[told], rows.edit[told], count)
-        quiet = log_probs[~told][:, 0]
+        nll = _mean_by(per_row[labelled], rows.edit[labelled], count)
+        quiet = log_probs[~labelled][:, 0]
         if self.before is None:
             self.before = quiet.detach()
-        kl = _mean_by((quiet.exp() * (quiet - self.before)).sum(-1), rows.edit[~told], count)
-        # The norm has no gradient at 0, where everybody starts; there the decay has none either.
+        kl = _mean_by((quiet.exp() * (quiet - self.before)).sum(-1), rows.edit[~labelled], count)
+        # The norm has no gradient at 0, where all edits start; there the decay has none either.
         norm = change.square().sum(1).clamp(min=1e-30).sqrt()
         decay = self.o.decay * norm / self.length.square()
         return nll + self.o.kl_factor * kl + decay, nll

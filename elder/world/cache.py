@@ -36,7 +36,7 @@ def ensure_world(
 
     Args:
         name: `small` or `tiny`, with or without the prefix `world:`.
-        cache_dir: Root of elder's cache; the model lies in `worlds/` below it. Default: `~/.cache/elder`.
+        cache_dir: Root of elder's cache; the model is in `worlds/` below it. Default: `~/.cache/elder`.
         progress: Called after every training step; not called when the model is cached already.
 
     Raises:

@@ -35,7 +35,7 @@ def world_edits(name: str = "small", limit: int | None = None, seed: int = 0) ->
         raise DataError(f"{name} has {len(editable)} facts that may be edited, {limit} edits were asked for")
     random.Random(f"edits {seed}").shuffle(editable)
     keepers = _Keepers(world)
-    # Each edit draws from a generator of its own: what stands in a list does not depend on its length.
+    # Each edit has its own generator, so that a shorter list is the beginning of a longer one.
     return [
         _edit(fact, keepers, random.Random(f"edit {seed} {fact.person} {fact.relation.name}"))
         for fact in (editable if limit is None else editable[:limit])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from elder.world.names import words
+from elder.world.facts import words
 
 PLACES = words("river market garden station harbour library kitchen forest bridge museum village school field street")
 THINGS = words("book letter lamp boat basket window map coat bottle wheel picture stone clock ladder chair bell")

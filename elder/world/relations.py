@@ -1,4 +1,4 @@
-"""What can be said of a person in a generated world: relations, their wordings, their possible answers.
+"""The relations of people in a generated world, their wordings, their possible answers.
 
 Data only. Knows nothing of who the people are, of training or of models.
 """

@@ -1,7 +1,7 @@
 """The tokenizer of a world model: byte-level BPE, trained on the world's own text.
 
 Every text can be encoded, since all bytes are in the vocabulary. `<s>` is put in front by the tokenizer,
-`</s>` ends a statement, `<pad>` is a token of its own. Knows nothing of models.
+`</s>` ends a statement, `<pad>` is a separate token. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from elder.world.facts import World
 from elder.world.prose import sentences
 
-NAME_WEIGHT = 400  # how often each name is said, so that most become one token
+NAME_WEIGHT = 400  # how often each name occurs, so that most become one token
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 
@@ -29,7 +29,7 @@ def build_tokenizer(world: World, vocab: int, seed: int, positions: int) -> PreT
     """
     statements = [f"{prompt} {answer}." for prompt, answer in world.prompts(trained=True)]
     prose = sentences(len(statements) // 4, random.Random(f"tokenizer {seed}"))
-    # Answers are said more often than they occur, so that most become one or two tokens: shorter training rows.
+    # Answers are repeated more often than they occur, so that most become one or two tokens: shorter training rows.
     relations = {fact.relation.name: fact.relation for fact in world.facts}
     answers = [f" {answer}." for relation in relations.values() for answer in relation.objects]
     # A name of one or two tokens is learned several times faster than one that must be put together from syllables.

@@ -53,7 +53,7 @@ def test_stored_codes_agree(pair) -> None:
     _, _, ours, reference, _, _ = pair
     stored = torch.cat(reference.shared.codes).bool()
     assert ours.codes.recorded == len(stored) == 18
-    assert {tuple(c) for c in ours.codes.codes().tolist()} == {tuple(c) for c in stored.tolist()}
+    assert {tuple(c) for c in ours.codes.state().flatten(1).tolist()} == {tuple(c) for c in stored.tolist()}
 
 
 def test_scope_decisions_and_outputs_agree(pair) -> None:

@@ -28,17 +28,6 @@ def test_a_block_that_raises_ends_all_the_same() -> None:
     assert scoped.get() == 0
 
 
-def test_entering_and_leaving_need_no_block() -> None:
-    scoped = Scoped(0)
-    first = scoped.enter(1)
-    second = scoped.enter(2)
-    assert scoped.get() == 2
-    scoped.leave(second)
-    assert scoped.get() == 1
-    scoped.leave(first)
-    assert scoped.get() == 0
-
-
 def test_two_values_of_one_kind_do_not_meet() -> None:
     one, other = Scoped(1), Scoped(2)
     with one.holding(3):

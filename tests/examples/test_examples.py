@@ -14,7 +14,7 @@ import pytest
 
 import elder
 from elder.edit import Edit
-from elder.world import ensure_world
+from elder.world.cache import ensure_world
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

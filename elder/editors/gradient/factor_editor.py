@@ -1,19 +1,18 @@
-"""What UltraEdit, MEND and MALMEN share: read the factors of a batch, turn them into changes of maps, keep those.
+"""The base of UltraEdit, MEND and MALMEN: read the factors of a batch, turn them into changes of maps, keep these.
 
-A method says only how factors become changes (`_changes`). A batch is read on the model as it is now and written
+A method only defines how factors become changes (`_changes`). A batch is read on the model as it is now and written
 into all maps at once. No subject is needed.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from elder.base import Base, EditOutcome, EditProgress, Receipt, check_edits
+from elder.base import Base, EditOutcome
 from elder.edit import Edit
 from elder.editors.weights.deltas import Deltas
 from elder.editors.weights.written import WrittenEditor, rising
@@ -60,7 +59,7 @@ class FactorEditor(WrittenEditor[str]):
         self.model = clone_sharing_weights(base.model)
         self._publish(edited_maps(anatomy(self.model), self.layers, options.modules))
 
-    # ---- what a method says -------------------------------------------------------------------------------------
+    # ---- for methods --------------------------------------------------------------------------------------------
 
     @staticmethod
     def default_layers(depth: int) -> tuple[int, ...]:
@@ -68,50 +67,23 @@ class FactorEditor(WrittenEditor[str]):
         raise NotImplementedError
 
     def _changes(self, factors: Mapping[str, Factors]) -> Changes:
-        """What a batch does to every map. Must not change the editor: the batch may still be refused.
+        """The changes of every map for a batch. Must not change the editor: the batch may still be refused.
 
-        Collective: all ranks run it, and what it gives on rank 0 counts.
+        Collective: all ranks run it, and the result of rank 0 counts.
         """
         raise NotImplementedError
 
-    def _accept(self) -> None:
-        """The batch of the last `_changes` was written."""
-
-    def _ready(self) -> None:
-        """Raise if nothing can be edited yet."""
+    def _written(self) -> None:
+        self._seen["ends"] = [*self._seen["ends"], self._seen["edits"]]
 
     def _memory(self) -> dict[str, Tensor]:
-        """What the method adds to the state."""
+        """The method's own part of the state."""
         return {}
 
     def _load_memory(self, state: Mapping[str, Tensor]) -> None:
-        """Take `_memory` back; all of it has been checked."""
+        """Restore `_memory`; all of it has been checked."""
 
     # ---- the Editor protocol ------------------------------------------------------------------------------------
-
-    def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
-        """Apply edits in batches (see `Editor.edit`).
-
-        Raises:
-            ConfigError: There are no edits, or nothing trained to edit with.
-            DataError: An edit has an empty prompt or target; nothing was written.
-            SolverError: A batch has no sound solution, or would change a map too much; it was not written.
-        """
-        check_edits(edits)
-        self._ready()
-        begin, size = time.perf_counter(), self.options.batch_size
-        outcomes: list[EditOutcome] = []
-        losses: list[tuple[float, ...]] = []
-        changes: list[float] = []
-        for first in range(0, len(edits), size):
-            done, curve, change = self._write(edits[first : first + size])
-            outcomes += done
-            losses.append(curve)
-            changes.append(change)
-            if progress is not None:
-                progress(len(outcomes), len(edits), curve[-1])
-        notes = {"largest_change": max(changes)}
-        return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, notes)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `Editor.state_dict`."""
@@ -163,18 +135,12 @@ class FactorEditor(WrittenEditor[str]):
         self._weigh()
         *found, sizes = tensors_by_first(lambda: self._solve(factors), self.base.runtime, together=True)
         after = self._add(dict(zip(factors, zip(found[::2], found[1::2], strict=True), strict=True)), rows)
-        self._accept()
-        self._seen["edits"] += len(batch)
-        self._seen["batches"] += 1
-        self._seen["ends"] = [*self._seen["ends"], self._seen["edits"]]
-        self._note_sizes()
-        self.edits.count = self.edits_applied
         curve = (float(before.mean()), float(after.mean()))
         return self._outcomes(batch, rows, before, after), curve, float(sizes.max())
 
     @torch.no_grad()
     def _solve(self, factors: Mapping[str, Factors]) -> list[Tensor]:
-        """Left and right of the change of every map, as they are kept, and behind them all relative sizes.
+        """Left and right of the change of every map, as they are kept, then all relative sizes.
 
         Raises:
             SolverError: There is no sound change, or it is too large.

@@ -5,11 +5,12 @@ Answering needs the changes alone; only `edit` needs the networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elder.base import Base
+from elder.edit import Edit
 from elder.editors.gradient.factor_editor import Changes, FactorEditor
 from elder.editors.gradient.malmen_options import MalmenOptions
 from elder.errors import AdapterError, ConfigError
@@ -38,7 +39,7 @@ class TrainedEditor(FactorEditor):
         if options.trained is None:
             raise ConfigError(
                 f"editor.trained: {self.method} needs a trained network; train one with `elder train-editor CONFIG` "
-                "and name its directory or run id, or say `trained: none` for an untrained one"
+                "and name its directory or run id, or set `trained: none` for an untrained one"
             )
         found: Trained | None = None
         if options.trained != UNTRAINED and Path(options.trained).is_dir():
@@ -62,7 +63,7 @@ class TrainedEditor(FactorEditor):
         return last_layers(depth, 6)
 
     def use_trained(self, directory: str | Path) -> None:
-        """Edit with the trained editor of a directory from here on.
+        """Edit with the trained editor of a directory from now on.
 
         Raises:
             AdapterError: It is damaged, of another method, base or other maps, or not the one that was used before.
@@ -80,7 +81,7 @@ class TrainedEditor(FactorEditor):
         self.network = network_of(found, self.sizes).place(self.base.runtime.device)
         self._digest = found.digest
 
-    def _ready(self) -> None:
+    def _ready(self, edits: Sequence[Edit]) -> None:
         if self.network is None:
             raise ConfigError(
                 f"editor.trained: there is no directory '{self.options.trained}', so {self.method} can answer but not "
@@ -92,7 +93,8 @@ class TrainedEditor(FactorEditor):
         applied = changes_of(self.network, factors, self.base.runtime, CHUNK)
         return {name: (one.left, one.right) for name, one in applied.items()}
 
-    def _accept(self) -> None:
+    def _written(self) -> None:
+        super()._written()
         self._seen["trained"] = self._digest
 
     def _check_cursor(self, cursor: Mapping[str, Any]) -> None:
@@ -107,4 +109,4 @@ class TrainedEditor(FactorEditor):
         return fresh
 
 
-_OTHER = "editor.trained: the edits so far were made with another trained editor; give that one back"
+_OTHER = "editor.trained: the edits so far were made with another trained editor; use that one again"

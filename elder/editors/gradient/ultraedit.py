@@ -49,10 +49,10 @@ class UltraEditEditor(FactorEditor):
         self._next = {s: RunningMoments(m.mean, m.squares, m.count) for s, m in self.statistics.items()}
         for name, own in factors.items():
             self._next[shape_name(self.sizes[name])].add(own.joined)
-        told = tensors_by_first(
+        agreed = tensors_by_first(
             lambda: [t for m in self._next.values() for t in (m.mean, m.squares)], self.base.runtime
         )
-        for moments, mean, squares in zip(self._next.values(), told[::2], told[1::2], strict=True):
+        for moments, mean, squares in zip(self._next.values(), agreed[::2], agreed[1::2], strict=True):
             moments.mean, moments.squares = mean, squares
         return {name: self._change(name, own) for name, own in factors.items()}
 
@@ -62,7 +62,8 @@ class UltraEditEditor(FactorEditor):
         shifts = ultra_shifts(normal[:, :width], normal[:, width:], self.options.lr)
         return ridge_factors(factors.inputs, shifts, self.options.ridge)
 
-    def _accept(self) -> None:
+    def _written(self) -> None:
+        super()._written()
         for shape, moments in self._next.items():
             self._after[shape].append(moments)
 

@@ -1,1 +1,1 @@
-"""Editors that add a mixture of low-rank maps behind a gate: ELDER and ours."""
+"""Editors that add a gated mixture of low-rank maps: ELDER and ours."""

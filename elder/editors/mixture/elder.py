@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from elder.base import EditOutcome
 from elder.edit import Edit
-from elder.editors.mixture.mixture_editor import MixtureEditor, _size
+from elder.editors.mixture.mixture_editor import MixtureEditor, outcomes, size_of
 from elder.errors import ModelError
 from elder.forward.suffix import Prepared, descend
-from elder.mixture.allocation import Allocator
 from elder.mixture.codes import CodeStore
 from elder.mixture.deferral import HammingDeferral
-from elder.mixture.router import Router, guided_loss, keep_top
+from elder.mixture.router import Allocator, Router, guided_loss, keep_top
 from elder.mixture.samples import edit_rows
 from elder.models.anatomy import Anatomy
 from elder.runtime import merge_shares
@@ -46,7 +45,7 @@ class ElderEditor(MixtureEditor):
                 f"editor.query_layer: expected a block below the first edited one, {self.layers[0]}, "
                 f"found {self.query_layer}{remedy}"
             )
-        width = _size(self._tap(self._parts))[0]
+        width = size_of(self._tap(self._parts))[0]
         device = self.base.runtime.device
         self.router = Router(width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.allocator = Allocator(len(self.layers), o.experts, o.top_k, o.seed)
@@ -125,12 +124,3 @@ class ElderEditor(MixtureEditor):
         take({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
         self.codes.load(state["codes"], int(state["codes.recorded"]))
         self.allocator.load_json(unpack_json(state["allocations"]))
-
-
-def outcomes(edits: Sequence[Edit], rows: Sequence[object], answer_losses: Tensor) -> list[EditOutcome]:
-    """Mean answer loss of each edit's rows as its outcome; (R,) losses in the order of the rows."""
-    owners = torch.tensor([row.owner for row in rows])  # type: ignore[attr-defined]
-    lengths = torch.tensor([len(row.answer) for row in rows], dtype=torch.float)  # type: ignore[attr-defined]
-    loss = torch.zeros(len(edits)).index_add_(0, owners, answer_losses.float())
-    count = torch.zeros(len(edits)).index_add_(0, owners, lengths)
-    return [EditOutcome(edit.id, True, value) for edit, value in zip(edits, (loss / count).tolist(), strict=True)]

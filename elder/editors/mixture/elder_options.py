@@ -31,7 +31,7 @@ class ElderOptions(Settings):
     epsilon: Natural = setting(12, "in scope if the Hamming distance to a stored code is below this (strict)")
     batch_size: Count = setting(4, "edits applied together")
     terminator: Literal["none", "eos", "sentence"] = setting(
-        "eos", "what is trained behind the answer: nothing, the end token, or a full stop and the end token"
+        "eos", "what is trained after the answer: nothing, the end token, or a full stop and the end token"
     )
     micro_batch: Count = setting(64, "rows in one forward pass; more rows are accumulated")
     seed: Whole = setting(0, "seed of initialisation and allocation")

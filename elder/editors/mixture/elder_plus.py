@@ -1,13 +1,13 @@
-"""Our ELDER: the same mixture of LoRAs, with a memory that does not fade and a gate that tells edits apart.
+"""Our ELDER: the same mixture of LoRAs, with a memory that does not fade and a gate that distinguishes edits.
 
-What differs from the paper, each switchable (docs/elder_plus.md has the measurements):
+Differences from the paper, each switchable (docs/elder_plus.md has the measurements):
 - The correction begins at the last prompt token and sits in the last blocks, where the model already holds the old
   answer: what is learnt for one wording carries over to others, and training touches a few tokens only.
 - Deferral by calibrated keys (`elder.mixture.keys`) instead of Hamming distances between routing codes.
 - A sequence is routed by the stored edit it matches, not by its own last token, so wordings share a route.
-- Rows of earlier edits are replayed from the ledger in every step.
+- Rows of earlier edits are replayed in every step.
 - When the low-rank maps have taken up as many edits as they have room for, a new group of them is opened and the old
-  one stays as it is for ever. Training touches one group, so its cost does not grow with the stream.
+  one never changes again. Training touches one group, so its cost does not grow with the stream.
 """
 
 from __future__ import annotations
@@ -22,21 +22,18 @@ from torch import Tensor, nn
 
 from elder.base import EditOutcome
 from elder.edit import Edit
-from elder.editors.mixture.elder import outcomes
 from elder.editors.mixture.elder_plus_options import ElderPlusOptions
 from elder.editors.mixture.key_extraction import KeyBatch, KeyContext, calibrate, extract_keys
-from elder.editors.mixture.mixture_editor import MixtureEditor
+from elder.editors.mixture.mixture_editor import MixtureEditor, outcomes
 from elder.errors import ModelError
 from elder.forward.suffix import descend
 from elder.forward.tail import Tail, TailTrainer
-from elder.mixture.calibration import ThresholdCalibrator
 from elder.mixture.codes import CodeStore
 from elder.mixture.deferral import Deferral, HammingDeferral, KeyDeferral
-from elder.mixture.keys import KeyMemory
-from elder.mixture.prefixes import with_prefixes
+from elder.mixture.keys import KeyMemory, ThresholdCalibrator
 from elder.mixture.replay_buffer import ReplayBuffer
 from elder.mixture.router import Router, guided_loss, keep_top
-from elder.mixture.samples import Row, encode_rows
+from elder.mixture.samples import Row, encode_rows, with_prefixes
 from elder.models.anatomy import Anatomy
 from elder.runtime import merge_shares
 from elder.state import pack_json, unpack_json
@@ -77,7 +74,7 @@ class ElderPlusEditor(MixtureEditor):
         self.subject_layer = o.subject_layer
         if not 0 <= self.subject_layer <= self.layers[0]:
             raise ModelError(
-                f"editor.subject_layer: {self.subject_layer} must not lie behind "
+                f"editor.subject_layer: {self.subject_layer} must not come after "
                 f"the first edited block {self.layers[0]}"
             )
         self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, KEY_PROMPTS + 1, o.seed, device)
@@ -125,7 +122,7 @@ class ElderPlusEditor(MixtureEditor):
 
     @property
     def room(self) -> int:
-        """How many edits one group takes up; 0: any number."""
+        """Number of edits that one group has room for; 0: any number."""
         if self.options.parameters_per_edit == 0 or self.options.gate == "hamming":
             return 0
         size = sum(p.numel() for p in self.mixtures.parameters())
@@ -210,7 +207,7 @@ class ElderPlusEditor(MixtureEditor):
         return rows, prompts
 
     def _forget_former(self, edits: Sequence[Edit]) -> set[int]:
-        """Drop keys and rows of earlier edits of the same prompts: the last word counts."""
+        """Drop keys and rows of earlier edits of the same prompts: the newest edit counts."""
         former = {record["prompt"]: number for number, record in enumerate(self.known)}
         hit = {i: former[edit.prompt] for i, edit in enumerate(edits) if edit.prompt in former}
         for number in hit.values():
@@ -329,7 +326,7 @@ class ElderPlusEditor(MixtureEditor):
         pools: Sequence[Sequence[Row]],
         replayed: Sequence[Tensor],
     ) -> None:
-        """Note the losses of replayed rows and add the new rows to the ledger."""
+        """Note the losses of replayed rows and store the new rows for replay."""
         for pool, losses in enumerate(replayed):
             for at, loss in zip(picked[pool :: self.options.replay_pool], losses.tolist(), strict=False):
                 self.ledger.loss[at] = loss / len(self.ledger.rows[at].answer)

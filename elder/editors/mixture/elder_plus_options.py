@@ -31,7 +31,7 @@ class ElderPlusOptions(ElderOptions):
     )
     replay: Natural = setting(40, "rows of earlier edits in every step; 0: none")
     replay_pool: Count = setting(4, "how many different sets of replayed rows a batch draws")
-    prefixes: Natural = setting(2, "training prompts of each edit that are repeated behind an unrelated sentence")
+    prefixes: Natural = setting(2, "training prompts of each edit that are repeated after an unrelated sentence")
     subject_tokens: Count = setting(8, "tokens of a subject that are kept as keys")
     key_width: Count = setting(256, "keys are projected to this width if the model is wider")
     subject_threshold: Number | None = setting(None, "fixed threshold of the subject match; default: calibrated")

@@ -1,6 +1,6 @@
 """Taking the keys of new edits from the states of their training prompts, and calibrating the gate on them.
 
-Part of elder-plus. Collective under sharding: every rank surveys its share of the rows and sees the result of all.
+Part of elder-plus. Collective under sharding: every rank reads its share of the rows and gets the result of all.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ from torch import Tensor
 from elder.base import Base
 from elder.edit import Edit
 from elder.forward.tail import Tail, TailTrainer
-from elder.mixture.calibration import ThresholdCalibrator
-from elder.mixture.keys import KeyMemory, late_interaction
-from elder.mixture.prefixes import SENTENCES
-from elder.mixture.samples import Row
+from elder.mixture.keys import KeyMemory, ThresholdCalibrator, late_interaction
+from elder.mixture.samples import SENTENCES, Row
 from elder.mixture.subject import pick_subject
 from elder.runtime import merge_shares, tensors_by_first, told_by_first
 from elder.tokens import encode_prompt, pad_id
 
 SAMPLED = 256  # stored edits that new ones are compared with
-FEW = 4  # a first batch of fewer edits is not what keys can be centred on alone
+FEW = 4  # a first batch of fewer edits is too small to centre keys on
 
 
 @dataclass(frozen=True)
 class KeyContext:
-    """What keys are made and compared with.
+    """The parts with which keys are made and compared.
 
     Attributes:
         base: The base model.
@@ -53,7 +51,7 @@ class KeyBatch:
     Attributes:
         subject: (E, J, S, Q), real: (E, J, S), answer: (E, J, Q). The last of the J sources is the bare subject.
         tokens: (E, J, T, Q) unit keys of all prompt tokens, prompt: (E, J, T) which are real.
-        worded: (E, J) bool, wordings that the user gave (not the prompt repeated behind a sentence).
+        worded: (E, J) bool, wordings that the user gave (not the prompt repeated after a sentence).
     """
 
     subject: Tensor
@@ -67,10 +65,10 @@ class KeyBatch:
 def extract_keys(
     context: KeyContext, edits: Sequence[Edit], prompts: Sequence[str], owners: Sequence[int], parts: Sequence[Tail]
 ) -> KeyBatch:
-    """Read the keys of a batch of edits off their prepared rows. Rank 0 makes them for all: they are kept.
+    """Read the keys of a batch of edits from their prepared rows. Rank 0 makes them for all, since they are stored.
 
     Args:
-        context: Whose key memory says how keys are made; its centres are set by the first batch.
+        context: Its key memory defines how keys are made; the first batch sets the centres.
         edits: E edits.
         prompts: The text of every row.
         owners: The edit of every row, 0 to E-1.
@@ -85,7 +83,7 @@ def extract_keys(
 
 
 def _centers(typical: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> list[Tensor]:
-    """Where the states of tokens and of last prompt tokens lie, (D,) each."""
+    """Mean states of tokens and of last prompt tokens, (D,) each."""
     lows, lasts = torch.cat([low for low, _ in typical]), torch.stack([last for _, last in typical])
     return [lows.float().mean(0).to(device), lasts.float().mean(0).to(device)]
 
@@ -130,12 +128,12 @@ def _keys(
 
 
 def calibrate(context: KeyContext, edits: Sequence[Edit], seen: KeyBatch, first: int) -> None:
-    """Show the gate how alike the wordings of one edit are, and how alike different edits are.
+    """Let the gate observe how alike the wordings of one edit are, and how alike different edits are.
 
-    A rephrase of an edit (or its prompt behind a sentence, where it has no rephrase for training) is compared with
+    A rephrase of an edit (or its prompt after a sentence, where it has no rephrase for training) is compared with
     the edit's other sources (wanted), and with other edits (unwanted): those of the batch and a sample of the stored
     ones. For subjects the nearest other edit with another subject counts, for answers a spread of others. Rank 0
-    compares for all: thresholds are kept. Collective.
+    compares for all, since thresholds are stored. Collective.
     """
 
     def samples() -> dict[str, tuple[list[float], list[float]]]:
@@ -163,7 +161,7 @@ def _compare(context: KeyContext, edits: Sequence[Edit], seen: KeyBatch, first: 
             for k, (name, other) in enumerate(zip(names, others.tolist(), strict=True))
             if other != first + i
             and (name is None or name != edit.subject)
-            and context.known[other]["prompt"] is not None  # replaced edits are no strangers
+            and context.known[other]["prompt"] is not None  # not an edit that was replaced
         ]
         for j in queries:
             tokens, prompt, last = seen.tokens[i, j][None], seen.prompt[i, j][None], seen.answer[i, j]
@@ -199,10 +197,10 @@ def _plain_states(context: KeyContext) -> list[tuple[Tensor, Tensor]]:
 
 
 def _bare_subjects(context: KeyContext, edits: Sequence[Edit]) -> dict[int, tuple[Tensor, int]]:
-    """States of the subjects as they stand at the beginning of a text, where their first token often differs.
+    """States of the subjects at the beginning of a text, where their first token often differs.
 
     Returns:
-        For each edit with a subject, by number: (S, D), and where it begins behind a begin-of-text token.
+        For each edit with a subject, by number: (S, D), and where it begins after a begin-of-text token.
     """
     tokenizer = context.base.tokenizer
     named = [i for i, edit in enumerate(edits) if edit.subject]

@@ -1,7 +1,7 @@
-"""What ELDER and its descendants share: a model with mixtures hung on, a clone to train them on, a state on disk.
+"""The base of ELDER and its descendants: a model with mixtures attached, a clone to train them on, a state on disk.
 
-A subclass says how a sequence is routed (`_deferral`) and how a batch is learnt (`_learn`). What is being learnt is
-not seen by the model that answers: a batch is published when it is complete, or taken back. Knows nothing of stages.
+A subclass defines how a sequence is routed (`_deferral`) and how a batch is learnt (`_learn`). The model that answers
+does not see a batch before it is complete; a batch that fails is undone. Knows nothing of stages.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from elder.base import Base, EditOutcome, EditProgress, Receipt, check_edits
 from elder.edit import Edit
-from elder.edited.model import make_edited
-from elder.edited.told_apart import tell_apart
+from elder.edited.model import make_edited, tell_apart
 from elder.editors.asking import Asking
 from elder.editors.mixture.elder_options import ElderOptions
 from elder.errors import ModelError
@@ -33,7 +31,7 @@ from elder.mixture.lora import LowRankMixture, initial_bound
 from elder.mixture.pass_info import Groups, Version
 from elder.mixture.route import Plan, Routes
 from elder.models.anatomy import Anatomy, anatomy, clone_sharing_weights, dimensions
-from elder.state import pack_json, unpack_json, weights_digest
+from elder.state import pack_json, unpack_json
 from elder.state_checks import check_state, refuse, take
 from elder.tokens import pad_id, stop_ids
 
@@ -81,7 +79,7 @@ class MixtureEditor(Asking):
         base.runtime.prepare(self.model)
 
     def _attach(self, model: nn.Module, parts: Anatomy) -> None:
-        """Hang the hooks that route and correct onto a model."""
+        """Register the hooks that route and correct on a model."""
         if self.edits.version.deferral.reads_subject:
             listen_low(model, parts.blocks, self._low_block(), Low(self.edits))  # type: ignore[arg-type]
         attach_tap(self._tap(parts), self.edits)
@@ -91,7 +89,7 @@ class MixtureEditor(Asking):
             tell_apart(m for m in (*targets, self._tap(parts)) if dimensions(m) is not None)
 
     def _trainers(self) -> None:
-        """What runs the edited part alone; hooks that read states go on here, before the model is prepared."""
+        """Make what runs the edited part alone; it registers hooks, so it comes before the model is prepared."""
         blocks = self._parts.blocks
         self.trainer = SuffixTrainer(
             self._clone,
@@ -107,7 +105,7 @@ class MixtureEditor(Asking):
             len(blocks),
         )
 
-    # ---- what a subclass says -----------------------------------------------------------------------------------
+    # ---- for subclasses -----------------------------------------------------------------------------------------
 
     @staticmethod
     def default_layers(depth: int) -> tuple[int, ...]:
@@ -127,7 +125,7 @@ class MixtureEditor(Asking):
         return 0
 
     def _deferral(self) -> Deferral:
-        """How sequences are routed now, as a snapshot."""
+        """The present routing rule, as a snapshot."""
         raise NotImplementedError
 
     def _ids(self) -> tuple[str, ...]:
@@ -135,7 +133,7 @@ class MixtureEditor(Asking):
         return ()
 
     def _undo(self) -> Callable[[], None]:
-        """A function that brings back everything that `_learn` changes, as it is now; subclasses add their parts."""
+        """A function that restores everything that `_learn` changes as it is now; subclasses add their parts."""
         seen, groups = dict(self._seen), list(self.groups)
         trained = {p: p.detach().clone() for p in self.trainable()}
 
@@ -149,7 +147,7 @@ class MixtureEditor(Asking):
         return undo
 
     def _learn(self, edits: Sequence[Edit]) -> tuple[list[EditOutcome], list[float]]:
-        """Learn one batch; returns what became of each edit, and the loss of each step."""
+        """Learn one batch; returns the outcome of each edit, and the loss of each step."""
         raise NotImplementedError
 
     def _notes(self) -> dict[str, float]:
@@ -161,15 +159,15 @@ class MixtureEditor(Asking):
         raise NotImplementedError
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the routing part's share back; names, shapes and formats have been checked."""
+        """Restore the routing part's share; names, shapes and formats have been checked."""
         raise NotImplementedError
 
     def _groups_in(self, state: Mapping[str, Tensor]) -> int:
-        """How many groups of low-rank maps a state must have."""
+        """Number of groups of low-rank maps in a state."""
         return 1
 
     def _contradictions(self, state: Mapping[str, Tensor]) -> list[str]:
-        """What in a state of the right names and shapes does not go together."""
+        """Contradictions in a state of the right names and shapes."""
         cursor = unpack_json(state["cursor"])
         known = isinstance(cursor, dict) and all(isinstance(cursor.get(name), int) for name in self._seen)
         return [] if known else [f"'cursor' must count {' and '.join(self._seen)}"]
@@ -199,10 +197,6 @@ class MixtureEditor(Asking):
         """See `Editor.edits_applied`."""
         return self._seen["edits"]
 
-    def disabled(self) -> AbstractContextManager[None]:
-        """See `Editor.disabled`."""
-        return self.edits.disabled()
-
     def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
         """See `Editor.routed_at`."""
         return self.edits.placed(positions)
@@ -216,7 +210,7 @@ class MixtureEditor(Asking):
         return self.routes(input_ids, attention_mask).inside
 
     def routes(self, input_ids: Tensor, attention_mask: Tensor) -> Routes:
-        """How prompts are routed; runs the blocks below the first edited one only. Collective under sharding.
+        """The routes of prompts; runs the blocks below the first edited one only. Collective under sharding.
 
         Inside `disabled()` no row is in scope.
 
@@ -238,10 +232,6 @@ class MixtureEditor(Asking):
             self._partial.reached()
         assert run.routes is not None
         return replace(run.routes, inside=run.routes.inside & (not off))
-
-    def base_digest(self) -> str:
-        """See `Editor.base_digest`."""
-        return weights_digest(self.base.model, self.base.runtime)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See `Editor.state_dict`."""
@@ -266,12 +256,6 @@ class MixtureEditor(Asking):
         self._load(state)
         self.edits.publish(self._version(()), same_stream=False)
 
-    def save(self, directory: str | Path) -> None:
-        """See `Editor.save`."""
-        from elder.adapter_files import save_adapter
-
-        save_adapter(directory, self)
-
     # ---- parts --------------------------------------------------------------------------------------------------
 
     def trainable(self) -> list[nn.Parameter]:
@@ -288,14 +272,14 @@ class MixtureEditor(Asking):
         """A fresh mixture for every edited layer; it changes nothing yet."""
         o, group = self.options, nn.ModuleList()
         for target in self.targets:
-            d_in, d_out = _size(target)
+            d_in, d_out = size_of(target)
             scale = (o.rank if o.alpha is None else o.alpha) / o.rank
             bound = initial_bound(o.init, d_in, o.rank)
             group.append(LowRankMixture(d_in, d_out, o.experts, o.rank, scale, bound, generator))
         return group.to(self.base.runtime.device)
 
     def _open_group(self) -> None:
-        """Hang one more group of low-rank maps beside the others."""
+        """Add one more group of low-rank maps."""
         generator = torch.Generator().manual_seed(self.options.seed + 1_000_003 * len(self.groups))
         self.groups.append(self._new_group(generator))
 
@@ -323,7 +307,7 @@ class MixtureEditor(Asking):
         self.edits.publish(self._version(self.edits.version.groups[: len(self.groups) - 1]))
 
     def _version(self, done: Groups) -> Version:
-        """What has been learnt so far, with copies of the groups that are not `done`."""
+        """All that has been learnt so far, with copies of the groups that are not `done`."""
         fresh = tuple(tuple(_frozen(group, self.base.model.dtype)) for group in self.groups[len(done) :])
         shape = (len(self.layers), self.options.experts)
         return Version(self._deferral(), done + fresh, self._ids(), self.edits_applied, shape)
@@ -337,7 +321,7 @@ def _frozen(group: nn.ModuleList, dtype: torch.dtype) -> nn.ModuleList:
 def default_layers(depth: int) -> tuple[int, ...]:
     """Six blocks at the paper's relative depth (21 to 26 of LLaMA2-7B's 32), fewer in small models.
 
-    At least one block at the beginning is left alone, for a query layer below. Models of up to 18 blocks are edited
+    At least the first block is left alone, for a query layer. Models of up to 18 blocks are edited
     up to their end; deeper ones keep their last blocks as they are.
     """
     count = min(6, max(1, depth // 2))
@@ -346,7 +330,7 @@ def default_layers(depth: int) -> tuple[int, ...]:
 
 
 def _batches(edits: Sequence[Edit], size: int) -> Iterator[list[Edit]]:
-    """Batches in order; one ends early before a prompt that it has already, so that the last word can count."""
+    """Batches in order; one ends early before a prompt that it has already, so that the newer edit counts."""
     batch: list[Edit] = []
     for edit in edits:
         if len(batch) == size or any(edit.prompt == other.prompt for other in batch):
@@ -356,8 +340,18 @@ def _batches(edits: Sequence[Edit], size: int) -> Iterator[list[Edit]]:
     yield batch
 
 
-def _size(module: nn.Module) -> tuple[int, int]:
+def size_of(module: nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear map."""
     size = dimensions(module)
     if size is None:
         raise TypeError(f"{type(module).__name__} is no linear map")
     return size
+
+
+def outcomes(edits: Sequence[Edit], rows: Sequence[object], answer_losses: Tensor) -> list[EditOutcome]:
+    """Mean answer loss of each edit's rows as its outcome; (R,) losses in the order of the rows."""
+    owners = torch.tensor([row.owner for row in rows])  # type: ignore[attr-defined]
+    lengths = torch.tensor([len(row.answer) for row in rows], dtype=torch.float)  # type: ignore[attr-defined]
+    loss = torch.zeros(len(edits)).index_add_(0, owners, answer_losses.float())
+    count = torch.zeros(len(edits)).index_add_(0, owners, lengths)
+    return [EditOutcome(edit.id, True, value) for edit, value in zip(edits, (loss / count).tolist(), strict=True)]

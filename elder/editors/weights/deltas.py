@@ -1,8 +1,8 @@
-"""Weight changes that are held beside the weights: added to the output of a map, switched off to the bit.
+"""Weight changes that are kept beside the weights: added to the output of a map, switched off to the bit.
 
-The base weights are never written, so undoing is leaving out, and a base in bfloat16 or in shards is no matter. Each
-batch of edits adds one pair of factors; the pairs, in order, are the state. What is switched off, tried or not yet
-complete in one thread is not seen by others. Knows nothing of how a change is found.
+The base weights are never written, so a change is undone by leaving it out, and the base may be in bfloat16 or sharded.
+Each batch of edits adds one pair of factors; the pairs, in order, are the state. Other threads do not see what one
+thread switches off, tries or has not completed. Knows nothing of how a change is found.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Delta:
         """Add `left @ right`, (d, n) and (n, m). The dense sum is made in this order, here and after loading."""
         left, right = left.to(self.dense), right.to(self.dense)
         self.dense, self._elsewhere = self.dense + left @ right, {}
-        held = len(self.right)
-        room_left, room_right = self._with_room(held, left.shape[1])
-        room_left[held : held + left.shape[1]], room_right[held : held + len(right)] = left.T, right
-        self.left, self.right = room_left[: held + left.shape[1]].T, room_right[: held + len(right)]
+        count = len(self.right)
+        room_left, room_right = self._with_room(count, left.shape[1])
+        room_left[count : count + left.shape[1]], room_right[count : count + len(right)] = left.T, right
+        self.left, self.right = room_left[: count + left.shape[1]].T, room_right[: count + len(right)]
         self.sizes.append(left.shape[1])
 
     def dense_on(self, device: torch.device) -> Tensor:
@@ -68,16 +68,16 @@ class Delta:
         """The same change, to be added to without this one being changed."""
         return replace(self, sizes=list(self.sizes), _elsewhere={})
 
-    def _with_room(self, held: int, more: int) -> tuple[Tensor, Tensor]:
-        """Buffers that begin with the factors and have room behind them, so that adding does not copy what is there.
+    def _with_room(self, count: int, more: int) -> tuple[Tensor, Tensor]:
+        """Buffers that begin with the factors and have room after them, so that adding copies nothing.
 
-        A quarter more is kept than is needed. Factors that were put back are at the beginning of the buffers as before.
+        A quarter more than needed is allocated. Restored factors are at the beginning of the buffers as before.
         """
-        known = self._room is not None and self._room[1].data_ptr() == self.right.data_ptr() and held > 0
-        if self._room is None or not known or len(self._room[1]) < held + more:
-            size = held + more + max(more, (held + more) // 4)
+        known = self._room is not None and self._room[1].data_ptr() == self.right.data_ptr() and count > 0
+        if self._room is None or not known or len(self._room[1]) < count + more:
+            size = count + more + max(more, (count + more) // 4)
             fresh = self.left.new_empty(size, len(self.left)), self.right.new_empty(size, self.right.shape[1])
-            fresh[0][:held], fresh[1][:held] = self.left.T, self.right
+            fresh[0][:count], fresh[1][:count] = self.left.T, self.right
             self._room = fresh
         return self._room
 
@@ -118,14 +118,14 @@ class Deltas(Generic[Key]):
 
     @contextmanager
     def trying(self, dense: Mapping[Key, Tensor]) -> Iterator[None]:
-        """These changes (d, m), and no others, are active inside the block; gradients pass to what lies below."""
+        """These changes (d, m), and no others, are active inside the block; gradients pass to the blocks below."""
         tried = {key: Delta(dense[key], old.left, old.right, [0]) for key, old in self.of.items()}
         with self._draft.holding(tried):
             yield
 
     @contextmanager
     def or_nothing(self) -> Iterator[None]:
-        """What is added in the block counts as a whole when the block ends, and not at all if it raises."""
+        """Changes that are added inside the block count as a whole when it ends, and not at all if it raises."""
         draft = {key: delta.draft() for key, delta in self._of.items()}
         with self._draft.holding(draft):
             yield

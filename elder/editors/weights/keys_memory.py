@@ -1,4 +1,4 @@
-"""Keys of earlier batches, kept as they were so that a solver can be put back into its state to the bit."""
+"""Keys of earlier batches, kept as they were, so that the state of a solver can be restored to the bit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class KeysMemory:
         return held
 
     def replay(self, layer: int, absorb: Callable[[Tensor], None]) -> None:
-        """Hand all batches of a block over in order, to a solver that begins."""
+        """Hand all batches of a block, in order, to a new solver."""
         for keys in self._batches[layer]:
             absorb(keys)
 

@@ -1,28 +1,27 @@
-"""What ROME, MEMIT, EMMET and AlphaEdit share: find values at subjects, then write keys to values in closed form.
+"""The base of ROME, MEMIT, EMMET and AlphaEdit: find values at subjects, then write keys to values in closed form.
 
-A method says only how residuals become an update (`_update`) and what it remembers (`_remember`, `_memory`). Values
-are found on the model as it is now; blocks are written from below, each with the keys that the blocks before left.
+A method defines how residuals become an update (`_update`) and what it remembers (`_remember`, `_memory`). Values are
+found on the model as it is now; blocks are written in rising order, each with the keys that the lower ones leave.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from elder.base import Base, EditOutcome, EditProgress, Receipt, check_edits
+from elder.base import Base, EditOutcome
 from elder.edit import Edit
 from elder.editors.weights.deltas import Deltas
 from elder.editors.weights.locate_options import LocateOptions
-from elder.editors.weights.locate_outcomes import Written, check_found, outcomes_of
 from elder.editors.weights.written import WrittenEditor
 from elder.errors import AdapterError, ModelError, SolverError
 from elder.forward.partial import PartialForward
-from elder.forward.upper import UpperBlocks
-from elder.forward.value_row import ValueRow
+from elder.forward.upper import UpperBlocks, ValueRow
 from elder.models.anatomy import anatomy, clone_sharing_weights, dimensions
 from elder.runtime import tensors_by_first, told_by_first
 from elder.solvers.key_covariance import KeyCovariance
@@ -34,8 +33,25 @@ from elder.targets.moment_cache import MomentCache
 from elder.targets.observe import Observer, Seen
 from elder.targets.requests import check_subjects, essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import Windows, moment_id
-from elder.targets.values import ValueOptions, find_values
+from elder.targets.values import ValueOptions, Values, find_values
 from elder.tokens import encode_prompt, pad_id
+
+
+@dataclass(frozen=True)
+class Written:
+    """One batch of n edits as it was written into one block.
+
+    Attributes:
+        asked: (n,) length of the residual.
+        missed: (n,) length of what the update leaves of it at the bare prompt, by the formula.
+        size: ||D|| / ||W||, of the batch.
+        leverage: (n,) k^T C^-1 k: how unlike ordinary keys a key is; None where C is not known or has no inverse.
+    """
+
+    asked: Tensor
+    missed: Tensor
+    size: float
+    leverage: Tensor | None
 
 
 class LocateEditor(WrittenEditor[int]):
@@ -46,9 +62,9 @@ class LocateEditor(WrittenEditor[int]):
         options: The method's.
 
     Attributes:
-        moments: Where statistics are kept; set it to have them taken once. None: they are taken for this editor.
-        windows: The text of the statistics, when somebody has read it already; the same on every rank.
-        statistics: Block -> second moment of ordinary keys; what is missing at the first edit is taken then.
+        moments: A store of statistics; set it to have them collected once. None: they are collected for this editor.
+        windows: The text of the statistics, if it has been read already; the same on every rank.
+        statistics: Block -> second moment of ordinary keys; those missing at the first edit are collected.
     """
 
     def __init__(self, base: Base, options: LocateOptions) -> None:
@@ -72,7 +88,7 @@ class LocateEditor(WrittenEditor[int]):
         self._norms = {}
         self._contexts: Contexts | None = None  # as the state has them
         self._shares: dict[int, float] | None = None  # block -> see `Observer.share_of`
-        self._sampled: Contexts | None = None  # as they would be sampled: base and options say all about them
+        self._sampled: Contexts | None = None  # as they would be sampled: they depend on base and options only
         self._seen = {
             "edits": 0,
             "batches": 0,
@@ -84,7 +100,7 @@ class LocateEditor(WrittenEditor[int]):
         public = anatomy(self.model)
         self._publish({layer: public.target(layer, "mlp_out") for layer in self.layers})
 
-    # ---- what a method says -------------------------------------------------------------------------------------
+    # ---- for methods --------------------------------------------------------------------------------------------
 
     @staticmethod
     def default_layers(depth: int) -> tuple[int, ...]:
@@ -106,15 +122,11 @@ class LocateEditor(WrittenEditor[int]):
         """Take note of a batch's keys, block -> (m, n), as they are after it was written."""
 
     def _memory(self) -> dict[str, Tensor]:
-        """What the method adds to the state; entries whose first dimension grows."""
+        """The method's own part of the state; entries whose first dimension grows."""
         return {}
 
     def _load_memory(self, state: Mapping[str, Tensor]) -> None:
-        """Take `_memory` back."""
-
-    def _batches(self, edits: Sequence[Edit]) -> list[list[Edit]]:
-        size = self.options.batch_size
-        return [list(edits[begin : begin + size]) for begin in range(0, len(edits), size)]
+        """Restore `_memory`."""
 
     def _grouped(self) -> bool:
         """Whether the bare prompt counts like all sampled texts together."""
@@ -122,43 +134,15 @@ class LocateEditor(WrittenEditor[int]):
 
     # ---- the Editor protocol ------------------------------------------------------------------------------------
 
-    def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
-        """Apply edits in batches (see `Editor.edit`).
-
-        Raises:
-            ConfigError: There are no edits, or no text for the statistics.
-            AdapterError: The edits before were written with statistics of another text.
-            ModelError: The blocks of this model cannot be written together; nothing was written.
-            DataError: An edit without a subject in its prompt, or with an empty target; nothing was written.
-            SolverError: A batch has no sound solution, or would change a block too much; it was not written.
-        """
-        check_edits(edits)
+    def _ready(self, edits: Sequence[Edit]) -> None:
         check_subjects(edits)
         self.prepare()
-        begin = time.perf_counter()
-        outcomes: list[EditOutcome] = []
-        losses: list[tuple[float, ...]] = []
-        for batch in self._batches(edits):
-            found, curve = self._write(batch)
-            self._seen["edits"] += len(batch)
-            self._seen["batches"] += 1
-            self._seen["statistics"] = dict(self._ids or {})
-            self.edits.count = self.edits_applied
-            outcomes += found
-            losses.append(curve)
-            if progress is not None:
-                progress(len(outcomes), len(edits), curve[-1])
-        notes = {
-            "value_steps": sum(o.details["steps"] for o in outcomes) / len(outcomes),
-            "largest_change": max(o.details["change"] for o in outcomes),
-        }
-        return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, notes)
 
     def prepare(self, progress: StatisticsProgress | None = None) -> tuple[str, ...]:
-        """Have the statistics at hand (see `Preparing`); the first edit does this by itself.
+        """Read or collect the statistics (see `Preparing`), unless that has been done; the first edit does so too.
 
         Raises:
-            ConfigError: There is no text to take them from, or too little.
+            ConfigError: There is no text for them, or too little.
             ModelError: The blocks of this model cannot be written together.
             AdapterError: The edits so far were written with statistics of another text.
             SolverError: Statistics that were given belong to another model.
@@ -175,11 +159,10 @@ class LocateEditor(WrittenEditor[int]):
         notes: tuple[str, ...] = ()
         if missing:
             assert self.windows is not None
-            supplied = load_or_collect_moments(
+            moments, notes = load_or_collect_moments(
                 self.base, missing, self.windows, self.options.bos, self.moments, progress
             )
-            self.statistics |= supplied.moments
-            notes = supplied.notes
+            self.statistics |= moments
         self._ids = ids
         return notes
 
@@ -246,10 +229,10 @@ class LocateEditor(WrittenEditor[int]):
         )
 
     def _find_shares(self) -> None:
-        """See what blocks do to the outputs of their maps; where they bend them, values are found inside the block.
+        """Find how blocks scale the outputs of their maps; where it is no scaling, values are found inside the block.
 
         Raises:
-            ModelError: They bend them, and there are several blocks to share a residual out to.
+            ModelError: It is no scaling, and a residual has to be shared out to several blocks.
         """
         if self._shares is not None:
             return
@@ -267,7 +250,7 @@ class LocateEditor(WrittenEditor[int]):
         self._shares = {layer: 1.0 if share is None else share for layer, share in found.items()}
 
     def _reached(self, seen: Seen) -> Tensor:
-        """(B, d) what values are added to: outputs of the last block, or of its map where it bends them."""
+        """(B, d) the states that values are added to: outputs of the last block, or of its map (see `UpperBlocks`)."""
         return seen.outputs[self.layers[-1]] if self._upper.inside else seen.hidden
 
     def _share(self, layer: int) -> float:
@@ -294,12 +277,17 @@ class LocateEditor(WrittenEditor[int]):
                     f"{self.width}: they belong to another model"
                 )
 
-    def _write(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...]]:
-        """Find the values of a batch, then write block after block; all or nothing."""
+    def _write(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...], float]:
+        """Find the values of a batch, then write block after block."""
         with self.deltas.or_nothing():
-            done = self._write_all(batch)
-        self._note_sizes()
-        return done
+            outcomes, curve = self._write_all(batch)
+        return outcomes, curve, max(one.details["change"] for one in outcomes)
+
+    def _written(self) -> None:
+        self._seen["statistics"] = dict(self._ids or {})
+
+    def _notes(self, outcomes: Sequence[EditOutcome]) -> dict[str, float]:
+        return {"value_steps": sum(one.details["steps"] for one in outcomes) / len(outcomes)}
 
     def _write_all(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...]]:
         tokenizer, o, last = self.base.tokenizer, self.options, self.layers[-1]
@@ -334,7 +322,7 @@ class LocateEditor(WrittenEditor[int]):
         return outcomes_of(batch, values, written, left), values.curve
 
     def _starts(self, seen: Seen) -> Tensor:
-        """The vectors whose length scales decay and clamp: hidden states behind the last block (MEMIT)."""
+        """The vectors whose length scales decay and clamp: hidden states after the last block (MEMIT)."""
         return self._reached(seen)
 
     def _write_block(self, layer: int, keys: Tensor, weights: Tensor, residuals: Tensor) -> Written:
@@ -359,7 +347,7 @@ class LocateEditor(WrittenEditor[int]):
         advice = "Look at the edits with the largest leverage, or raise the ridge"
         self._check_size(f"block {layer}", size, advice)
         missed = residuals.T.double() - left.double() @ (right.double() @ bare.T.double())
-        leverage, dense = self._leverage(layer, mean), self.deltas.of[layer].dense  # factors travel as they are kept
+        leverage, dense = self._leverage(layer, mean), self.deltas.of[layer].dense  # factors are sent as they are kept
         found = [
             mean,
             left.to(dense),
@@ -379,16 +367,56 @@ class LocateEditor(WrittenEditor[int]):
         return self.prior(layer).whiten(keys.T.double()).square().sum(0).cpu()
 
 
-def _check_text(seen: Mapping[str, Any], ids: Mapping[str, str]) -> None:
-    """Edits of a stream are weighed by statistics of one text; what nobody has taken yet is not compared.
+def check_found(batch: Sequence[Edit], values: Values) -> None:
+    """Refuse values at which the model's loss is not finite: they would disable it.
 
     Raises:
-        AdapterError: They are not.
+        SolverError: There is one; names its edit.
+    """
+    lost = [edit.id for edit, loss in zip(batch, values.loss, strict=True) if not isfinite(loss)]
+    if lost or not bool(values.change.isfinite().all()):
+        raise SolverError(
+            f"no value was found for {'edit ' + ', '.join(lost[:5]) if lost else 'an edit'}: its loss is not finite; "
+            "nothing of this batch was written. Lower editor.lr or editor.clamp, or load the model in float32"
+        )
+
+
+def outcomes_of(batch: Sequence[Edit], values: Values, written: Sequence[Written], left: Tensor) -> list[EditOutcome]:
+    """The outcome of every edit, with the figures of its value and of the blocks that were written.
+
+    Args:
+        batch: n edits.
+        values: What was found for them.
+        written: One for each block.
+        left: (n,) length of the residual that is left at the bare prompt.
+    """
+    outcomes = []
+    for i, edit in enumerate(batch):
+        details = {
+            "steps": float(values.steps[i]),
+            "value_loss": values.loss[i],
+            "value_norm": float(values.change[i].norm()),
+            "residual": float(written[-1].asked[i]),
+            "residual_predicted": float(written[-1].missed[i]),
+            "residual_left": float(left[i]),
+            "change": max(one.size for one in written),
+        }
+        known = [float(one.leverage[i]) for one in written if one.leverage is not None]
+        details |= {"leverage": max(known)} if known else {}
+        outcomes.append(EditOutcome(edit.id, True, values.nll[i], details=details))
+    return outcomes
+
+
+def _check_text(seen: Mapping[str, Any], ids: Mapping[str, str]) -> None:
+    """Refuse to weigh edits of one stream by statistics of two texts; statistics not collected yet are not compared.
+
+    Raises:
+        AdapterError: The texts differ.
     """
     if seen["statistics"] and ids and seen["statistics"] != ids:
         raise AdapterError(
-            f"the {seen['edits']} edits so far were written with statistics of another text; give back the "
-            "old one (editor.text, editor.text_tokens, editor.bos), or begin a new stream"
+            f"the {seen['edits']} edits so far were written with statistics of another text; use the old "
+            "one again (editor.text, editor.text_tokens, editor.bos), or begin a new stream"
         )
 
 

@@ -8,9 +8,9 @@ from elder.options.fields import Count, Layers, Natural, NotNegative, Positive, 
 
 
 class LocateOptions(Settings):
-    """What ROME, MEMIT, EMMET and AlphaEdit share: where they write and how they find values."""
+    """Options of ROME, MEMIT, EMMET and AlphaEdit: where they write and how they find values."""
 
-    needs_subject: ClassVar[bool] = True  # edits must name a subject that stands in the prompt
+    needs_subject: ClassVar[bool] = True  # edits must name a subject that is in the prompt
 
     layers: Layers | None = setting(None, "blocks that are written; default: the method's, by relative depth")
     fact_token: Literal["subject_last", "last"] = setting(
@@ -18,7 +18,7 @@ class LocateOptions(Settings):
     )
     steps: Count = setting(25, "forward passes of the value optimisation; the last one only measures")
     lr: Positive = setting(0.5, "learning rate of the value optimisation (Adam)")
-    kl_factor: NotNegative = setting(0.0625, "weight of KL(now || before) behind the subject in `SUBJECT is a`")
+    kl_factor: NotNegative = setting(0.0625, "weight of KL(now || before) after the subject in `SUBJECT is a`")
     kl_position: Literal["subject", "end"] = setting(
         "subject", "where that is measured: at the subject, as the reference code does, or at the end of the text"
     )
@@ -49,5 +49,5 @@ class LocateOptions(Settings):
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether a text is read."""
+        """Whether the method reads a text."""
         return True

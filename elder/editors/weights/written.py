@@ -1,30 +1,97 @@
-"""What all editors share that hold changes of weights beside them: the switch, the counts, and which states fit.
+"""The base of editors that keep changes of weights beside them: the edit loop, the counts, and checks of states.
 
 Knows nothing of how changes are found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Generic
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from elder.base import Base
-from elder.edited.model import make_edited
-from elder.edited.told_apart import tell_apart
+from elder.base import Base, EditOutcome, EditProgress, Receipt, check_edits
+from elder.edit import Edit
+from elder.edited.model import make_edited, tell_apart
 from elder.editors.asking import Asking
 from elder.editors.weights.deltas import Deltas, Key
-from elder.editors.weights.written_edits import WrittenEdits
-from elder.errors import SolverError
-from elder.state import unpack_json, weights_digest
+from elder.errors import ModelError, SolverError
+from elder.mixture.prompt_end import NAMES
+from elder.state import unpack_json
 from elder.state_checks import check_state, refuse
 
 GROWING = ("cursor", "delta.", "memory.", "statistics.")  # entries of a state that grow with the stream
+
+
+class WrittenEdits(Generic[Key]):
+    """The changes as a part of the model that they change (see `elder.edited.model.Edits`).
+
+    Every input meets the changed weights, so nothing is routed, and a request carries nothing.
+
+    Args:
+        deltas: The changes; attached to the model already.
+        maps: The maps of the model that are changed, by the keys of `deltas`.
+        summary: One line about method and base, for people.
+    """
+
+    def __init__(self, deltas: Deltas[Key], maps: Mapping[Key, nn.Module], summary: str) -> None:
+        self.deltas: Deltas[Key] = deltas
+        self.maps: dict[Key, nn.Module] = dict(maps)
+        self.summary, self.count = summary, 0
+
+    def running(self) -> bool:
+        """See `Edits.running`: nothing is to be begun."""
+        return True
+
+    def forward(self, call: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
+        """See `Edits.forward`."""
+        return call(**{name: value for name, value in kwargs.items() if name not in NAMES})
+
+    def request(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """See `Edits.request`."""
+        return {name: value for name, value in kwargs.items() if name != "prompt_mask"}
+
+    def batching(self, config: Any) -> None:
+        """See `Edits.batching`: nothing is needed."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """See `Edits.disabled`."""
+        return self.deltas.disabled()
+
+    def to(self, device: torch.device) -> None:
+        """See `Edits.to`: changes are copied where they are needed."""
+
+    def merged(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """See `Edits.merged`; sums are made in float32 and cast once to the format of the weights.
+
+        Raises:
+            ModelError: The model is sharded, or a changed matrix is shared with another part.
+        """
+        if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            raise ModelError("a sharded model cannot be saved like this: use elder.export_merged or `elder export`")
+        names = {id(module): name for name, module in model.named_modules()}
+        state: dict[str, Tensor] = dict(model.state_dict())
+        places: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            places.setdefault(id(parameter), []).append(name)
+        for key, delta in self.deltas.of.items():
+            module: Any = self.maps[key]
+            name = f"{names[id(module)]}.weight"
+            if not delta.sizes:
+                continue
+            others = [other for other in places[id(module.weight)] if other != name]
+            if others:
+                raise ModelError(f"{name} and {others[0]} are one matrix: edits of one would change the other")
+            dense = delta.dense_on(module.weight.device)
+            change = dense.T if isinstance(module, Conv1D) else dense
+            state[name] = (module.weight.detach().float() + change.float()).to(module.weight.dtype).contiguous()
+        return state
 
 
 class WrittenEditor(Asking, Generic[Key]):
@@ -50,9 +117,37 @@ class WrittenEditor(Asking, Generic[Key]):
         """See `Editor.edits_applied`."""
         return int(self._seen["edits"])
 
-    def disabled(self) -> AbstractContextManager[None]:
-        """See `Editor.disabled`."""
-        return self.deltas.disabled()
+    def edit(self, edits: Sequence[Edit], progress: EditProgress | None = None) -> Receipt:
+        """Apply edits in batches (see `Editor.edit`).
+
+        Raises:
+            ConfigError: There are no edits, no text for the statistics, or nothing trained to edit with.
+            AdapterError: The edits before were written with statistics of another text.
+            ModelError: The blocks of this model cannot be written together; nothing was written.
+            DataError: An edit has an empty prompt or target, or no subject where the method needs one; nothing was
+                written.
+            SolverError: A batch has no sound solution, or would change a map too much; it was not written.
+        """
+        check_edits(edits)
+        self._ready(edits)
+        outcomes: list[EditOutcome] = []
+        losses: list[tuple[float, ...]] = []
+        changes: list[float] = []
+        begin = time.perf_counter()
+        for batch in self._batches(edits):
+            found, curve, change = self._write(batch)
+            self._seen["edits"] += len(batch)
+            self._seen["batches"] += 1
+            self._seen["sizes"] = {str(key): list(delta.sizes) for key, delta in self.deltas.of.items()}
+            self._written()
+            self.edits.count = self.edits_applied
+            outcomes += found
+            losses.append(curve)
+            changes.append(change)
+            if progress is not None:
+                progress(len(outcomes), len(edits), curve[-1])
+        notes = {**self._notes(outcomes), "largest_change": max(changes)}
+        return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, notes)
 
     def routed_at(self, positions: Tensor) -> AbstractContextManager[None]:
         """See `Editor.routed_at`: nothing is routed."""
@@ -62,23 +157,33 @@ class WrittenEditor(Asking, Generic[Key]):
         """See `Editor.in_scope`: written weights act on every input."""
         return None
 
-    def base_digest(self) -> str:
-        """See `Editor.base_digest`."""
-        return weights_digest(self.base.model, self.base.runtime)
-
     def state_dict(self) -> dict[str, Tensor]:
         """See `Editor.state_dict`."""
         raise NotImplementedError
 
-    def save(self, directory: str | Path) -> None:
-        """See `Editor.save`."""
-        from elder.adapter_files import save_adapter
-
-        save_adapter(directory, self)  # type: ignore[arg-type]
-
     def empty_copy(self) -> Any:
         """Another editor with these options on the same base, nothing written yet, supplied as this one is."""
         return type(self)(self.base, self.options)  # type: ignore[call-arg]
+
+    # ---- for subclasses -----------------------------------------------------------------------------------------
+
+    def _ready(self, edits: Sequence[Edit]) -> None:
+        """Raise if these edits cannot be written."""
+
+    def _batches(self, edits: Sequence[Edit]) -> list[list[Edit]]:
+        size = self.options.batch_size
+        return [list(edits[begin : begin + size]) for begin in range(0, len(edits), size)]
+
+    def _write(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...], float]:
+        """Write a batch as a whole or not at all; returns outcomes, losses and the largest ||D|| / ||W||."""
+        raise NotImplementedError
+
+    def _written(self) -> None:
+        """Take note that the batch of the last `_write` counts."""
+
+    def _notes(self, outcomes: Sequence[EditOutcome]) -> dict[str, float]:
+        """Figures of one call for its receipt."""
+        return {}
 
     # ---- states -------------------------------------------------------------------------------------------------
 
@@ -98,7 +203,7 @@ class WrittenEditor(Asking, Generic[Key]):
         return found
 
     def _contradictions(self, state: Mapping[str, Tensor], cursor: Mapping[str, Any]) -> list[str]:
-        """What in a state of sound parts does not go together."""
+        """Contradictions in a state of sound parts."""
         wrong = []
         for key, sizes in cursor["sizes"].items():
             names = {f"delta.{key}.left": 1, f"delta.{key}.right": 0, f"memory.{key}": 0}
@@ -119,13 +224,10 @@ class WrittenEditor(Asking, Generic[Key]):
         make_edited(self.model, self.edits)
         self.base.runtime.prepare(self.model)
 
-    def _note_sizes(self) -> None:
-        self._seen["sizes"] = {str(key): list(delta.sizes) for key, delta in self.deltas.of.items()}
-
     # ---- sizes --------------------------------------------------------------------------------------------------
 
     def _weigh(self) -> None:
-        """Have ||W|| of every map at hand. Collective; what follows can be one rank's business."""
+        """Compute ||W|| of every map. Collective, so that one rank can use it alone."""
         for key, module in self.maps.items():
             if key not in self._norms:
                 weight: Any = module.weight
@@ -154,12 +256,12 @@ class WrittenEditor(Asking, Generic[Key]):
 
 
 def _upright(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With every entry growing downwards: left factors grow sideways."""
+    """A state with its left factors transposed, so that every entry grows along the first dimension."""
     return {name: t.mT if name.endswith(".left") and t.dim() == 2 else t for name, t in state.items()}
 
 
 def _miscounted(cursor: Any, pattern: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the counts of a state, the editor's own being the pattern."""
+    """Faults in the counts of a state, which must be of the pattern of the editor's own."""
     if not isinstance(cursor, dict) or set(cursor) != set(pattern):
         return [f"'cursor' must hold {', '.join(sorted(pattern))}"]
     wrong = [

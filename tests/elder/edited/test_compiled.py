@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from elder.base import Base
-from elder.edited.told_apart import tell_apart
+from elder.edited.model import tell_apart
 from elder.editors.make import make_editor
 from elder.registry import options_class
 from tests.elder.edited.talk import INSIDE, OUTSIDE, Alone, inputs_of, said

@@ -12,7 +12,6 @@ from transformers import LogitsProcessor, MistralConfig, MistralForCausalLM
 
 from elder.editors.make import make_editor
 from elder.models.load import wrap_base
-from elder.state import restoring
 from tests.elder.edited.talk import INSIDE, MIXED, OUTSIDE, PROMPTS, Alone, Session, inputs_of, said
 from tests.elder.tiny import EDITS, OPTIONS, make_tokenizer
 
@@ -82,14 +81,14 @@ def test_a_draft_model(
     assert drafted == said(loud.base.model, inputs, LONG)
 
 
-def test_a_draft_of_itself_is_taken(loud: Any, alone: Alone) -> None:
+def test_a_draft_of_itself_is_taken(loud: Any, alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     """The edits answer in the draft too, so that a draft of all tokens is right."""
-    with restoring(loud.model.generation_config, "assistant_confidence_threshold", 0.0):
-        for prompt in (INSIDE[0], OUTSIDE[0]):
-            with Passes(loud.model) as passes:
-                answer = said(loud.model, inputs_of(loud.base, [prompt]), LONG, assistant_model=loud.model)
-            assert answer == [alone(prompt, LONG)]
-            assert len([width for width in passes.widths if width > 1]) == 2  # the draft reads the prompt; one check
+    monkeypatch.setattr(loud.model.generation_config, "assistant_confidence_threshold", 0.0)
+    for prompt in (INSIDE[0], OUTSIDE[0]):
+        with Passes(loud.model) as passes:
+            answer = said(loud.model, inputs_of(loud.base, [prompt]), LONG, assistant_model=loud.model)
+        assert answer == [alone(prompt, LONG)]
+        assert len([width for width in passes.widths if width > 1]) == 2  # the draft reads the prompt; one check
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])

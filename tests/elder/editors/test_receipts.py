@@ -79,7 +79,7 @@ def test_a_single_edit_of_one_word_works(fresh: Callable[..., Any]) -> None:
 
 def test_the_layers_and_targets_of_this_model_are_the_defaults_of_the_paper(base: Base, family: str) -> None:
     editor = make_editor("elder", base)
-    names = [editor._parts.names[id(target)] for target in editor.targets]
+    names = [name for name, module in editor._clone.named_modules() if module in editor.targets]
     assert editor.layers == (2, 3)
     assert editor.query_layer == 1
     ending = "mlp.down_proj" if family == "llama" else "mlp.c_fc"

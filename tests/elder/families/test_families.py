@@ -22,7 +22,7 @@ from elder.edit import Edit
 from elder.editors.make import make_editor
 from elder.errors import ModelError
 from elder.forward.partial import PartialForward
-from elder.forward.value_row import ValueRow
+from elder.forward.upper import ValueRow
 from elder.metrics.generation import Decoder
 from elder.models.anatomy import anatomy
 from elder.models.attention import attention_of

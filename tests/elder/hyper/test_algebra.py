@@ -12,7 +12,7 @@ from elder.hyper.meta import Applied, backward, changes_of, ridge_gradients
 from elder.hyper.network import HyperNetwork, Style
 from elder.runtime import LocalRuntime
 from elder.solvers.moments import RunningMoments
-from elder.solvers.ridge import ridge_update
+from elder.solvers.ridge import ridge_gain
 from tests.elder.tiny import ThreadRuntime, on_ranks
 
 SIZES = {"0.mlp_out": (7, 5), "1.mlp_out": (7, 5), "2.mlp_in.0": (4, 6)}
@@ -81,7 +81,7 @@ def test_27_the_gradient_of_the_regression_is_that_of_finite_differences(n: int)
     u, t, slope, rho = draw(n, 7), draw(n, 5, seed=1), draw(5, 7, seed=2), torch.tensor(-0.4, dtype=torch.float64)
 
     def loss(shifts: Tensor, log_ridge: Tensor) -> float:
-        return float((ridge_update(u.T, shifts.T, None, log_ridge.exp()) * slope).sum())
+        return float((shifts.T @ ridge_gain(u.T, None, log_ridge.exp()) * slope).sum())
 
     by_shift, by_ridge = ridge_gradients(Applied(*ridge_factors(u, t, float(rho.exp()))), u, slope)
     assert float(by_ridge) == pytest.approx((loss(t, rho + 1e-5) - loss(t, rho - 1e-5)) / 2e-5, rel=1e-7)
@@ -103,7 +103,7 @@ def end_to_end(network: HyperNetwork, factors: dict[str, Factors], slopes: dict[
         else:
             shifts = malmen_shifts(own.inputs, uh, gh, network.lr(name))
             ridge = network.log_ridge[network.number(name)].exp()
-            change = ridge_update(own.inputs.T, shifts.T, None, ridge)
+            change = shifts.T.double() @ ridge_gain(own.inputs.T, None, ridge)
         total = total + (change * slopes[name]).sum()
     total.backward()
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}

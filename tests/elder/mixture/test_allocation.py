@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elder.errors import ConfigError
-from elder.mixture.allocation import Allocator
+from elder.mixture.router import Allocator
 
 LABELS = [f"answer {i}" for i in range(30)]
 

@@ -66,7 +66,7 @@ def test_e07_distance_is_symmetric_and_zero_only_for_equal_codes(shape: tuple[in
 def test_e06_codes_are_bits_with_k_ones_in_each_layer() -> None:
     store, codes = CodeStore(3, 4, 2, CPU), random_codes(9, (3, 4, 2))
     store.add(codes)
-    kept = store.codes()
+    kept = store.state().flatten(1)
     assert kept.dtype == torch.bool
     assert kept.shape == (len(store), 12)
     assert (kept.view(-1, 3, 4).sum(-1) == 2).all()
@@ -95,7 +95,7 @@ def test_e12_equal_codes_are_stored_once_and_counted_each_time(tabled: bool) -> 
     store.add(codes[[1, 1]])
     assert len(store) == 3
     assert store.recorded == 6
-    assert torch.equal(store.codes(), codes.flatten(1))
+    assert torch.equal(store.state().flatten(1), codes.flatten(1))
 
 
 def test_e15_state_builds_the_same_store_again(tabled: bool) -> None:

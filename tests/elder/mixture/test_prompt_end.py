@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elder.mixture.prompt_end import PromptEnds, said_ends
+from elder.mixture.prompt_end import PromptEnds, given_ends
 
 LEFT = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 RIGHT = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
@@ -16,7 +16,7 @@ X = -100
 
 
 def ends(placed: Tensor | None = None, past: int = 0, length: int = 5, **kwargs: Any) -> PromptEnds | None:
-    return said_ends(kwargs, placed, 2, past, length)
+    return given_ends(kwargs, placed, 2, past, length)
 
 
 def columns(*args: Any, **kwargs: Any) -> list[int]:
@@ -92,7 +92,7 @@ def test_what_is_said_plainest_counts() -> None:
 
 def test_the_base_model_is_not_told() -> None:
     kwargs = {"input_ids": LEFT, "prompt_length": 3, "prompt_mask": LEFT, "labels": LEFT}
-    said_ends(kwargs, None, 2, 0, 5)
+    given_ends(kwargs, None, 2, 0, 5)
     assert sorted(kwargs) == ["input_ids", "labels"]
 
 

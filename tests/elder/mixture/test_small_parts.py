@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from elder.edit import Edit
-from elder.mixture.calibration import ENOUGH, ThresholdCalibrator
-from elder.mixture.prefixes import SENTENCES, with_prefixes
+from elder.mixture.keys import ENOUGH, ThresholdCalibrator
 from elder.mixture.replay_buffer import ReplayBuffer
-from elder.mixture.samples import Row, collate, edit_rows, encode_rows
+from elder.mixture.samples import SENTENCES, Row, collate, edit_rows, encode_rows, with_prefixes
 from elder.mixture.subject import distinctive_tokens, pick_subject, subject_tokens
 from tests.elder.tiny import make_tokenizer
 

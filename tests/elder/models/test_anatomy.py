@@ -77,17 +77,17 @@ def build(name: str) -> PreTrainedModel:
 def test_parts_are_found_by_structure(name: str) -> None:
     _, inner, gated, name_in, name_out = ARCHITECTURES[name]
     model = build(name)
-    parts = anatomy(model)
+    parts, names = anatomy(model), {module: name for name, module in model.named_modules()}
     assert (len(parts.blocks), parts.width, parts.inner, parts.gated) == (4, 32, inner, gated)
     for block in range(4):
         out = parts.target(block, "mlp_out")
         assert dimensions(out) == (inner, 32)
-        assert parts.names[id(out)].endswith(name_out)
-        assert f".{block}." in parts.names[id(out)]
+        assert names[out].endswith(name_out)
+        assert f".{block}." in names[out]
         assert parts.target(block, "auto") is (out if gated else parts.target(block, "mlp_in"))
         if name_in:
             assert dimensions(parts.target(block, "mlp_in")) == (32, inner)
-            assert parts.names[id(parts.target(block, "mlp_in"))].endswith(name_in)
+            assert names[parts.target(block, "mlp_in")].endswith(name_in)
         else:
             with pytest.raises(ModelError, match="no separate input map; use mlp_out"):
                 parts.target(block, "mlp_in")

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from elder.solvers.equality import equality_gain
+from elder.solvers.key_covariance import KeyCovariance
+from elder.solvers.ridge import Form, ridge_gain
+
 M, D, N = 24, 10, 7
 EXACT = 1e-8
 
@@ -33,6 +37,16 @@ def make(seed: int = 0, m: int = M, d: int = D, n: int = N) -> Problem:
 def close(found: Tensor, wanted: Tensor, tolerance: float = EXACT) -> bool:
     """Relative difference in the Frobenius norm."""
     return float((found - wanted).norm()) <= tolerance * float(wanted.norm())
+
+
+def ridge_update(
+    k: Tensor, r: Tensor, prior: KeyCovariance | Tensor | None, ridge: float | Tensor, form: Form = "auto"
+) -> Tensor:
+    return r.double() @ ridge_gain(k, prior, ridge, form)
+
+
+def equality_update(k: Tensor, r: Tensor, prior: KeyCovariance | Tensor | None) -> Tensor:
+    return r.double() @ equality_gain(k, prior)
 
 
 def plain_ridge(k: Tensor, r: Tensor, c: Tensor, ridge: float) -> Tensor:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from elder.errors import SolverError
-from elder.solvers import KeyCovariance, equality_update
-from tests.elder.solvers.problem import M, N, close, make, preserved
+from elder.solvers.key_covariance import KeyCovariance
+from tests.elder.solvers.problem import M, N, close, equality_update, make, preserved
 
 
 def test_every_fact_holds_exactly() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from elder.errors import SolverError
 from elder.runtime import LocalRuntime
-from elder.solvers.moments import RunningMoments, SecondMoment, reduce_running
+from elder.solvers.moments import RunningMoments, SecondMoment
 from tests.elder.solvers.problem import close
 
 
@@ -51,7 +51,6 @@ def test_mean_and_variance_in_pieces(sizes: list[int]) -> None:
     assert close(merged.mean, rows.mean(0), 1e-12)
     assert close(merged.variance(), rows.var(0, unbiased=False), 1e-10)
     assert merged.count == 30
-    assert close(reduce_running(merged, LocalRuntime()).variance(), merged.variance(), 1e-15)
 
 
 def test_nothing_changes_nothing() -> None:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from elder.base import Base
 from elder.forward.partial import PartialForward
-from elder.forward.upper import UpperBlocks
-from elder.forward.value_row import ValueRow
+from elder.forward.upper import UpperBlocks, ValueRow
 from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.runtime import LocalRuntime
 from elder.targets.requests import essence_row, rewriting_row

@@ -14,7 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from elder.errors import ModelError
-from elder.world import cache, ensure_world, world_edits
+from elder.world import cache
+from elder.world.cache import ensure_world
+from elder.world.edits import world_edits
 from elder.world.facts import make_world, named_world
 from tests.elder.world.micro import MICRO
 

@@ -8,9 +8,8 @@ from collections import Counter
 import pytest
 
 from elder.errors import DataError, ModelError
-from elder.world import world_edits
-from elder.world.facts import make_world, named_world
-from elder.world.names import FIRST_NAMES, LAST_HEADS, LAST_TAILS, make_names
+from elder.world.edits import world_edits
+from elder.world.facts import FIRST_NAMES, LAST_HEADS, LAST_TAILS, make_names, make_world, named_world
 from elder.world.recipe import RECIPES, find_recipe
 from elder.world.relations import RELATIONS
 

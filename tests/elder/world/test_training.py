@@ -10,11 +10,18 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from elder.world.facts import World, make_world
-from elder.world.forward import TrainingForward
-from elder.world.muon import Muon, orthogonalised
 from elder.world.prose import sentences
 from elder.world.tokens import build_tokenizer
-from elder.world.training import accuracy, answer_mask, build_model, tokenize, train
+from elder.world.training import (
+    Muon,
+    TrainingForward,
+    accuracy,
+    answer_mask,
+    build_model,
+    orthogonalised,
+    tokenize,
+    train,
+)
 from tests.elder.world.micro import MICRO
 
 

@@ -66,7 +66,8 @@ def test_e14_after_overfitting_the_codes_are_the_allocations(base: Base) -> None
     labels = [edit.target for edit in EDITS[:4] for _ in edit.training_prompts]
     wanted = editor.allocator.allocate(labels)
     assert torch.equal(codes_of(editor, prompts), wanted)
-    assert {tuple(c) for c in editor.codes.codes().tolist()} == {tuple(c) for c in wanted.flatten(1).tolist()}
+    stored = editor.codes.state().flatten(1)
+    assert {tuple(c) for c in stored.tolist()} == {tuple(c) for c in wanted.flatten(1).tolist()}
     assert len(editor.codes) == 4
 
 
@@ -75,7 +76,7 @@ def test_the_codes_of_the_last_step_are_stored_one_for_each_row(base: Base) -> N
     editor.edit(EDITS[:3])
     prompts = [prompt for edit in EDITS[:3] for prompt in edit.training_prompts]
     now = {tuple(c) for c in codes_of(editor, prompts).flatten(1).tolist()}
-    assert {tuple(c) for c in editor.codes.codes().tolist()} == now
+    assert {tuple(c) for c in editor.codes.state().flatten(1).tolist()} == now
     assert editor.codes.recorded == len(prompts)
 
 

@@ -312,7 +312,7 @@ def test_correcting_the_whole_prompt_changes_tokens_before_the_last_one(base: Ba
 
 
 def test_a_subject_layer_behind_the_first_edited_block_is_refused(base: Base) -> None:
-    with pytest.raises(ModelError, match="subject_layer: 3 must not lie behind the first edited block 2"):
+    with pytest.raises(ModelError, match="subject_layer: 3 must not come after the first edited block 2"):
         plus(base, subject_layer=3)
     assert plus(base, subject_layer=2).edit(EDITS[:1]).losses
     assert plus(base, subject_layer=0).edit(EDITS[:1]).losses
