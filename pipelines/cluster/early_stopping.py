@@ -23,7 +23,7 @@ class EarlyStopping:
     def __init__(
         self, stages: int, grace: int, reduction: float, mode: str, past: Sequence[Sequence[float]] = ()
     ) -> None:
-        self._rule = AsyncHyperBandScheduler(
+        self._rule: Any = AsyncHyperBandScheduler(  # it is asked outside of Tune: without a controller
             metric="objective", mode=mode, max_t=stages, grace_period=min(grace, stages), reduction_factor=reduction
         )
         self._trials: dict[str, Any] = {}

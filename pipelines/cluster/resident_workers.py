@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray
@@ -135,8 +134,7 @@ class ResidentWorkers:
             worker = _Worker(self._actor())
             self._all.append(worker)
             self._starting += 1
-            # A call that does nothing: it is answered when the actor has its place, or has failed.
-            worker.actor.stop.remote().future().add_done_callback(partial(self._started, worker))
+            threading.Thread(target=self._settle, args=(worker,), name="elder-worker", daemon=True).start()
 
     def _actor(self) -> Any:
         """A new worker; Ray starts it when there is room."""
@@ -149,7 +147,10 @@ class ResidentWorkers:
         worker = ray.remote(WorkerHost).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
         return worker.remote(cluster)
 
-    def _started(self, worker: _Worker, answer: Any) -> None:
+    def _settle(self, worker: _Worker) -> None:
+        """Wait until a new worker has its place, or has failed, which the run that gets it will notice."""
+        with suppress(Exception):
+            ray.get(worker.actor.stop.remote())  # does nothing
         with self._changed:
             self._starting -= 1
             self._put(worker)
