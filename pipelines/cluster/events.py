@@ -52,7 +52,7 @@ class EventQueue:
         self._events.append({"kind": "note", "text": f"worker {rank} failed: {text}"})
 
     def group(self, waits: bool, controller: Any) -> None:
-        """Whether the worker group is being placed and started, or not; who can be told to give up."""
+        """Whether the worker group is being placed and started, or not; who can be asked to give up."""
         self._controller = controller
         if not waits:
             self._waiting_since = None
@@ -123,6 +123,6 @@ class EventListener:
                 for event in ray.get(self._mailbox.drain.remote()):
                     self._on_event(event)
         except ray.exceptions.RayError:
-            return  # the actor is gone and the run goes on without a display; what is committed is in the store
+            return  # the actor is gone and the run continues without a display; what is committed is in the store
         except BaseException as error:  # raised again in the driver's thread
             self._error = error

@@ -1,7 +1,7 @@
 """Runs a job on a Ray Train worker group. The one file that imports ray.train.
 
 One TorchTrainer for the whole run: the base model is loaded once and stays. Ray starts the group again when a
-worker dies; the stage loop then goes on from the last commit. Knows nothing of trackers and stages.
+worker dies; the stage loop then resumes from the last commit. Knows nothing of trackers and stages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,15 +35,15 @@ from elder.pipelines.cluster.events import EventListener, EventSender, open_queu
 from elder.pipelines.cluster.placement import PlacementWatch
 from elder.pipelines.cluster.ray_private import GroupWatch, NodeTorchConfig, QuietTrainer
 from elder.pipelines.config.run import ClusterConfig
+from elder.pipelines.run.broker import AGREEMENT_S
 from elder.pipelines.run.run_stages import run_stages
 from elder.pipelines.run.spec import EventHandler, RunSpec, WorkersFailed
 
 DRIVER_ENVIRONMENT = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a config are relative to where the user stands
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a config are relative to where the user is
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead worker, or the end, is noticed
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
-AGREEMENT_S = 5.0  # how long a rank that must stop waits for the others to say the same
 WHOLE_BELOW = 1024  # under ZeRO-3, weights of at most so many elements (norms) stay whole: gathering them costs more
 OBJECT_STORE_BYTES = 160 * 2**20  # of a cluster of our own: edits and adapters are small
 
@@ -60,25 +60,12 @@ def run_on_ray(job: RunSpec, report: EventHandler) -> None:
     environment = worker_environment(cluster)
     with connection(cluster, environment, report) as environment_needed:
         mailbox = open_queue()
-        storage = tempfile.mkdtemp(prefix="elder-train-")
-        trainer = QuietTrainer(
-            _train_function(job, mailbox),
-            scaling_config=scaling_of(cluster),
-            torch_config=NodeTorchConfig(backend=backend_for(cluster.gpus_per_worker)),
-            run_config=RunConfig(  # type: ignore[call-arg]
-                name=f"{job.config.run_id}-{uuid.uuid4().hex[:8]}",  # a name used before would continue that run
-                storage_path=storage,
-                failure_config=FailureConfig(max_failures=cluster.max_failures),
-                callbacks=[GroupWatch(mailbox)],  # type: ignore[list-item]
-                worker_runtime_env={"env_vars": environment} if environment_needed else {},
-            ),
-        )
-        try:
+        name = f"{job.config.run_id}-{uuid.uuid4().hex[:8]}"  # a name used before would continue that run
+        given = environment if environment_needed else {}
+        with trainer_of(_train_function(job, mailbox), cluster, given, name, [GroupWatch(mailbox)]) as trainer:
             with EventListener(mailbox, report), PlacementWatch(mailbox, cluster, report) as watch:
                 failure = _fit(trainer)
             error = watch.error or _verdict(mailbox)
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
         if isinstance(error, ElderError):
             raise error
         if failure is not None or error is not None:
@@ -89,10 +76,37 @@ def run_on_ray(job: RunSpec, report: EventHandler) -> None:
             raise (UnreachableError if gone else WorkersFailed)(reason) from failure
 
 
+@contextmanager
+def trainer_of(
+    train: Callable[[], None],
+    cluster: ClusterConfig,
+    environment: Mapping[str, str],
+    name: str,
+    callbacks: Sequence[Any] = (),
+) -> Iterator[QuietTrainer]:
+    """What runs a function on every rank of a worker group; its own files are thrown away after the block."""
+    storage = tempfile.mkdtemp(prefix="elder-train-")
+    try:
+        yield QuietTrainer(
+            train,
+            scaling_config=scaling_of(cluster),
+            torch_config=NodeTorchConfig(backend=backend_for(cluster.gpus_per_worker)),
+            run_config=RunConfig(  # type: ignore[call-arg]
+                name=name,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=cluster.max_failures),
+                callbacks=list(callbacks),
+                worker_runtime_env={"env_vars": dict(environment)} if environment else {},
+            ),
+        )
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
 def worker_environment(cluster: ClusterConfig) -> dict[str, str]:
     """Environment variables of every worker process."""
-    # What a process begins with. Nobody knows here on which node it will be, so a worker that is not told how many
-    # takes its share of its own node's cores when it knows who else is there (`make_runtime`).
+    # What a process begins with. Nobody knows here on which node it will be: unless the config gives a number,
+    # a worker takes its share of its own node's cores when it knows who else is there (`make_runtime`).
     threads = str(cluster.threads_per_worker or 1)
     found = {
         **_code_path(),
@@ -138,7 +152,7 @@ def connection(
     Args:
         cluster: Where, and what is needed there.
         environment: Of the processes of a cluster of our own.
-        report: Receives a note when the cluster is too small as it stands.
+        report: Receives a note when the cluster is too small as it is.
         everywhere: Give the environment to all processes of this driver on a cluster that is joined, too.
 
     Yields:
@@ -166,7 +180,7 @@ def connection(
 
 
 def unreachable(address: str, error: BaseException, environ: Mapping[str, str]) -> str:
-    """What to do about a cluster that a driver cannot join: one paragraph behind Ray's own first line."""
+    """What to do about a cluster that a driver cannot join: one paragraph after Ray's own first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
     if environ.get("RAY_AUTH_MODE") == "token":
@@ -213,7 +227,7 @@ def _start_cluster(cluster: ClusterConfig, environment: dict[str, str]) -> None:
 
 
 def _check_resources(cluster: ClusterConfig, report: EventHandler) -> None:
-    """Say so when the cluster is too small as it stands; it may be one that grows."""
+    """Say so when the cluster is too small as it is; it may be one that grows."""
     present = _resources()
     for name, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
         needed = cluster.workers * each
@@ -278,18 +292,19 @@ def _explain(failure: BaseException | None, max_failures: int) -> str:
     if isinstance(failure, ray.exceptions.RayActorError):
         return (
             "Ray Train's controller, which lives beside this driver, is gone; so is, most likely, the head of the Ray "
-            f"cluster: {_last_line(failure)}\ncommitted stages are kept: the same command goes on from them, on a new "
+            f"cluster: {last_line(failure)}\ncommitted stages are kept: the same command resumes from them, on a new "
             "cluster too"
         )
     workers = getattr(failure, "worker_failures", None) or {}
     if not workers:
         return f"a worker failed, and failed again in the same way: {type(failure).__name__}: {failure}"
-    lines = [f"  worker {rank}: {_last_line(error)}" for rank, error in sorted(workers.items())]
+    lines = [f"  worker {rank}: {last_line(error)}" for rank, error in sorted(workers.items())]
     head = f"the workers failed more than {max_failures} times (cluster.max_failures); the last time:"
-    return "\n".join([head, *lines, "committed stages are kept: the same command goes on from them"])
+    return "\n".join([head, *lines, "committed stages are kept: the same command resumes from them"])
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """The line of an error in which Ray says the most."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 
@@ -316,7 +331,7 @@ def work(job: RunSpec, mailbox: Any) -> None:
         if not _agreed(mailbox, ray.get(mailbox.stop.remote(rank, _portable(error))), size):
             raise  # others still wait for this rank: only the end of the group frees them
     except Exception as error:
-        ray.get(mailbox.fail.remote(rank, _portable(error), f"{type(error).__name__}: {_last_line(error)}"))
+        ray.get(mailbox.fail.remote(rank, _portable(error), f"{type(error).__name__}: {last_line(error)}"))
         raise
 
 

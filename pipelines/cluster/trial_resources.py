@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from elder.pipelines.config.run import RunConfig
+import ray
+
+from elder.pipelines.config.run import ClusterConfig, RunConfig
 
 
 def trial_cluster(run: RunConfig) -> Any:
@@ -12,6 +14,16 @@ def trial_cluster(run: RunConfig) -> Any:
     cluster = run.cluster
     threads = cluster.threads_per_worker or max(1, int(cluster.cpus_per_worker))
     return cluster.replace(workers=max(1, cluster.workers), threads_per_worker=threads)
+
+
+def free_slots(cluster: ClusterConfig) -> int:
+    """How many trials the cluster has room for as it is now, busy or not; may be 0 on one that grows."""
+    present = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    workers = max(1, cluster.workers)
+    rooms = [int(present.get("CPU", 0.0) // (workers * cluster.cpus_per_worker))]
+    if cluster.gpus_per_worker:
+        rooms.append(int(present.get("GPU", 0.0) / (workers * cluster.gpus_per_worker)))
+    return min(rooms)
 
 
 def concurrency(slots: int, cap: int | None, trials: int) -> int:

@@ -221,7 +221,7 @@ class RunState:
             shown = ", ".join(f"{name} {value}" for name, value in sorted(who.items()))
             raise RunTakenOver(
                 f"another driver has taken over run '{self.run_id}' ({shown}); this one stops. What is committed "
-                "stands, and the other goes on from it"
+                "is kept, and the other resumes from it"
             )
 
     def _last_claim(self) -> int:

@@ -12,7 +12,6 @@ import socket
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +51,7 @@ def drive(
         on_event: Receives events for a display.
         tags: Further tags for the tracked run.
         runner: Runs the job.
-        driver: Class of what stands between runner, store and tracker.
+        driver: Class of what connects runner, store and tracker.
 
     Raises:
         ElderError: As `run_edit`.
@@ -97,7 +96,7 @@ class Driver(ABC):
             self._work(runner)
             return self._close()
         except GateError as error:
-            self._abandon("FAILED")
+            self.publisher.abandon("FAILED")
             refused = StageRefused(str(error))
             refused.result = self.result(None)
             raise refused from error
@@ -105,10 +104,10 @@ class Driver(ABC):
             self.publisher.close()  # the tracked run is the other driver's now
             raise
         except (KeyboardInterrupt, SystemExit):  # Ray's own answer to SIGTERM is SystemExit
-            self._abandon("KILLED")
+            self.publisher.abandon("KILLED")
             raise
         except BaseException:
-            self._abandon("FAILED")
+            self.publisher.abandon("FAILED")
             raise
 
     def _work(self, runner: Runner) -> None:
@@ -174,14 +173,6 @@ class Driver(ABC):
     def result(self, registered: Mapping[str, Any] | None) -> dict[str, Any]:
         """The machine-readable result, of what is committed so far."""
         return make_result(self.job, self.state, registered, self.refused)
-
-    def _abandon(self, status: str) -> None:
-        """Log what can be logged of a run that ends early; never hides the reason."""
-        self.publisher.close()
-        with suppress(Exception):
-            self.publisher.catch_up()
-        with suppress(Exception):
-            self.tracker.finish(status)
 
     def dataset(self) -> dict[str, Any]:
         """Name, digest, source and number of the edits, for the tracker."""

@@ -21,7 +21,7 @@ from elder.edit import Edit
 from elder.errors import AdapterError, ElderError
 from elder.metrics.counterfact import harmonic_mean
 from elder.pipelines.run.commits import Commit
-from elder.pipelines.run.stage_loop import Done, StageLoop
+from elder.pipelines.run.stage_loop import Done, StageLoop, outcome_columns, receipt_figures
 from elder.pipelines.run.stage_plan import StagePlan
 from elder.state import state_digest
 
@@ -37,8 +37,8 @@ class IsolatedLoop(StageLoop):
         self._fresh_digest = state_digest(self._fresh)
         self._rows: list[dict[str, Any]] = []
         if self.commits:  # rank 0 reads for all
-            told = self.state.read_rows(self.commits[-1]) if self.runtime.rank == 0 else None
-            self._rows = list(self.runtime.gather_objects(told)[0])
+            rows = self.state.read_rows(self.commits[-1]) if self.runtime.rank == 0 else None
+            self._rows = list(self.runtime.gather_objects(rows)[0])
 
     def _take_over(self, commit: Commit) -> None:
         """Nothing is to be taken over but the base, which must be the same."""
@@ -73,7 +73,7 @@ class IsolatedLoop(StageLoop):
         receipt = joined(receipts)
         before = self.commits[-1] if self.commits else None
         metrics = totals(self._rows, names, extras, before)
-        metrics |= notes_of(receipts)
+        metrics |= receipt_figures(receipts)
         return Done(receipt, _over(digests), metrics, [], list(self._rows), evaluate_s)
 
     def _apply(self, edits: Sequence[Edit]) -> Receipt:
@@ -98,14 +98,12 @@ class IsolatedLoop(StageLoop):
         for i, row in enumerate(rows):
             one = {"stage": stage.stage, "edit": begin + i, **row}
             if i < len(receipt.outcomes):
-                outcome = receipt.outcomes[i]
-                one |= {"accepted": outcome.accepted, "final_loss": outcome.final_loss}
-                one |= {"note": outcome.note} if outcome.note else {}
+                one |= outcome_columns(receipt.outcomes[i])
             found.append(one)
         return found
 
     def _save(self, directory: Path, extra: Mapping[str, Any]) -> None:
-        """Nothing: there is no state to go on from."""
+        """Nothing: there is no state to resume from."""
 
 
 def totals(
@@ -145,17 +143,6 @@ def joined(receipts: Sequence[Receipt]) -> Receipt:
         tuple(curve for receipt in receipts for curve in receipt.losses),
         sum(receipt.seconds for receipt in receipts),
     )
-
-
-def notes_of(receipts: Sequence[Receipt]) -> dict[str, float]:
-    """What the editor says about itself, as means over the batches of this stage."""
-    names = sorted({name for receipt in receipts for name in receipt.notes})
-    notes = {f"editor.{n}": fmean(float(r.notes[n]) for r in receipts if n in r.notes) for n in names}
-    outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
-    if outcomes:
-        notes["edit.accepted"] = fmean(outcome.accepted for outcome in outcomes)
-        notes["edit.final_loss"] = fmean(outcome.final_loss for outcome in outcomes)
-    return {name: value for name, value in notes.items() if math.isfinite(value)}
 
 
 def _over(digests: Sequence[str]) -> str:

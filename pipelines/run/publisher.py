@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,77 @@ from elder.pipelines.run.commits import Commit, RunState, RunTakenOver, adapter_
 from elder.pipelines.run.retry import call_with_retries, first_line
 
 
-class Publisher:
-    """Keeps a tracker up with the commits of one run, in a thread of its own.
+class BackgroundLog(ABC):
+    """Keeps a tracker up with what is recorded elsewhere, in a thread of its own.
+
+    Args:
+        tracker: Where it is shown.
+        timeout_s: For how long a tracker that does not answer is asked again.
+        note: Receives a sentence when it does not.
+        done: What is safe by then, and what continues while the tracker is away.
+    """
+
+    def __init__(self, tracker: Tracker, timeout_s: float, note: Callable[[str], None], done: tuple[str, str]) -> None:
+        self.tracker, self._timeout_s, self._note, self._done = tracker, timeout_s, note, done
+        self._lock, self._queued = threading.Lock(), threading.Event()
+        self._pool = ThreadPoolExecutor(1, "elder-tracker")
+
+    @abstractmethod
+    def catch_up(self) -> None:
+        """Log all that this process has not logged yet."""
+
+    def nudge(self) -> None:
+        """Something new is recorded: log it soon, in the background. Never fails."""
+        if not self._queued.is_set():  # one call in the queue logs all that is new when its turn comes
+            self._queued.set()
+            self._pool.submit(self._try)
+
+    def close(self) -> None:
+        """Wait for the background to end."""
+        self._pool.shutdown(wait=True)
+
+    def complete(self) -> None:
+        """Log everything that is not logged yet.
+
+        Raises:
+            UnreachableError: The tracker did not answer at any of several tries; what is recorded stays.
+        """
+        self.close()
+        self.retrying(self.catch_up)
+
+    def abandon(self, status: str) -> None:
+        """Log what can be logged of work that ends early; never hides the reason."""
+        self.close()
+        with suppress(Exception):
+            self.catch_up()
+        with suppress(Exception):
+            self.tracker.finish(status)
+
+    def retrying(self, call: Callable[[], Any]) -> Any:
+        """A call to the tracker, tried again after pauses for `tracking.retry_timeout_s`.
+
+        Raises:
+            UnreachableError: It failed every time.
+        """
+        try:
+            return call_with_retries(call, self._timeout_s, self._note, "the tracker")
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"{error}\n{self._done[0]}; the same command with this run id will only write the missing record"
+            ) from error
+
+    def _try(self) -> None:
+        self._queued.clear()
+        try:
+            self.catch_up()
+        except UnreachableError as error:
+            self._note(f"the record has to wait, the {self._done[1]} continue: {first_line(error)}")
+        except RunTakenOver:
+            return  # the stage loop meets it too, and ends the run
+
+
+class Publisher(BackgroundLog):
+    """Shows the commits of one run.
 
     Args:
         config: The resolved config.
@@ -44,13 +115,12 @@ class Publisher:
         note: Callable[[str], None],
         claim: int = 0,
     ) -> None:
-        self.config, self.state, self.tracker = config, state, tracker
+        done = f"All edits are applied and committed under {state.store.uri}", "edits"
+        super().__init__(tracker, config.tracking.retry_timeout_s, note, done)
+        self.config, self.state = config, state
         self.models: dict[int, str] = {}
-        self._dataset, self._tags, self._note, self._claim = dict(dataset), dict(tags), note, claim
-        self._timeout_s = config.tracking.retry_timeout_s
+        self._dataset, self._tags, self._claim = dict(dataset), dict(tags), claim
         self._started = False
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(1, "elder-tracker")
 
     def start(self) -> None:
         """Open the tracked run now, so that its page can be watched.
@@ -60,37 +130,6 @@ class Publisher:
         """
         with self._lock:
             self._begin()
-
-    def nudge(self) -> None:
-        """Something was committed: log it soon, in the background. Never fails."""
-        self._pool.submit(self._try)
-
-    def close(self) -> None:
-        """Wait for the background to end."""
-        self._pool.shutdown(wait=True)
-
-    def complete(self) -> None:
-        """Log everything that is not logged yet.
-
-        Raises:
-            UnreachableError: The tracker did not answer at any of several tries; what is committed stands.
-        """
-        self.close()
-        self.retrying(self.catch_up)
-
-    def retrying(self, call: Callable[[], Any]) -> Any:
-        """A call to the tracker, tried again after pauses for `tracking.retry_timeout_s`.
-
-        Raises:
-            UnreachableError: It failed every time.
-        """
-        try:
-            return call_with_retries(call, self._timeout_s, self._note, "the tracker")
-        except UnreachableError as error:
-            raise UnreachableError(
-                f"{error}\nAll edits are applied and committed under {self.state.store.uri}; "
-                "the same command with this run id will only write the missing record"
-            ) from error
 
     def catch_up(self) -> None:
         """Log every committed stage that this process has not logged.
@@ -104,14 +143,6 @@ class Publisher:
             for commit in self.state.commits():
                 if commit.stage not in self.models:
                     self.models[commit.stage] = self._log(commit)
-
-    def _try(self) -> None:
-        try:
-            self.catch_up()
-        except UnreachableError as error:
-            self._note(f"the record has to wait, the edits go on: {first_line(error)}")
-        except RunTakenOver:
-            return  # the stage loop meets it too, and ends the run
 
     def _begin(self) -> None:
         if self._started:
@@ -133,7 +164,7 @@ class Publisher:
         self.tracker.log_metrics({**commit.metrics, **timing}, step=commit.edits)
         self.tracker.log_table(f"edits/stage-{commit.stage:04d}.json", self.state.read_rows(commit))
         if not adapter_files(commit):
-            return ""  # edits that were applied apart leave none
+            return ""  # edits that were applied in isolation leave none
         with tempfile.TemporaryDirectory() as folder:
             directory = self.state.fetch(commit, Path(folder) / "adapter")
             source = self.state.adapter_uri(commit)

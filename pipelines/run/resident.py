@@ -7,7 +7,7 @@ on one loaded model. Knows nothing of Ray, nor of how trials are chosen.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,6 @@ from typing import Any
 from elder.base import Base, Editor
 from elder.pipelines.run.spec import Measuring, RunSpec, WorkerParts
 from elder.runtime import Runtime
-
-
-class ResidentRuntime:
-    """The runtime of this process, made anew for a run on another device, or with another sharding.
-
-    The number format is no part of it: each base is loaded in that of its own run.
-    """
-
-    def __init__(self) -> None:
-        self._key: tuple[Any, ...] | None = None
-        self._runtime: Any = None
-
-    def get(self, job: RunSpec, make: Callable[[RunSpec], Any]) -> Any:
-        """The runtime for a job. All ranks come here with the same jobs in the same order."""
-        key = (job.sharding, job.config.model.device)
-        if key != self._key:
-            self._runtime, self._key = make(job), key
-        return self._runtime
 
 
 class ResidentBases:

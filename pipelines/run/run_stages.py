@@ -23,8 +23,8 @@ def run_stages(job: RunSpec, runtime: Runtime, report: EventHandler, proceed: Pr
         ElderError: See `pipelines.run.commits`; or the ranks disagree about the state.
     """
     loop = IsolatedLoop if job.config.stream.strategy == "isolated" else StageLoop
-    loop(job, runtime, report if runtime.rank == 0 else _silence, proceed).run()
+    loop(job, runtime, report if runtime.rank == 0 else silence, proceed).run()
 
 
-def _silence(event: Event) -> None:
-    """Ranks other than 0 say nothing."""
+def silence(event: Event) -> None:
+    """Ranks other than 0 say nothing, and those whose commits speak for them."""

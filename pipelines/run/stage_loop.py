@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from elder.base import Preparing, Receipt
+from elder.base import EditOutcome, Preparing, Receipt
 from elder.errors import AdapterError, ElderError, GateError
 from elder.metrics.retention import retention_summary
 from elder.pipelines.run.commits import Commit, RunState, RunTakenOver, write_stage_files
@@ -33,7 +33,7 @@ from elder.runtime import Runtime
 from elder.state import state_digest
 
 Proceed = Callable[[int, Mapping[str, float]], bool]
-"""(stage, its metrics) -> whether the run may go on behind this committed stage."""
+"""(stage, its metrics) -> whether the run may continue after this committed stage."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class StageLoop:
         store = RetryingStore(job.store_factory(), patience, lambda text: report({"kind": "note", "text": text}))
         self.state = RunState(store, job.config.run_id)
         first = runtime.rank == 0
-        # Rank 0 reads for all, so that all go on from the same stage whatever happens in between.
-        told = runtime.gather_objects((uuid.uuid4().hex[:12], self.state.commits()) if first else None)
-        self.attempt: str = told[0][0]
-        self.commits: list[Commit] = list(told[0][1])
+        # Rank 0 reads for all, so that all continue from the same stage whatever happens in between.
+        known = runtime.gather_objects((uuid.uuid4().hex[:12], self.state.commits()) if first else None)
+        self.attempt: str = known[0][0]
+        self.commits: list[Commit] = list(known[0][1])
 
     def run(self) -> None:
         """Load, then edit, measure and commit every stage that is left."""
         todo = self.job.stages[len(self.commits) :]
-        if not all(self._may_go_on(commit) for commit in list(self.commits)) or not todo:
+        if not all(self._may_continue(commit) for commit in list(self.commits)) or not todo:
             return
         self._check_claim()
         self.report({"kind": "phase", "name": "load", "stage": todo[0].stage})
@@ -84,15 +84,15 @@ class StageLoop:
         for stage in todo:
             self._stage(stage, load_s)
             load_s = 0.0
-            if not self._may_go_on(self.commits[-1]):
+            if not self._may_continue(self.commits[-1]):
                 return
 
-    def _may_go_on(self, commit: Commit) -> bool:
-        """What rank 0 is told about a committed stage, on all ranks."""
+    def _may_continue(self, commit: Commit) -> bool:
+        """What rank 0 answers about a committed stage, on all ranks."""
         if self.proceed is None:
             return True
-        told = self.proceed(commit.stage, commit.metrics) if self.runtime.rank == 0 else None
-        return bool(self.runtime.gather_objects(told)[0])
+        answer = self.proceed(commit.stage, commit.metrics) if self.runtime.rank == 0 else None
+        return bool(self.runtime.gather_objects(answer)[0])
 
     def _load(self) -> None:
         self.base = self.job.kit.base(self.job, self.runtime)
@@ -204,7 +204,7 @@ class StageLoop:
 
         if self.job.validation is not None:
             held_out = self.meter.measure(self.job.validation, parts, progress)
-            return held_out.metrics | _receipt_figures(receipt, (), stage), [], held_out.rows
+            return held_out.metrics | receipt_figures([receipt]), [], held_out.rows
         chosen = measured_edits(self.job.stages, stage.stage, wanted.retention, wanted.retention_sample, seed)
         found = self.meter.measure([self.job.edits[i] for i in chosen], parts, progress)
         size = self.job.config.stream.stage_size
@@ -215,7 +215,10 @@ class StageLoop:
         metrics = dict(found.metrics)
         if retention:
             metrics |= retention_summary([*(list(commit.retention) for commit in self.commits), retention])
-        return metrics | _receipt_figures(receipt, rows, stage), retention, rows
+        for row in rows:
+            if 0 <= row["edit"] - stage.first < len(receipt.outcomes):
+                row |= outcome_columns(receipt.outcomes[row["edit"] - stage.first])
+        return metrics | receipt_figures([receipt]), retention, rows
 
     def _ask_before(self, rows: Sequence[dict[str, Any]]) -> None:
         """At the end of a run: what the unedited model says to the first prompts, for the page that people read."""
@@ -265,7 +268,7 @@ class StageLoop:
         )
 
     def _save(self, directory: Path, extra: Mapping[str, Any]) -> None:
-        """Write what a stage leaves behind beside its figures."""
+        """Write what a stage leaves beside its figures."""
         self.job.kit.save(directory, self.editor, extra)
 
     def _check_claim(self) -> None:
@@ -316,17 +319,18 @@ def retention_row(rows: Sequence[Mapping[str, Any]], figure: str, now: int) -> l
     return [fmean(values) for values in by_stage]
 
 
-def _receipt_figures(receipt: Receipt, rows: Sequence[dict[str, Any]], stage: StagePlan) -> dict[str, float]:
-    """What the editor says about the stage: into the rows of its edits, and as figures."""
-    outcomes = {stage.first + i: outcome for i, outcome in enumerate(receipt.outcomes)}
-    for row in rows:
-        outcome = outcomes.get(row["edit"])
-        if outcome is not None:
-            row |= {"accepted": outcome.accepted, "final_loss": outcome.final_loss}
-            if outcome.note:
-                row["note"] = outcome.note
-    figures = {f"editor.{name}": float(value) for name, value in receipt.notes.items()}
-    if receipt.outcomes:
-        figures["edit.accepted"] = fmean(outcome.accepted for outcome in receipt.outcomes)
-        figures["edit.final_loss"] = fmean(outcome.final_loss for outcome in receipt.outcomes)
+def outcome_columns(outcome: EditOutcome) -> dict[str, Any]:
+    """What the editor says about an edit, for the row of that edit."""
+    found = {"accepted": outcome.accepted, "final_loss": outcome.final_loss}
+    return found | ({"note": outcome.note} if outcome.note else {})
+
+
+def receipt_figures(receipts: Sequence[Receipt]) -> dict[str, float]:
+    """What the editor says about itself, as means over the batches of a stage."""
+    names = sorted({name for receipt in receipts for name in receipt.notes})
+    figures = {f"editor.{n}": fmean(float(r.notes[n]) for r in receipts if n in r.notes) for n in names}
+    outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
+    if outcomes:
+        figures["edit.accepted"] = fmean(outcome.accepted for outcome in outcomes)
+        figures["edit.final_loss"] = fmean(outcome.final_loss for outcome in outcomes)
     return {name: value for name, value in figures.items() if math.isfinite(value)}

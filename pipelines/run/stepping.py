@@ -1,154 +1,140 @@
-"""A run that is taken forward one stage at a time: what an actor does between the questions of a scheduler.
+"""Runs that are taken forward one stage at a time, one after another, on a base model that stays loaded.
 
-The stage loop of `pipelines.run.stage_loop` runs in a thread and waits behind every committed stage until it is
-asked for the next one, or told to end. Knows nothing of Ray.
+Who does the work is given: a thread of this process here, a worker group in `pipelines.cluster.trial_group`. Both
+`serve` a broker. Knows nothing of Ray.
 """
 
 from __future__ import annotations
 
 import gc
 import threading
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from queue import Queue
-from typing import Any, Protocol
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
-from elder.errors import ElderError, GateError, UnreachableError
+from elder.errors import ElderError
+from elder.pipelines.run.broker import END, STAGE, StepOutcome, TrialBroker, failure
 from elder.pipelines.run.resident import ResidentBases
-from elder.pipelines.run.run_stages import run_stages
+from elder.pipelines.run.run_stages import run_stages, silence
 from elder.pipelines.run.spec import RunSpec
-from elder.pipelines.run.stage_loop import Proceed
+from elder.runtime import Runtime
 
-STAGE, END, FAILED, UNREACHABLE = "stage", "end", "failed", "unreachable"
+CLOSE_S = 60.0  # how long the work may take to end
 
 
-@dataclass(frozen=True)
-class StepOutcome:
-    """What became of one request for a stage.
+class TrialHost:
+    """Where runs are done one after another.
 
-    Attributes:
-        kind: `stage`: it is committed; `end`: there is none left; `failed`: the run cannot go on; `unreachable`: the
-            store does not answer, which says nothing about the run.
-        stage: Its number.
-        metrics: Its metrics.
-        error: Why, for the last two kinds.
-        refused: It failed because a gate refused a stage.
+    Args:
+        broker: Where the work is ordered; a `TrialBroker`, or something that speaks to one.
+        work: Serves the broker until it is closed; called in a thread when the first stage is wanted.
     """
 
-    kind: str
-    stage: int = -1
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    error: str = ""
-    refused: bool = False
-
-
-class TrialHost(Protocol):
-    """Where trials run one after another: this process, or a worker group."""
+    def __init__(self, broker: Any, work: Callable[[], None]) -> None:
+        self._broker, self._work = broker, work
+        self._thread = threading.Thread(target=self._serve, name="elder-trials", daemon=True)
+        self._job: RunSpec | None = None
+        self._asked = 0
 
     def begin(self, job: RunSpec) -> None:
         """Take up a run; nothing is done before the first `advance`."""
+        self.stop()
+        self._job = job
 
     def advance(self) -> StepOutcome:
         """One more stage of the run, from the store if it is committed already."""
-
-    def stop(self) -> None:
-        """Leave the run behind its last stage; without one, nothing."""
-
-    def close(self) -> None:
-        """Free everything."""
-
-
-class SteppedRun:
-    """Work in a thread that halts behind every stage.
-
-    Args:
-        work: Called with a `Proceed`; must call it behind every stage and end when it says no.
-    """
-
-    def __init__(self, work: Callable[[Proceed], None]) -> None:
-        self._asked: Queue[bool] = Queue()
-        self._outcomes: Queue[StepOutcome] = Queue()
-        self._thread = threading.Thread(target=self._run, args=(work,), name="elder-trial", daemon=True)
-        self._ended = False
-
-    def advance(self) -> StepOutcome:
-        """Let it do one more stage and wait for that."""
-        if self._ended:
+        if self._job is None:
             return StepOutcome(END)
         if self._thread.ident is None:
             self._thread.start()
-        else:
-            self._asked.put(True)
-        outcome = self._outcomes.get()
-        self._ended = outcome.kind != STAGE
+        if not self._asked:
+            self._broker.post(self._job)
+        self._asked += 1
+        outcome: StepOutcome | None = None
+        while outcome is None:
+            outcome = self._broker.step(self._asked)
+        if outcome.kind != STAGE:
+            self._job = None
         return outcome
 
     def stop(self) -> None:
-        """End it behind the stage where it waits."""
-        self._ended = True
+        """Leave the run after its last stage; without one, nothing."""
+        while self._asked and not self._broker.stop():
+            pass
+        self._job, self._asked = None, 0
+
+    def close(self) -> None:
+        """Free everything."""
+        self._broker.close()
         if self._thread.ident is not None:
-            self._asked.put(False)
-            self._thread.join()
+            self._thread.join(CLOSE_S)
 
-    def _proceed(self, stage: int, metrics: Mapping[str, float]) -> bool:
-        self._outcomes.put(StepOutcome(STAGE, stage, dict(metrics)))
-        return self._asked.get()
-
-    def _run(self, work: Callable[[Proceed], None]) -> None:
+    def _serve(self) -> None:
+        reason = "it ended"
         try:
-            work(self._proceed)
-        except Exception as error:
-            self._outcomes.put(failure(error))
-        else:
-            self._outcomes.put(StepOutcome(END))
+            self._work()
+        except BaseException as error:  # reported to whoever waits for a stage
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        with suppress(Exception):  # the broker may have ended too
+            self._broker.lose(f"the worker group is gone: {reason}")
 
 
-class LocalTrialHost:
-    """Runs trials in this process, on its device, with the base model kept between them.
+class LocalTrialHost(TrialHost):
+    """Runs trials in this process, on its device.
 
     Args:
         runtime: How this process meets the machine.
     """
 
-    def __init__(self, runtime: Any) -> None:
-        self.runtime, self.bases = runtime, ResidentBases()
-        self._run: SteppedRun | None = None
-
-    def begin(self, job: RunSpec) -> None:
-        """See `TrialHost.begin`."""
-        self.stop()
-        own = replace(job, kit=self.bases.kit(job.kit))
-        self._run = SteppedRun(lambda proceed: run_stages(own, self.runtime, _silence, proceed))
-
-    def advance(self) -> StepOutcome:
-        """See `TrialHost.advance`."""
-        return StepOutcome(END) if self._run is None else self._run.advance()
-
-    def stop(self) -> None:
-        """See `TrialHost.stop`."""
-        if self._run is not None:
-            self._run.stop()
-            self._run = None
-            gc.collect()  # editors are full of cycles, and their memory is wanted for the next trial
-
-    def close(self) -> None:
-        """See `TrialHost.close`."""
-        self.stop()
-        self.bases = ResidentBases()
+    def __init__(self, runtime: Runtime) -> None:
+        broker, self.bases = TrialBroker(), ResidentBases()
+        super().__init__(broker, lambda: serve(broker, self.bases, lambda job: runtime))
 
 
-def failure(error: BaseException) -> StepOutcome:
-    """An error as an outcome; one that does not explain itself with the place where it was raised."""
-    if isinstance(error, UnreachableError):
-        return StepOutcome(UNREACHABLE, error=str(error))
-    if isinstance(error, ElderError):
-        return StepOutcome(FAILED, error=str(error), refused=isinstance(error, GateError))
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
-    lines = str(error).strip().splitlines() or [""]
-    return StepOutcome(FAILED, error=f"{type(error).__name__}: {lines[0][:300]}{place}")
+def serve(
+    broker: Any,
+    bases: ResidentBases,
+    runtime_of: Callable[[RunSpec], Runtime],
+    rank: int = 0,
+    size: int = 1,
+    local_rank: int = 0,
+) -> None:
+    """One rank: run after run from the broker, on one base model, until the broker is closed.
 
+    Args:
+        broker: As for `TrialHost`.
+        bases: Keeps the base model.
+        runtime_of: The runtime of this rank for a run.
+        rank: Of this process among those of the group.
+        size: Of the group.
+        local_rank: Rank on this machine.
 
-def _silence(event: Mapping[str, Any]) -> None:
-    """Stages speak through their commits."""
+    Raises:
+        Exception: This rank alone cannot continue; only the end of the group frees the others, who wait for it.
+    """
+
+    def proceed(stage: int, metrics: Mapping[str, float]) -> bool:
+        answer: bool | None = None
+        while answer is None:
+            answer = broker.proceed(stage, dict(metrics))
+        return answer
+
+    after = -1
+    while True:
+        taken = broker.take(rank, after)
+        if taken is None:
+            continue
+        after, job = taken
+        if job is None:
+            return
+        try:
+            own = replace(job, local_rank=local_rank, kit=bases.kit(job.kit))
+            run_stages(own, runtime_of(job), silence, proceed)
+        except Exception as error:
+            if not broker.refuse(rank, size, failure(error), isinstance(error, ElderError)):
+                raise
+        else:
+            if rank == 0:
+                broker.end()
+        gc.collect()  # editors are full of cycles, and their memory is wanted for the next run

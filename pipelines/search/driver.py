@@ -1,7 +1,7 @@
 """A search from its config to the best one: trials, repetitions of the best, record, report.
 
 It receives a store and trackers by protocol, like `pipelines.run.driver`. What it knows is in the store, so the same
-call again goes on where an earlier one was cut off. Must not know boto3, mlflow or the command line.
+call again resumes where an earlier one was cut off. Must not know boto3, mlflow or the command line.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, ElderError
-from elder.pipelines.cluster.ray_tune import Asha, SharedParts, free_slots, run_trials
-from elder.pipelines.cluster.trial_resources import concurrency, trial_cluster
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import TuneConfig
 from elder.pipelines.planning.sharding import decide_sharding
@@ -26,12 +25,13 @@ from elder.pipelines.run.commits import RunState
 from elder.pipelines.run.inputs import read_stream, read_text
 from elder.pipelines.run.result import make_result
 from elder.pipelines.run.retry import RetryingStore
-from elder.pipelines.run.spec import Event, EventHandler, WorkerParts
+from elder.pipelines.run.spec import Event, EventHandler, RunSpec, WorkerParts
 from elder.pipelines.run.stage_plan import split
 from elder.pipelines.run.trained import named_trained, pin_trained
 from elder.pipelines.search.publisher import TunePublisher
 from elder.pipelines.search.records import TuneState
 from elder.pipelines.search.result import best_config, summary
+from elder.pipelines.search.trial_loop import run_on_cluster
 from elder.pipelines.search.trials import Trials
 
 NEEDED: Mapping[str, Callable[[Edit], Sequence[Any]]] = {
@@ -43,7 +43,8 @@ NEEDED: Mapping[str, Callable[[Edit], Sequence[Any]]] = {
 """What an edit must have for a quantity to be measured on it."""
 
 
-Runner = Callable[[Trials, SharedParts, EventHandler], None]
+Runner = Callable[[Trials, Callable[[RunConfig], RunSpec], EventHandler], None]
+"""Does the runs of a search: (trials, the run of a config, where notes go)."""
 
 
 def run_tune(
@@ -71,7 +72,7 @@ def run_tune(
         edits: The stream for a config (its seed may choose the facts); default: the config's data, checked.
         tags: Further tags of the tracked search, such as the id of a Ray job.
         kit: How workers make their parts; for tests.
-        runner: Does the runs; default: Ray Tune.
+        runner: Does the runs; default: the Ray cluster of the config.
 
     Returns:
         The result as docs/tune.md describes it. A search that has ended returns it at once.
@@ -82,21 +83,7 @@ def run_tune(
         ElderError: No trial came to its end.
     """
     search = _Search(config, store_factory, tracker_factory, on_event, cache_dir, out, edits, tags or {}, kit)
-    return search.run(runner or run_on_tune)
-
-
-def run_on_tune(trials: Trials, shared: SharedParts, on_event: EventHandler) -> None:
-    """Connect to Ray, see how much room there is, and run the trials under Ray Tune."""
-    from elder.pipelines.cluster.ray_train import connection, worker_environment
-
-    run, tune = trials.config.run, trials.config.tune
-    cluster = trial_cluster(run)
-    stages = trials.stages[run.seed]
-    asha = Asha(stages, tune.grace_stages, tune.reduction, tune.mode) if tune.scheduler == "asha" else None
-    with connection(cluster, worker_environment(cluster), on_event, everywhere=True):
-        trials.concurrent = concurrency(free_slots(cluster), tune.concurrent, trials.total)
-        on_event({"kind": "note", "text": f"{trials.concurrent} trials at a time"})
-        run_trials(trials, shared, cluster, asha if stages > 1 else None, tune.resident)
+    return search.run(runner or run_on_cluster)
 
 
 class _Search:
@@ -122,17 +109,16 @@ class _Search:
         store = RetryingStore(store_factory(), config.run.tracking.retry_timeout_s, self._note)
         self.state = TuneState(store, config.tune_id)
         pin = pin_trained(config.run, store, (self.state.record() or {}).get("trained"))  # once for all trials
-        self.shared = SharedParts(
-            edits=self.streams,
+        self._shared = RunSpec(
+            config=config.run,
+            edits=(),
             store_factory=store_factory,
             sharding=decide_sharding(config.run),
-            objective=config.metrics,
             cache_dir=cache_dir,
             perplexity_text=read_text(config.run),
             kit=kit or WorkerParts(),
-            configs_per_group=config.tune.configs_per_group,
-            trained={str(named_trained(config.run)): pin} if pin else {},
         )
+        self._trained = {named_trained(config.run): pin}
         self.state.open(
             config, self._digest(), len(self.streams[config.run.seed]), None if pin is None else pin.to_dict()
         )
@@ -152,7 +138,7 @@ class _Search:
                 self._note(f"{self.trials.replayed} runs of this search have ended before and are not run again")
             if self.trials.has_work():
                 self.on_event({"kind": "phase", "name": "start"})
-                runner(self.trials, self.shared, self.on_event)
+                runner(self.trials, self._job, self.on_event)
             return self._close()
         except KeyboardInterrupt:
             self.publisher.abandon("KILLED")
@@ -194,24 +180,28 @@ class _Search:
                 self.state.store.put(self.state.key(f"report/{name}"), directory / name)
                 self.publisher.artifact(directory / name, name)
 
+    def _job(self, run: RunConfig) -> RunSpec:
+        """A run as workers get it."""
+        trained = self._trained.get(named_trained(run))
+        return replace(self._shared, config=run, edits=self.streams[run.seed], trained=trained)
+
     def _open(self, run: RunConfig) -> None:
         """A run's own part of the store."""
-        edits = self.streams[run.seed]
-        pin = self.shared.trained.get(named_trained(run) or "")
-        trained = None if pin is None else pin.to_dict()
-        RunState(self.state.store, run.run_id).open(run, dataset_digest(edits), len(edits), trained)
+        job = self._job(run)
+        trained = None if job.trained is None else job.trained.to_dict()
+        RunState(self.state.store, run.run_id).open(run, job.dataset, len(job.edits), trained)
 
     def _hear(self, event: Event) -> None:
         """Pass an event on; what it changes is logged in the background."""
         if event["kind"] == "trial":
             if event["status"] == "finished":
                 self._finish(str(event["name"]))
-            self.publisher.nudge(str(event["name"]))
+            self.publisher.nudge()
         self.on_event(event)
 
     def _finish(self, name: str) -> None:
         """A trial that came to its end is a finished run: `elder edit` with its config and id answers at once."""
-        job = self.shared.job(self.trials.config_of(name))
+        job = self._job(self.trials.config_of(name))
         state = RunState(self.state.store, job.config.run_id)
         state.finish(make_result(job, state))
 

@@ -1,32 +1,28 @@
 """Tells the tracker what a search has recorded: one run for the search, one below it for each trial.
 
-Everything it logs stands in the store, and every call may be repeated; a tracker that is away for a while delays
+Everything it logs is in the store, and every call may be repeated; a tracker that is away for a while delays
 the record, not the trials. Must not know MLflow or Ray.
 """
 
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from elder.errors import UnreachableError
 from elder.pipelines.config.objective import better
 from elder.pipelines.protocols import Tracker
 from elder.pipelines.run.commits import RunState
-from elder.pipelines.run.retry import call_with_retries, first_line
+from elder.pipelines.run.publisher import BackgroundLog
 from elder.pipelines.search.records import FAILED, FINISHED, PRUNED
 from elder.pipelines.search.trials import Trials
 
 STATUS = {FINISHED: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
 
 
-class TunePublisher:
-    """Keeps a tracker up with a search, in a thread of its own.
+class TunePublisher(BackgroundLog):
+    """Shows a search and its trials.
 
     Args:
         trials: What is known of the search.
@@ -44,14 +40,12 @@ class TunePublisher:
         tags: Mapping[str, str],
         note: Callable[[str], None],
     ) -> None:
-        self._trials, self._config = trials, trials.config
-        self._parent, self._child = tracker_factory(), tracker_factory()
-        self._dataset, self._tags, self._note = dict(dataset), dict(tags), note
+        done = f"All trials are recorded under {trials.state.store.uri}", "trials"
+        super().__init__(tracker_factory(), trials.config.run.tracking.retry_timeout_s, note, done)
+        self._trials, self._config, self._child = trials, trials.config, tracker_factory()
+        self._dataset, self._tags = dict(dataset), dict(tags)
         self._parent_id = ""
         self._logged: dict[str, tuple[str, int]] = {}  # name -> status and number of stages, as they were logged
-        self._lock = threading.Lock()
-        self._queued = threading.Event()
-        self._pool = ThreadPoolExecutor(1, "elder-tracker")
 
     def start(self) -> None:
         """Open the tracked search.
@@ -69,28 +63,12 @@ class TunePublisher:
             "elder.config_digest": config.digest(),
         }
         with self._lock:
-            self._parent_id = self._parent.start(
-                config.tune_id, config.run.name, config.to_dict(), {**own, **self._tags}
-            )
-            self._parent.log_dataset(**self._dataset)
-        url = self._parent.url()
+            given = config.to_dict(), {**own, **self._tags}
+            self._parent_id = self.tracker.start(config.tune_id, config.run.name, *given)
+            self.tracker.log_dataset(**self._dataset)
+        url = self.tracker.url()
         if url:
             self._note(f"watch the search: {url}")
-
-    def nudge(self, name: str) -> None:
-        """Something is known about a run: log it soon, in the background. Never fails."""
-        if not self._queued.is_set():  # one call in the queue logs all that is new when its turn comes
-            self._queued.set()
-            self._pool.submit(self._try)
-
-    def complete(self) -> None:
-        """Log all that is not logged yet.
-
-        Raises:
-            UnreachableError: The tracker did not answer for `tracking.retry_timeout_s`; the same command tries again.
-        """
-        self._pool.shutdown(wait=True)
-        self._retrying(self.catch_up)
 
     def catch_up(self) -> None:
         """Log every run of which more is known than was logged."""
@@ -128,12 +106,12 @@ class TunePublisher:
                 self._child.finish("FINISHED")
                 return version
 
-        return {"name": tracking.register_as, "version": self._retrying(call)}
+        return {"name": tracking.register_as, "version": self.retrying(call)}
 
     def artifact(self, path: Path, name: str) -> None:
         """A file of the report beside the search."""
         folder = Path(name).parent.as_posix()
-        self._retrying(lambda: self._parent.log_artifact(path, "" if folder == "." else folder))
+        self.retrying(lambda: self.tracker.log_artifact(path, "" if folder == "." else folder))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """The best parameters as tags and figures of the search, and its end."""
@@ -145,27 +123,12 @@ class TunePublisher:
         config = self._config
 
         def call() -> None:
-            self._parent.start(config.tune_id, config.run.name, config.to_dict(), tags)
+            self.tracker.start(config.tune_id, config.run.name, config.to_dict(), tags)
             values = {name: float(value) for name, value in figures.items() if value is not None}
-            self._parent.log_metrics(values, step=len(result["trials"]))
-            self._parent.finish("FINISHED")
+            self.tracker.log_metrics(values, step=len(result["trials"]))
+            self.tracker.finish("FINISHED")
 
-        self._retrying(call)
-
-    def abandon(self, status: str) -> None:
-        """Log what can be logged of a search that ends early; never hides the reason."""
-        self._pool.shutdown(wait=True)
-        with suppress(Exception):
-            self.catch_up()
-        with suppress(Exception):
-            self._parent.finish(status)
-
-    def _try(self) -> None:
-        self._queued.clear()
-        try:
-            self.catch_up()
-        except UnreachableError as error:
-            self._note(f"the record has to wait, the trials go on: {first_line(error)}")
+        self.retrying(call)
 
     def _open(self, name: str, status: str) -> None:
         config = self._trials.config_of(name)
@@ -192,13 +155,4 @@ class TunePublisher:
             if value is not None and (best is None or better(value, best, self._config.tune.mode)):
                 best = value
             if best is not None:
-                self._parent.log_metrics({"objective.best": best}, step=number)
-
-    def _retrying(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call_with_retries(call, self._config.run.tracking.retry_timeout_s, self._note, "the tracker")
-        except UnreachableError as error:
-            raise UnreachableError(
-                f"{error}\nAll trials are recorded under {self._trials.state.store.uri}; the same command with "
-                "this run id will only write the missing record"
-            ) from error
+                self.tracker.log_metrics({"objective.best": best}, step=number)

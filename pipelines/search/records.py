@@ -1,8 +1,8 @@
 """What a search leaves in its store beside the runs of its trials: what was tried, and what became of it.
 
-A trial is a run of its own (`pipelines.run.commits`); here stand the suggestion, written before it starts, and the
-record, written when it has ended. Both are created once and never changed, so a search that broke off
-knows what was done. Knows nothing of Ray, searchers or trackers.
+A trial is a run of its own (`pipelines.run.commits`); here are the suggestion, written before it starts, and the
+record, written when it has ended. Both are created once and never changed, so an interrupted search knows what was
+done. Knows nothing of Ray, searchers or trackers.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class TuneState:
             before = parse_tune_config(self.store.get(self.key("config.yaml")).decode(), f"config of {self.tune_id}")
             if before.digest() != config.digest():
                 head = f"search '{self.tune_id}' exists with another config; undo these changes to continue it, or "
-                raise ConfigError([f"{head}leave run_id out to start a new one:", *_indent(tune_diff(before, config))])
+                changes = [f"  {line}" for line in tune_diff(before, config)]
+                raise ConfigError([f"{head}leave run_id out to start a new one:", *changes])
         if not self.store.create(self.key("tune.json"), _json(record)):
             known = self.record() or {}
             before_data = known["dataset_digest"]
@@ -135,7 +136,7 @@ class TuneState:
             return None
 
     def suggest(self, suggestion: Suggestion) -> Suggestion:
-        """Write a suggestion down; returns the one that stands."""
+        """Write a suggestion down; returns the one that was written first."""
         key = self.key(f"trials/{suggestion.number:04d}.json")
         if self.store.create(key, _json(asdict(suggestion))):
             return suggestion
@@ -147,7 +148,7 @@ class TuneState:
         return {suggestion.number: suggestion for suggestion in found}
 
     def finish(self, record: TrialRecord) -> TrialRecord:
-        """Write a record down; returns the one that stands."""
+        """Write a record down; returns the one that was written first."""
         key = self.key(f"results/{record.name.removeprefix('t')}.json")
         if self.store.create(key, _json(record.to_dict())):
             return record
@@ -166,7 +167,7 @@ class TuneState:
             return None
 
     def close(self, result: Mapping[str, Any]) -> None:
-        """Write the result down; the first one stands."""
+        """Write the result down; the first one is kept."""
         self.store.create(self.key("result.json"), _json(result))
 
     def forget_adapters(self, name: str) -> None:
@@ -196,10 +197,6 @@ def repeat_name(rank: int, seed: int) -> str:
 def seconds_of(commits: Sequence[Commit]) -> float:
     """What the stages took, whichever attempt did them."""
     return sum(sum(commit.timing.values()) for commit in commits)
-
-
-def _indent(lines: Sequence[str]) -> list[str]:
-    return [f"  {line}" for line in lines]
 
 
 def _json(value: Any) -> bytes:

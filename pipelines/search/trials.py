@@ -1,7 +1,7 @@
 """The course of a search: which run comes next, what became of the others, who is best.
 
-All of it follows from what stands in the store, so it goes on where an earlier driver left it. It is the `Source`
-that `pipelines.cluster.ray_tune` asks; it knows nothing of Ray itself.
+All of it follows from what the store holds, so it resumes where an earlier driver ended. `pipelines.search.trial_loop`
+asks it; it knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from elder.errors import UnreachableError
-from elder.pipelines.cluster.trial_source import TrialRun
 from elder.pipelines.config.objective import better, objective_value
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import TuneConfig
@@ -32,6 +30,21 @@ from elder.pipelines.search.records import (
     trial_name,
 )
 from elder.pipelines.search.searchers import make_searcher
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """One run that is to be done: a trial, or a repetition of a finalist.
+
+    Attributes:
+        name: Such as `t0003`.
+        config: Its resolved config.
+        guarded: Whether it may be stopped early.
+    """
+
+    name: str
+    config: RunConfig
+    guarded: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class Running:
 
 
 class Trials:
-    """Suggests, records, ranks. A `pipelines.cluster.trial_source.Source`.
+    """Suggests, records, ranks. Not for several threads at once, but for `snapshot` and `config_of`.
 
     Args:
         config: The search.
@@ -110,7 +123,7 @@ class Trials:
         self._waiting: TrialRun | None = None
         self._lock = threading.RLock()  # the record in MLflow is written from another thread
 
-    # ---- the source ---------------------------------------------------------------------------------------------
+    # ---- the runs -----------------------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
         """Whether a run is left to do; asked before a cluster is."""
@@ -121,7 +134,11 @@ class Trials:
         return True
 
     def next(self) -> TrialRun | None:
-        """See `pipelines.cluster.trial_source.Source.next`."""
+        """The next run, None when there is none now.
+
+        Raises:
+            StopIteration: There will be none any more.
+        """
         if self._waiting is not None:
             work, self._waiting = self._waiting, None
             return work
@@ -142,19 +159,19 @@ class Trials:
         return TrialRun(found.name, found.config, guarded=found.name.startswith("t"))
 
     def started(self, name: str) -> None:
-        """See `Source.started`."""
+        """A run has a worker and begins, or begins again."""
         self._tell(name, "running")
 
     def staged(self, name: str, stage: int, metrics: Mapping[str, float]) -> None:
-        """See `Source.staged`."""
+        """A stage of a run is committed."""
         run = self.running.get(name)
         value = objective_value(metrics, self.config.metrics)
         if run is not None and value is not None:
             run.values[stage] = value
             self._tell(name, "running", stage=stage, objective=value)
 
-    def ended(self, name: str, failure: str | None, refused: bool = False) -> None:
-        """See `Source.ended`. What counts is what is committed."""
+    def ended(self, name: str, failure: str | None) -> None:
+        """A run has ended, was stopped, or failed for a reason. What counts is what is committed."""
         run = self.running.get(name)
         if run is None:
             return
@@ -168,15 +185,11 @@ class Trials:
         self._tell(name, record.status, stage=len(commits) - 1, objective=record.objective, error=record.error)
 
     def stumbled(self, name: str, reason: str) -> None:
-        """See `Source.stumbled`."""
-        self._on_event({"kind": "note", "text": f"{name}: {reason}; it goes on from its last committed stage"})
-
-    def unreachable(self, reason: str) -> None:
-        """See `Source.unreachable`."""
-        raise UnreachableError(f"{reason}\nwhat has ended is recorded; the same command goes on from there")
+        """A run lost its worker and is taken up by another one."""
+        self._on_event({"kind": "note", "text": f"{name}: {reason}"})
 
     def past(self) -> list[list[float]]:
-        """See `Source.past`."""
+        """Objectives after each stage of the trials that have ended."""
         return [self.values(record) for record in self._recorded_trials()]
 
     # ---- the outcome --------------------------------------------------------------------------------------------
@@ -265,7 +278,7 @@ class Trials:
         finished = len(commits) >= self.stages[run.config.seed] and value is not None
         if failure is None and value is None:
             failure = "it ended without a stage that has an objective"
-        failure = None if finished else failure  # a process may die behind the last commit
+        failure = None if finished else failure  # a process may die after the last commit
         return TrialRecord(
             name=run.name,
             parameters=dict(run.parameters),

@@ -1,6 +1,6 @@
 """A comparison from its config to its report: the same edits, order, stages and seed under each method.
 
-Every method is an ordinary edit run, so the same call again goes on where an earlier one was cut off.
+Every method is an ordinary edit run, so the same call again resumes where an earlier one was cut off.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from elder.pipelines.config.comparison import CompareConfig
 from elder.pipelines.suite.comparison_report import write_compare_report
 from elder.pipelines.suite.comparison_result import compare_result
-from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome, SuiteRun, run_fleet
+from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome, SuiteRun, run_suite
 
 
 def run_compare(config: CompareConfig, outside: SuiteIO) -> SuiteOutcome:
@@ -24,7 +24,7 @@ def run_compare(config: CompareConfig, outside: SuiteIO) -> SuiteOutcome:
 
     Raises:
         InputError: Config, data or model are wrong, or an id belongs to another run; nothing was started.
-        UnreachableError: Cluster, store or tracker does not answer; what is committed stands.
+        UnreachableError: Cluster, store or tracker does not answer; what is committed is kept.
     """
     text = config.dump_yaml()
     whole = SuiteRun(
@@ -46,7 +46,7 @@ def run_compare(config: CompareConfig, outside: SuiteIO) -> SuiteOutcome:
         write=lambda directory, result: write_compare_report(directory, result, text),
         figures=figures,
     )
-    return run_fleet(whole, replace(outside, parallel=outside.parallel or config.compare.parallel))
+    return run_suite(whole, replace(outside, parallel=outside.parallel or config.compare.parallel))
 
 
 def figures(result: Mapping[str, Any]) -> dict[str, float]:

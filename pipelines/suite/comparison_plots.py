@@ -12,7 +12,7 @@ MARKERS = "os^vDPX*"
 
 
 def retention_curves(methods: Mapping[str, Mapping[str, Any]]) -> bytes | None:
-    """What is left of the edits of the first stage as the stream goes on, one line a method."""
+    """What is left of the edits of the first stage as the stream grows, one line a method."""
     lines = {}
     for name, result in methods.items():
         matrix = result.get("retention") or []

@@ -60,7 +60,8 @@ def compare_blocks(result: Mapping[str, Any], config: str = "") -> list[Block]:
                 [(name, *(one.get(metric) for metric in RETENTION)) for name, one in final.items()],
             ),
         ]
-    blocks += [Heading("Cost"), Table(("method", "seconds an edit", "adapter, bytes"), _cost_rows(result))]
+    rows = [(name, *costs(one)) for name, one in result["methods"].items()]
+    blocks += [Heading("Cost"), Table(("method", "seconds an edit", "adapter, bytes"), rows)]
     blocks += _pictures(result, final)
     return [*blocks, Heading("Config"), Code(config, "yaml")] if config else blocks
 
@@ -74,10 +75,6 @@ def _early_title(result: Mapping[str, Any]) -> str:
 def _table(tables: Mapping[str, Mapping[str, float]]) -> Table:
     names = shown_metrics(list(tables.values()))
     return Table(("method", *names), [(name, *(one.get(m) for m in names)) for name, one in tables.items()])
-
-
-def _cost_rows(result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    return [(name, *costs(one)) for name, one in result["methods"].items()]
 
 
 def _pictures(result: Mapping[str, Any], final: Mapping[str, Mapping[str, float]]) -> list[Block]:

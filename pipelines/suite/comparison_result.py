@@ -63,10 +63,10 @@ def right_after(state: RunState) -> dict[str, float]:
     """
     values: dict[str, list[float]] = {}
     try:
-        told = [(commit, state.read_rows(commit)) for commit in state.commits()]
+        measured = [(commit, state.read_rows(commit)) for commit in state.commits()]
     except AdapterError:
         return {}
-    for commit, rows in told:
+    for commit, rows in measured:
         for row in rows:
             if row.get("stage") != commit.stage:
                 continue

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from elder.pipelines.run.commits import check_same_runs
 from elder.pipelines.run.inputs import read_text
 from elder.pipelines.run.retry import RetryingStore, call_with_retries
 from elder.pipelines.run.spec import EventHandler, WorkerParts
-from elder.pipelines.suite.members import FINISHED, MemberResult, ParentRun, SuiteContext, run_here, settled, streams_of
+from elder.pipelines.suite.members import FINISHED, MemberResult, SuiteContext, run_here, settled, streams_of
 
-FleetRunner = Callable[[Sequence[Member], SuiteContext], Mapping[str, MemberResult]]
+SuiteRunner = Callable[[Sequence[Member], SuiteContext], Mapping[str, MemberResult]]
 Summary = Callable[[Sequence[Member], Mapping[str, MemberResult], Store, Sequence[Edit], float], dict[str, Any]]
 """(members, what became of them, store, the longest stream, seconds) -> the result."""
 
@@ -86,7 +86,7 @@ class SuiteIO:
     edits: Callable[[RunConfig], Sequence[Edit]] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     kit: WorkerParts = field(default_factory=WorkerParts)
-    runner: FleetRunner | None = None
+    runner: SuiteRunner | None = None
 
     def note(self, text: str) -> None:
         """A sentence for people; never fails."""
@@ -102,64 +102,55 @@ class SuiteOutcome:
     ended: Mapping[str, MemberResult]
 
 
-def run_fleet(whole: SuiteRun, outside: SuiteIO) -> SuiteOutcome:
+def run_suite(whole: SuiteRun, outside: SuiteIO) -> SuiteOutcome:
     """Bring every run to its end, from wherever an earlier call came to, and write the report.
 
     Raises:
         InputError: Config, data or model are wrong, or an id belongs to another run; nothing was started.
-        UnreachableError: Cluster, store or tracker does not answer; what is committed stands.
+        UnreachableError: Cluster, store or tracker does not answer; what is committed is kept.
     """
-    begun, patience_s = time.time(), whole.run.tracking.retry_timeout_s
+    begun, run = time.time(), whole.run
     members, sharding = settled(whole.members)
-    store = RetryingStore(outside.store_factory(), patience_s, outside.note)
+    store = RetryingStore(outside.store_factory(), run.tracking.retry_timeout_s, outside.note)
     check_same_runs([member.config for member in members], store)
-    read_text(whole.run)  # what all of them read is not one member's failure
+    read_text(run)  # what all of them read is not one member's failure
     streams = streams_of(members, outside.edits, outside.cache_dir)
     longest = max(streams.values(), key=len)
-    world = SuiteContext(
-        outside.store_factory, outside.tracker_factory, outside.on_event, streams, sharding, outside.cache_dir,
-        dict(outside.tags), outside.kit, adapters=whole.adapters,
-    )  # fmt: skip
     store.put(f"{whole.root}/config.yaml", whole.config.encode())
-    parent = _parent(whole, outside)
-    data = whole.run.data
-    world = replace(
-        world, parent=parent.open({"name": data.source, "digest": dataset_digest(longest),
-                                   "source": data.path or data.source, "count": len(longest)})
+    tracker = outside.tracker_factory()
+    tags = {"elder.kind": whole.kind, "elder.base_model": run.model.source, **whole.tags, **outside.tags}
+    parent = tracker.start(run.run_id, run.name, dict(whole.plain), tags)  # better known to be away now than later
+    place = run.data.path or run.data.source
+    tracker.log_dataset(run.data.source, dataset_digest(longest), place, len(longest))
+    if tracker.url():
+        outside.note(f"watch it: {tracker.url()}")
+    suite = SuiteContext(
+        outside.store_factory, outside.tracker_factory, outside.on_event, streams, sharding, outside.cache_dir,
+        dict(outside.tags), outside.kit, parent, whole.adapters,
     )  # fmt: skip
-    if parent.url():
-        outside.note(f"watch it: {parent.url()}")
     try:
-        ended = (outside.runner or _choose(whole.run, outside.parallel))(members, world)
+        ended = (outside.runner or _choose(run, outside.parallel))(members, suite)
         result = whole.summary(members, ended, store, longest, round(time.time() - begun, 3))
-        _report(whole, outside, result, store, parent, len(longest), all(e.status == FINISHED for e in ended.values()))
+        good = all(one.status == FINISHED for one in ended.values())
+        _report(whole, outside, result, store, tracker, len(longest), good)
     except BaseException as error:
         # Ray's own answer to SIGTERM is SystemExit.
-        parent.abandon("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        with suppress(Exception):  # the reason counts
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
     return SuiteOutcome(result, ended)
 
 
-def _choose(run: RunConfig, parallel: int | None) -> FleetRunner:
+def _choose(run: RunConfig, parallel: int | None) -> SuiteRunner:
     if run.cluster.workers == 0:
         return run_here
-    from elder.pipelines.suite.parallel import suite_runner
+    from elder.pipelines.suite.parallel import side_by_side
 
-    return suite_runner(parallel)
-
-
-def _parent(whole: SuiteRun, outside: SuiteIO) -> ParentRun:
-    timeout_s = whole.run.tracking.retry_timeout_s
-
-    def patience(call: Callable[[], Any]) -> Any:
-        return call_with_retries(call, timeout_s, outside.note, "the tracker")
-
-    tags = {"elder.kind": whole.kind, "elder.base_model": whole.run.model.source, **whole.tags, **outside.tags}
-    return ParentRun(outside.tracker_factory(), whole.run.run_id, whole.run.name, whole.plain, tags, patience)
+    return side_by_side(parallel)
 
 
 def _report(
-    whole: SuiteRun, outside: SuiteIO, result: Mapping[str, Any], store: Store, parent: ParentRun, step: int, good: bool
+    whole: SuiteRun, outside: SuiteIO, result: Mapping[str, Any], store: Store, tracker: Tracker, step: int, good: bool
 ) -> None:
     """Write the report where the user asked for it, in the store and in the tracker."""
     with tempfile.TemporaryDirectory() as folder:
@@ -169,4 +160,12 @@ def _report(
         files = ["result.json", *whole.write(directory, result)]
         for name in files:
             store.put(f"{whole.root}/report/{name}", directory / name)
-        parent.close(directory, files, whole.figures(result), step, good)
+
+        def log() -> None:
+            tracker.log_metrics(dict(whole.figures(result)), step=step)
+            for name in files:
+                folder = Path(name).parent.as_posix()
+                tracker.log_artifact(directory / name, "" if folder == "." else folder)
+            tracker.finish("FINISHED" if good else "FAILED")
+
+        call_with_retries(log, whole.run.tracking.retry_timeout_s, outside.note, "the tracker")

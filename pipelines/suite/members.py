@@ -1,8 +1,8 @@
 """Several edit runs as one: the members of a comparison or of a study.
 
-Each member is an ordinary run of `pipelines.run.driver`: committed, resumable, a child in the tracker. What fails of it
-is kept beside what the others came to. Without Ray the members follow one another on one loaded base model; with
-Ray, `pipelines.suite.parallel` places them side by side. Must not know boto3, mlflow or the command line.
+Each member is an ordinary run of `pipelines.run.driver`: committed, resumable, a child in the tracker. If it fails,
+its error is kept beside the results of the others. Without Ray the members follow one another on one loaded base model;
+with Ray, `pipelines.suite.parallel` does them side by side. Must not know boto3, mlflow or the command line.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from elder.pipelines.config.suite import Member
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.planning.sharding import decide_sharding
 from elder.pipelines.protocols import Store, Tracker
+from elder.pipelines.run.broker import failure
 from elder.pipelines.run.commits import RunState, RunTakenOver
 from elder.pipelines.run.driver import Runner
-from elder.pipelines.run.inputs import read_stream, read_text, read_tokenizer
+from elder.pipelines.run.inputs import read_stream, read_tokenizer
 from elder.pipelines.run.requirements import needs_text, read_windows
 from elder.pipelines.run.resident import ResidentBases
 from elder.pipelines.run.result import make_result
 from elder.pipelines.run.spec import Event, EventHandler, RunSpec, WorkerParts
-from elder.pipelines.run.stepping import failure
 
 FINISHED, FAILED, REFUSED = "finished", "failed", "refused"
 EMPTY: Mapping[str, Any] = {
     "base_model": {}, "stages": [], "final": {}, "retention": [], "adapter": {}, "registered": None, "timing": {},
 }  # fmt: skip
-"""A result in which nothing stands."""
+"""The result of a run that committed nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class StatisticsTexts:
 
 @dataclass(frozen=True)
 class SuiteContext:
-    """What the members of a fleet have in common.
+    """What the members of a suite have in common.
 
     Attributes:
         store_factory: Picklable; makes a `Store`, here and inside workers.
@@ -106,18 +106,6 @@ class SuiteContext:
     parent: str | None = None
     adapters: bool = True
     texts: StatisticsTexts = field(default_factory=StatisticsTexts)
-
-    def job(self, config: RunConfig) -> RunSpec:
-        """A member as it travels."""
-        return RunSpec(
-            config=config,
-            edits=tuple(self.stream(config)),
-            store_factory=self.store_factory,
-            sharding=self.sharding,
-            cache_dir=self.cache_dir,
-            perplexity_text=read_text(config),
-            kit=self.kit,
-        )
 
     def stream(self, config: RunConfig) -> Sequence[Edit]:
         """The edits of a member."""
@@ -149,7 +137,7 @@ def settled(members: Sequence[Member]) -> tuple[list[Member], str]:
     return [Member(m.name, m.config.replace(cluster=cluster)) for m in members], sharding
 
 
-def run_member(member: Member, world: SuiteContext, runner: Runner | None, kit: WorkerParts) -> MemberResult:
+def run_member(member: Member, suite: SuiteContext, runner: Runner | None, kit: WorkerParts) -> MemberResult:
     """Bring one member to its end; what goes wrong with it alone is its outcome.
 
     Raises:
@@ -158,62 +146,62 @@ def run_member(member: Member, world: SuiteContext, runner: Runner | None, kit: 
     """
 
     def hear(event: Event) -> None:
-        world.on_event({**event, "member": member.name})
+        suite.on_event({**event, "member": member.name})
 
-    tracker = ChildTracker(world.tracker_factory(), world.parent, world.adapters)
+    tracker = ChildTracker(suite.tracker_factory(), suite.parent, suite.adapters)
     try:
         result = run_edit(
-            member.config, world.store_factory, tracker, hear, cache_dir=world.cache_dir, tags=world.tags,
-            edits=world.stream(member.config), kit=kit, runner=runner,
-            windows=world.texts.windows(member.config, world.cache_dir),
+            member.config, suite.store_factory, tracker, hear, cache_dir=suite.cache_dir, tags=suite.tags,
+            edits=suite.stream(member.config), kit=kit, runner=runner,
+            windows=suite.texts.windows(member.config, suite.cache_dir),
         )  # fmt: skip
         return MemberResult(FINISHED, result)
     except (UnreachableError, RunTakenOver):
         raise
     except GateError as error:
-        partial = getattr(error, "result", None) or _committed(member, world)
+        partial = getattr(error, "result", None) or _committed(member, suite)
         return MemberResult(REFUSED, partial, str(error))
-    except Exception as error:  # whatever it is, the others go on
+    except Exception as error:  # whatever it is, the others continue
         said = failure(error).error if not isinstance(error, InputError) else "; ".join(error.problems)
         if not isinstance(error, ElderError):  # it does not explain itself, and the result has one line of it
             with suppress(Exception):
                 hear({"kind": "note", "text": traceback.format_exc().rstrip()})
-        return MemberResult(FAILED, _committed(member, world), said)
+        return MemberResult(FAILED, _committed(member, suite), said)
 
 
-def _committed(member: Member, world: SuiteContext) -> Mapping[str, Any]:
-    """The result of what a member has committed; of one whose record is damaged nothing, and it is told why."""
-    state = RunState(world.store_factory(), member.config.run_id)
+def _committed(member: Member, suite: SuiteContext) -> Mapping[str, Any]:
+    """The result of what a member has committed; nothing of one whose record is damaged."""
+    state = RunState(suite.store_factory(), member.config.run_id)
     try:
-        return make_result(world.job(member.config), state)
+        return make_result(RunSpec(member.config, suite.stream(member.config), suite.store_factory), state)
     except AdapterError:
         return {**EMPTY, "run_id": state.run_id, "config_digest": member.config.digest()}
 
 
-def run_here(members: Sequence[Member], world: SuiteContext) -> dict[str, MemberResult]:
+def run_here(members: Sequence[Member], suite: SuiteContext) -> dict[str, MemberResult]:
     """One member after another in this process, on one base model that is loaded once."""
     from elder.pipelines.run.local_runner import run_locally
 
     bases = ResidentBases()
     ended: dict[str, MemberResult] = {}
-    kit = bases.kit(world.kit)
+    kit = bases.kit(suite.kit)
     for member in members:
-        tell(world, member, "running", len(ended), len(members))
-        ended[member.name] = run_member(member, world, run_locally, kit)
+        tell(suite, member, "running", len(ended), len(members))
+        ended[member.name] = run_member(member, suite, run_locally, kit)
         gc.collect()  # editors are full of cycles, and their memory is wanted for the next one
-        tell(world, member, ended[member.name].status, len(ended), len(members), ended[member.name])
+        tell(suite, member, ended[member.name].status, len(ended), len(members), ended[member.name])
     return ended
 
 
 def tell(
-    world: SuiteContext, member: Member, status: str, done: int, of: int, ended: MemberResult | None = None
+    suite: SuiteContext, member: Member, status: str, done: int, of: int, ended: MemberResult | None = None
 ) -> None:
     """An event about a member; `done` counts those that have ended. Never fails."""
     event: dict[str, Any] = {"kind": "member", "name": member.name, "status": status, "done": done, "of": of}
     if ended is not None:
         event |= {"error": ended.error, "metrics": dict(ended.result.get("final", {}))}
     with suppress(Exception):
-        world.on_event(event)
+        suite.on_event(event)
 
 
 class ChildTracker:
@@ -238,65 +226,8 @@ class ChildTracker:
         return getattr(self._inner, name)
 
 
-class ParentRun:
-    """The tracked run that stands above those of the members.
-
-    Args:
-        tracker: Its own tracker.
-        run_id: Its id in this house, such as that of the comparison.
-        title: For people.
-        config: Resolved, plain.
-        tags: Its tags.
-        patience: Calls a tracker until it answers or patience ends.
-    """
-
-    def __init__(
-        self,
-        tracker: Tracker,
-        run_id: str,
-        title: str,
-        config: Mapping[str, Any],
-        tags: Mapping[str, str],
-        patience: Callable[[Callable[[], Any]], Any],
-    ) -> None:
-        self._tracker, self._patience = tracker, patience
-        self._start = (run_id, title, dict(config), dict(tags))
-        self.id = ""
-
-    def open(self, dataset: Mapping[str, Any]) -> str:
-        """Start it and name its data; returns its id in the tracker.
-
-        Raises:
-            UnreachableError: The tracker does not answer: better known before the work than after it.
-        """
-        self.id = self._tracker.start(*self._start)
-        self._tracker.log_dataset(**dataset)
-        return self.id
-
-    def url(self) -> str | None:
-        """Where a person can look at it."""
-        return self._tracker.url()
-
-    def close(self, directory: Path, files: Sequence[str], figures: Mapping[str, float], step: int, good: bool) -> None:
-        """Figures, files below a directory, and its end."""
-
-        def call() -> None:
-            self._tracker.log_metrics(dict(figures), step=step)
-            for name in files:
-                folder = Path(name).parent.as_posix()
-                self._tracker.log_artifact(directory / name, "" if folder == "." else folder)
-            self._tracker.finish("FINISHED" if good else "FAILED")
-
-        self._patience(call)
-
-    def abandon(self, status: str) -> None:
-        """End it early; never hides the reason."""
-        with suppress(Exception):
-            self._tracker.finish(status)
-
-
 def outcome_error(ended: Mapping[str, MemberResult]) -> ElderError | None:
-    """What a fleet ends with: nothing when all finished, a gate's error when only gates refused, else a failure."""
+    """What a suite ends with: nothing when all finished, a gate's error when only gates refused, else a failure."""
     bad = {name: one for name, one in ended.items() if one.status != FINISHED}
     if not bad:
         return None

@@ -1,4 +1,4 @@
-"""A study from its config to its report: every run is an ordinary edit run, so a study that broke off goes on."""
+"""A study from its config to its report: every run is an ordinary edit run, so an interrupted study resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from elder.pipelines.config.study import StudyConfig
-from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome, SuiteRun, run_fleet
+from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome, SuiteRun, run_suite
 from elder.pipelines.suite.study_report import figures_of, read_published, study_result, write_study_report
 
 
@@ -16,7 +16,7 @@ def run_study(config: StudyConfig, outside: SuiteIO) -> SuiteOutcome:
 
     Raises:
         InputError: Config, data or model are wrong, or an id belongs to another run; nothing was started.
-        UnreachableError: Cluster, store or tracker does not answer; what is committed stands.
+        UnreachableError: Cluster, store or tracker does not answer; what is committed is kept.
     """
     read_published(config.study.published)  # found out before the work
     text = config.dump_yaml()
@@ -35,7 +35,7 @@ def run_study(config: StudyConfig, outside: SuiteIO) -> SuiteOutcome:
         figures=figures,
         adapters=False,
     )
-    return run_fleet(whole, replace(outside, parallel=outside.parallel or config.study.parallel))
+    return run_suite(whole, replace(outside, parallel=outside.parallel or config.study.parallel))
 
 
 def figures(result: Mapping[str, Any]) -> dict[str, float]:

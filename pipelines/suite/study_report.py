@@ -53,7 +53,7 @@ def study_result(
     stream: Sequence[Edit],
     wall_s: float,
 ) -> dict[str, Any]:
-    """One entry a run: where it stands, and its figures right after each batch and at the end."""
+    """One entry a run: its place in the study, and its figures right after each batch and at the end."""
     runs = {}
     for member in members:
         place, one = config.places[member.name], ended[member.name]
@@ -116,7 +116,7 @@ def study_blocks(result: Mapping[str, Any], config: str = "") -> list[Block]:
     if result["failed"]:
         blocks += [
             Heading("Did not finish"),
-            Text("Their figures, if any, are over what they committed; they stand in the tables and not in the plots."),
+            Text("Their figures, if any, are over what they committed; they are in the tables and not in the plots."),
             Table(("run", "why"), list(result["failed"].items())),
         ]
     order = list(dict.fromkeys(run["method"] for run in result["runs"].values()))
@@ -137,10 +137,10 @@ def figures_of(run: Mapping[str, Any]) -> Mapping[str, float]:
 def _remarks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
     """How far the figures can be trusted and, for blocks, which is best."""
     edits = sorted({run["edits"] for run in runs})
-    told = f"{edits[0]}" if len(edits) == 1 else f"{edits[0]} to {edits[-1]}"
+    count = f"{edits[0]}" if len(edits) == 1 else f"{edits[0]} to {edits[-1]}"
     short = any(run["edits"] < run["value"] for run in runs if run["axis"] != "layers" and run["status"] == FINISHED)
     error = 0.5 / edits[0] ** 0.5
-    text = f"{told} edits a run; a share of {edits[0]} cases has a standard error of up to {error:.3f}."
+    text = f"{count} edits a run; a share of {edits[0]} cases has a standard error of up to {error:.3f}."
     text += FEWER if short else ""
     if runs[0]["axis"] == "layers":
         for name in (f"{FACT}S", "reliability.generate", "reliability.forced"):
@@ -256,10 +256,10 @@ def _published(published: Mapping[str, Any] | None) -> list[Block]:
         for row in published["rows"]
     ]  # fmt: skip
     best = published.get("best_layer")
-    told = f" Best layer there: index {best['layer']} of {best['of']} [{best['tag']}]." if best else ""
+    layer = f" Best layer there: index {best['layer']} of {best['of']} [{best['tag']}]." if best else ""
     return [
         Heading("Published figures"),
-        Text(f"Quoted, not measured here: {published['source']}. {published['note']}{told}"),
+        Text(f"Quoted, not measured here: {published['source']}. {published['note']}{layer}"),
         Table(("method", "strategy", "batch size", *(f"{s}, %" for s in SCORES), "tag", "where"), rows),
     ]
 

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "pipelines", "pipelines/config",
     ),
     "pipelines/planning": ("elder", "elder/models", "elder/world", "pipelines/config", "pipelines/run"),
-    "pipelines/cluster": ("elder", "elder/models", "pipelines", "pipelines/config", "pipelines/run"),
+    "pipelines/cluster": ("elder", "elder/models", "pipelines/config", "pipelines/run"),
     "pipelines/edit": (
         "elder", "pipelines", "pipelines/cluster", "pipelines/config", "pipelines/pages", "pipelines/planning",
         "pipelines/run",

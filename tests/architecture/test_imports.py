@@ -32,7 +32,7 @@ OWNERS = {
         "pipelines/cluster/ray_private.py",
         "pipelines/cluster/trial_group.py",
     },
-    "ray.tune": {"pipelines/cluster/ray_tune.py"},
+    "ray.tune": {"pipelines/cluster/early_stopping.py"},
     "ray.job_submission": {"infra/ray_jobs/submit.py"},
     "boto3": {"infra/stores/s3.py"},
     "botocore": {"infra/stores/s3.py", "infra/stores/s3_errors.py"},

@@ -13,11 +13,11 @@ HANG_AT = 6
 
 def main(root: str, marker: str) -> None:
     """Search one trial at a time; the second one hangs in the middle of its second stage."""
-    from elder.pipelines.search.driver import run_on_tune
+    from elder.pipelines.search.trial_loop import run_on_cluster
 
     config = make_search(cluster={"address": "local"}, searcher="tpe", concurrent=1)
     kit = TuneKit(mishaps=(Mishap("sleep", HANG_AT, marker, after=f"{root}/store/tunes/s1/results/0000.json"),))
-    search(Path(root), config, runner=run_on_tune, kit=kit)
+    search(Path(root), config, runner=run_on_cluster, kit=kit)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from elder.edit import Edit
-from elder.pipelines.cluster.ray_tune import SharedParts
+from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import TuneConfig, parse_tune_config
+from elder.pipelines.run.broker import FAILED, STAGE
 from elder.pipelines.run.spec import EventHandler, RunSpec
-from elder.pipelines.run.stepping import FAILED, STAGE, LocalTrialHost
+from elder.pipelines.run.stepping import LocalTrialHost
 from elder.pipelines.search.driver import run_tune
 from elder.pipelines.search.trials import Trials
 from elder.runtime import LocalRuntime
@@ -113,7 +114,7 @@ class Inline:
     stages_left: int = 10**9
     begun: int = 0
 
-    def __call__(self, trials: Trials, shared: SharedParts, on_event: EventHandler) -> None:
+    def __call__(self, trials: Trials, job: Callable[[RunConfig], RunSpec], on_event: EventHandler) -> None:
         host = LocalTrialHost(LocalRuntime())
         while True:
             try:
@@ -123,7 +124,7 @@ class Inline:
                 return
             assert work is not None
             self.begun += 1
-            host.begin(shared.job(work.config))
+            host.begin(job(work.config))
             trials.started(work.name)
             outcome = host.advance()
             while outcome.kind == STAGE:

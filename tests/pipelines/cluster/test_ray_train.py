@@ -84,4 +84,4 @@ def test_failures_are_explained_by_worker() -> None:
     text = _explain(Failure(), 3)
     assert "more than 3 times" in text
     assert text.index("worker 0: peer closed") < text.index("worker 1: ValueError: boom")
-    assert "the same command goes on" in text
+    assert "the same command resumes" in text

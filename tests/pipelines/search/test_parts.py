@@ -15,9 +15,10 @@ from elder.jobs.terminal.tune_display import TuneDisplay
 from elder.pipelines.cluster.trial_resources import concurrency, trial_cluster
 from elder.pipelines.config.objective import objective_value, pareto, unmeasured
 from elder.pipelines.config.space import Domain
+from elder.pipelines.run.broker import END, FAILED, STAGE, UNREACHABLE
 from elder.pipelines.run.resident import ResidentBases
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.stepping import END, FAILED, STAGE, UNREACHABLE, LocalTrialHost
+from elder.pipelines.run.stepping import LocalTrialHost
 from elder.pipelines.search.optuna_tpe import Past, importance
 from elder.pipelines.search.plots import importance_bars, parallel_coordinates, pareto_front
 from elder.pipelines.search.searchers import make_searcher
@@ -106,7 +107,7 @@ def test_importance_finds_what_matters() -> None:
     assert sum(shares.values()) == pytest.approx(1.0)
 
 
-def test_a_run_halts_behind_every_stage_until_it_is_asked(tmp_path: Path) -> None:
+def test_a_run_halts_after_every_stage_until_it_is_asked(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     host = LocalTrialHost(LocalRuntime())
     host.begin(job)
@@ -114,7 +115,7 @@ def test_a_run_halts_behind_every_stage_until_it_is_asked(tmp_path: Path) -> Non
     assert (host.advance().stage, len(commits(job))) == (0, 1)
     assert (host.advance().stage, len(commits(job))) == (1, 2)
     host.stop()
-    assert len(commits(job)) == 2  # it did not go on by itself
+    assert len(commits(job)) == 2  # it did not continue by itself
     host.begin(job)  # taken up again: the first two come from the store
     assert [host.advance().kind for _ in range(4)] == [STAGE, STAGE, STAGE, END]
     assert len(commits(job)) == 3

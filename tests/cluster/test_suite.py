@@ -1,6 +1,6 @@
 """Comparisons and studies on real Ray: members side by side on two nodes, failures, dead workers, dead drivers.
 
-What the same fleet does in one process, undisturbed, is the truth: the fake editor's state betrays every edit that was
+What the same suite does in one process, undisturbed, is the truth: the fake editor's state betrays every edit that was
 lost, doubled or reordered.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.fleet_run import Order, carry_out, commits_of, lines, states
 from tests.cluster.nodes import RayNodes, end_of, ray_nodes, stop, wait_until
+from tests.cluster.suite_run import Order, carry_out, commits_of, lines, states
 from tests.infra.servers import mlflow_server
 
 
@@ -39,8 +39,8 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, li
 
 
 def drive(nodes: RayNodes, order: Order, log: Path) -> subprocess.Popen[bytes]:
-    """The fleet in a process of its own on the head."""
-    return nodes.drive("tests.cluster.fleet_run", order.text(), log=log)
+    """The suite in a process of its own on the head."""
+    return nodes.drive("tests.cluster.suite_run", order.text(), log=log)
 
 
 def read_result(place: Path) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def test_both_nodes_work_and_the_runs_are_as_in_one_process(
 
 @pytest.mark.nodes
 @pytest.mark.timeout(580)
-def test_a_killed_driver_goes_on_and_repeats_nothing(nodes: RayNodes, truth: Mapping[str, Any], tmp_path: Path) -> None:
+def test_a_killed_driver_resumes_and_repeats_nothing(nodes: RayNodes, truth: Mapping[str, Any], tmp_path: Path) -> None:
     """kill -9 of the driver when one method has finished and another one is in the middle of its second stage."""
     place, marker = tmp_path / "a", tmp_path / "hangs"
     hang = {"kind": "sleep", "edit": 6, "marker": str(marker)}
@@ -102,7 +102,7 @@ def test_a_killed_driver_goes_on_and_repeats_nothing(nodes: RayNodes, truth: Map
     after = commits_of(place)
     assert states(after) == truth["compare"]
     for run, stages in before.items():
-        assert after[run][: len(stages)] == stages, "what was committed stands, attempt for attempt"
+        assert after[run][: len(stages)] == stages, "what was committed is kept, attempt for attempt"
     taken_up = {run for run, _ in lines(place, "editor")}
     assert "w-third" in taken_up
     assert not taken_up & set(finished), "a method that had finished is not touched again"
@@ -112,7 +112,7 @@ def test_a_killed_driver_goes_on_and_repeats_nothing(nodes: RayNodes, truth: Map
 @pytest.mark.nodes
 @pytest.mark.timeout(580)
 def test_a_study_survives_the_death_of_a_worker(nodes: RayNodes, truth: Mapping[str, Any], tmp_path: Path) -> None:
-    """Two batch sizes under two strategies as trials of Ray Tune; one actor is killed in the middle of a stage."""
+    """Two batch sizes under two strategies side by side; one worker is killed in the middle of a stage."""
     victim = "w-p-elder-sb-b0002"
     kill = {"kind": "kill", "edit": 6, "marker": str(tmp_path / "struck")}
     order = Order("study", str(tmp_path / "a"), nodes.address, {victim: kill})
@@ -142,7 +142,7 @@ def test_the_command_line_compares_real_methods_on_two_nodes(nodes: RayNodes, tm
             "stream.batch_size=2",
             "evaluation.protocols=[forced]", "evaluation.probes=0", "cluster.workers=1", "cluster.sharding=none",
             "cluster.threads_per_worker=1", f"tracking.store={tmp_path / 'store'}", f"tracking.mlflow={address}",
-            "tracking.register=null", "tracking.experiment=fleet", "run_id=c",
+            "tracking.register=null", "tracking.experiment=suite", "run_id=c",
         ]  # fmt: skip
         given += [f"compare.methods.{name}={options}" for name, options in methods.items()]
         words = ["compare", "demo", *given, "--address", nodes.address, "--out", str(tmp_path / "out")]
@@ -159,7 +159,7 @@ def test_the_command_line_compares_real_methods_on_two_nodes(nodes: RayNodes, tm
         from mlflow import MlflowClient
 
         client = MlflowClient(address)
-        found = client.search_runs([client.get_experiment_by_name("fleet").experiment_id])
+        found = client.search_runs([client.get_experiment_by_name("suite").experiment_id])
     runs = {run.data.tags["elder.run_id"]: run for run in found}
     assert set(runs) == {"c", "c-ultraedit", "c-memit"}
     parent = runs["c"].info.run_id

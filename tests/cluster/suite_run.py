@@ -1,6 +1,6 @@
 """A comparison or a study with fake parts, here or in a process of its own that a test kills.
 
-`python -m tests.cluster.fleet_run '{"kind": "compare", "root": DIR, "address": ADDRESS, ...}'`
+`python -m tests.cluster.suite_run '{"kind": "compare", "root": DIR, "address": ADDRESS, ...}'`
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PARTS = {"p": {"values": [2, 4], "strategies": ["batch", "sequential-batched"], 
 
 
 @dataclass(frozen=True)
-class FleetKit(FakeKit):
+class SuiteKit(FakeKit):
     """Mishaps of some runs only; every load of a base and every editor leaves a line: what, run, node."""
 
     where: str = ""
@@ -84,7 +84,7 @@ def carry_out(order: Order, events: list[Mapping[str, Any]] | None = None) -> Su
     outside = SuiteIO(
         StoreAt(str(root / "store")), RecordingTracker, (lambda event: None) if events is None else events.append,
         out=root / "out", edits=lambda run: make_edits(run.data.edits or EDITS),
-        kit=FleetKit(where=str(root / "lines"), struck=mishaps, meet=order.meet),
+        kit=SuiteKit(where=str(root / "lines"), struck=mishaps, meet=order.meet),
     )  # fmt: skip
     if order.kind == "compare":
         from elder.pipelines.config.comparison import parse_compare_config
