@@ -84,8 +84,10 @@ def _environment(form: str) -> Environment:
 def _numeric(rows: Sequence[Sequence[object]], count: int) -> list[bool]:
     """Which of `count` columns hold nothing but numbers and gaps, and at least one number."""
     columns = [[row[i] for row in rows if row[i] is not None] for i in range(count)]
-    return [bool(cells) and all(isinstance(c, int | float) and c is not True and c is not False for c in cells)
-            for cells in columns]  # fmt: skip
+    return [
+        bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+        for cells in columns
+    ]
 
 
 def _folded(text: object) -> str:
