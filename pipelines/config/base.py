@@ -1,4 +1,4 @@
-"""What configs of runs and of trainings share: both are done in stages. Knows neither of the two."""
+"""The common part of the configs of runs and of trainings: both are done in stages. Knows neither of the two."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class StagedConfig(Settings):
 
         @property
         def evaluation(self) -> EvaluationConfig:
-            """What is measured after a stage."""
+            """The measurement after a stage."""
 
         def editor_options(self) -> Any:
             """The typed options of the method."""
 
         def changed_since(self, text: str, source: str) -> list[str]:
-            """What is not as in the config that a run left in its store: one line for each key.
+            """Compare with the config that a run left in its store: one line for each key that differs.
 
             Raises:
                 ConfigError: The text is no config of this kind.
@@ -92,7 +92,7 @@ class StagedConfig(Settings):
 
 
 def diff(old: StagedConfig, new: StagedConfig) -> list[str]:
-    """What makes the digests differ: one line `key: old -> new` for each key, sorted."""
+    """The difference of two digests: one line `key: old -> new` for each key, sorted."""
     before, after = old.kept(), new.kept()
     keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
     return [f"{key}: {_show(before, key)} -> {_show(after, key)}" for key in keys]

@@ -1,4 +1,4 @@
-"""What a schema cannot say: whether the keys of a config go together, and whether the method knows its options.
+"""Checks beyond the schema: whether the keys of a config go together, and whether the method knows its options.
 
 Knows nothing of files; `pipelines.config.run` calls it once everything has its type.
 """
@@ -90,7 +90,7 @@ def _placed(problem: str, document: Document) -> str:
 
 
 def gate_problems(config: StagedConfig, document: Document) -> list[str]:
-    """What is wrong with the gates: unknown ones, impossible bounds, metrics that are not measured."""
+    """Problems of the gates: unknown ones, impossible bounds, metrics that are not measured."""
     problems = []
     for name, bound in config.gates.items():
         key, (quantity, _, protocol) = f"gates.{name}", name.partition(".")

@@ -1,6 +1,6 @@
 """The config of a comparison: an ordinary run config, the methods to be compared, and their options beside it.
 
-Every method gets a run config of its own that differs in method and options alone; all of them are checked before
+Every method gets a run config that differs in method and options alone; all of them are checked before
 anything starts. Imports no torch. Knows nothing of how runs are done.
 """
 
@@ -32,12 +32,12 @@ LONGEST_ID = 100 - LONGEST_NAME - 1
 
 
 class CompareSection(Settings):
-    """What is compared."""
+    """The methods, and how they are compared."""
 
     methods: Mapping[str, Any] = setting(
         {},
         "Methods by name with options of theirs: `memit: {ridge: 100}`. A name of your own names its method: "
-        "`memit-plain: {method: memit, cache: false}`. Options in `editor` hold for the method that stands there.",
+        "`memit-plain: {method: memit, cache: false}`. Options in `editor` hold for the method that is named there.",
     )
     strategy: Annotated[str, OneOf(STRATEGIES)] = setting(
         BATCHED,
@@ -133,7 +133,7 @@ _, parse_compare_config = readers(resolve_compare)
 
 
 def _names(chosen: Sequence[str], asked: Sequence[str], section: CompareSection, document: Document) -> list[str]:
-    """What is wrong with the choice of methods."""
+    """Problems of the choice of methods."""
     if not chosen:
         return [f"{document.source}: no methods to compare: give --methods a,b or the section compare.methods"]
     problems = [] if len(set(chosen)) == len(chosen) else ["--methods: names a method twice"]

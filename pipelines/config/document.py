@@ -1,4 +1,4 @@
-"""What a user wrote, and how it becomes settings: every mistake is named with file, line and key.
+"""A config as a user wrote it, and how it becomes settings: every mistake is named with file, line and key.
 
 Knows nothing of which settings there are; `pipelines.config.files` reads documents.
 """
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=Settings)
 
 @dataclass(frozen=True)
 class Document:
-    """What a user wrote, with the place of every key.
+    """A config as a user wrote it, with the place of every key.
 
     Attributes:
         values: The nested mapping.

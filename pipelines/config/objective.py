@@ -1,4 +1,4 @@
-"""What makes one trial better than another. Pure arithmetic on names and numbers."""
+"""The order of trials, from better to worse. Pure arithmetic on names and numbers."""
 
 from __future__ import annotations
 

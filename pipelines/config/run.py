@@ -95,7 +95,7 @@ class RunConfig(StagedConfig):
 
 
 def kind_of(path_or_name: str, overrides: Sequence[str] = ()) -> str:
-    """What a config describes, by its sections: `training`, `tune`, `compare`, `study`, else `edit`.
+    """The kind of a config, by its sections: `training`, `tune`, `compare`, `study`, else `edit`.
 
     Raises:
         ConfigError: It cannot be read.

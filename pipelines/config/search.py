@@ -34,11 +34,11 @@ NOT_SEARCHED = {
     "editor.seed": "it is seed",
 }
 COMPANIONS = 400  # combinations with other keys that are tried before a value is called impossible
-LONGEST_ID = 80  # a trial's run id is the search's with a few signs behind it, at most 100 in all
+LONGEST_ID = 80  # a trial's run id is the search's followed by a few characters, at most 100 in all
 
 
 class TuneSection(Settings):
-    """What is searched, how, and how the best is confirmed."""
+    """The space that is searched, how, and how the best is confirmed."""
 
     space: Mapping[str, Any] = setting(
         {},
@@ -66,7 +66,7 @@ class TuneSection(Settings):
     mode: Literal["max", "min"] = setting("max", "Whether a large or a small objective is good.")
     grace_stages: Count = setting(1, "Stages that `asha` gives every trial.")
     reduction: Number = setting(
-        3.0, "At stage grace, grace x reduction, ... `asha` lets about one trial in `reduction` go on.", gt=1
+        3.0, "At stage grace, grace x reduction, ... `asha` lets about one trial in `reduction` continue.", gt=1
     )
     finalists: Natural = setting(3, "How many of the best trials are repeated with other seeds; 0 repeats none.")
     seeds: Count = setting(3, "Runs of each finalist, with seed, seed + 1, ...; the trial itself is the first.")
@@ -170,7 +170,7 @@ load_tune_config, parse_tune_config = readers(resolve_tune)
 
 
 def tune_diff(old: TuneConfig, new: TuneConfig) -> list[str]:
-    """What makes the digests differ: one line `key: old -> new` for each key."""
+    """The difference of two digests: one line `key: old -> new` for each key."""
     before, after = (config.to_dict()[SECTION] for config in (old, new))
     lines = diff(old.run, new.run)
     for name in (name for name in before if name not in old.DIGEST_EXCLUDED):
@@ -256,7 +256,7 @@ def _others(space: Mapping[str, Domain], key: str) -> Iterator[dict[str, Any]]:
 
 
 def _problem(base: Mapping[str, Any], parameters: Parameters) -> str | None:
-    """What makes the config with these parameters impossible; None when nothing does."""
+    """Why the config with these parameters is impossible; None when it is not."""
     try:
         resolve(Document(_with(base, parameters), "@"))
     except ConfigError as error:

@@ -77,7 +77,7 @@ class EditorConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """What is measured after every stage."""
+    """The measurement after every stage."""
 
     protocols: Listed[Annotated[str, OneOf(PROTOCOLS)]] = setting(
         PROTOCOLS,
@@ -112,7 +112,7 @@ class ClusterConfig(Settings):
     )
     sharding: Literal["auto", "none", "zero2", "zero3"] = setting(
         "auto",
-        "How the base model lies on the workers: whole (`none`), `zero2`, sharded (`zero3`), or `auto` by memory.",
+        "How the base model is held by the workers: whole (`none`), `zero2`, sharded (`zero3`), or `auto` by memory.",
     )
     wait_for_resources_s: Positive = setting(
         600.0, "Seconds for which the run waits for room for its workers; then it ends with exit code 3."
@@ -131,7 +131,7 @@ class S3Config(Settings):
     )
     checksums: Literal["when_required", "when_supported"] = setting(
         "when_supported",
-        "When the client adds checksums; older servers need `when_required`. Elder verifies sha256 anyhow.",
+        "When the client adds checksums; older servers need `when_required`. Elder verifies sha256 in any case.",
     )
     profile: Text | None = setting(None, "Named profile of the AWS credentials file.")
 

@@ -72,13 +72,13 @@ class Domain:
         return tuple(range(self.values[0], self.values[1] + 1)) if self.kind == "int" else None
 
     def samples(self) -> tuple[Any, ...]:
-        """Values that stand for all: every choice, or the ends of a range and one value between them."""
+        """Values that represent all: every choice, or the ends of a range and one value between them."""
         if self.kind == "choice":
             return self.values
         return tuple(dict.fromkeys((*self.values, self.at(INSIDE))))
 
     def position(self, value: Any) -> float:
-        """Where a value lies between the ends, 0 to 1, for plots."""
+        """The place of a value between the ends, 0 to 1, for plots."""
         if self.kind == "choice":
             return self.values.index(value) / max(1, len(self.values) - 1)
         low, high = self.values
@@ -110,7 +110,7 @@ def _flatten(given: Mapping[str, Any], prefix: str, found: dict[str, Any]) -> No
 
 
 def _looks_like_domain(value: Mapping[str, Any]) -> bool:
-    """A domain, or a mistyped one such as `{loguniforn: [1, 2]}`: one name with a list behind it."""
+    """A domain, or a mistyped one such as `{loguniforn: [1, 2]}`: one name with a list as its value."""
     return bool(set(value) & set(KINDS)) or (len(value) == 1 and isinstance(next(iter(value.values())), list))
 
 

@@ -50,7 +50,7 @@ class Part(Settings):
 
 
 class StudySection(Settings):
-    """What is studied."""
+    """The parts of a study, and what it quotes."""
 
     methods: Mapping[str, Any] = setting({}, "Methods by name with options of theirs, as in `compare.methods`.")
     parts: Mapping[str, Part] = setting({}, "Parts by name: `axis`, `values`, `strategies`, `methods`, `edits`.")
@@ -64,7 +64,7 @@ class StudySection(Settings):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stands in a study."""
+    """The place of a run in a study."""
 
     part: str
     axis: str
@@ -78,7 +78,7 @@ class StudyConfig(SuiteConfig):
 
     Attributes:
         study: The section `study`.
-        places: Name of a run -> where it stands.
+        places: Name of a run -> its place.
     """
 
     KIND = SECTION
@@ -93,7 +93,7 @@ class StudyConfig(SuiteConfig):
         return self.run.run_id
 
     def key_of(self, name: str, option: str = "") -> str:
-        """As `SuiteConfig.key_of`; blocks stand in the values of a part whose axis they are."""
+        """As `SuiteConfig.key_of`; blocks are the values of a part whose axis they are."""
         place = self.places[name]
         if option == place.axis:
             return f"{SECTION}.parts.{place.part}.values"
@@ -158,8 +158,8 @@ def _places(name: str, part: Part, section: StudySection) -> list[Place]:
 
 
 def _name(place: Place) -> str:
-    sign = "b" if place.axis == "batch_size" else "l"
-    return f"{place.part}-{place.method}-{SHORT[place.strategy]}-{sign}{place.value:04d}"
+    letter = "b" if place.axis == "batch_size" else "l"
+    return f"{place.part}-{place.method}-{SHORT[place.strategy]}-{letter}{place.value:04d}"
 
 
 def _values(place: Place, part: Part, values: Mapping[str, Any], common: StreamConfig) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class SuiteConfig(Settings):
         return f"{self.KIND}.methods.{name}" + (f".{option}" if option else "")
 
     def named(self, name: str, error: InputError) -> list[str]:
-        """What is wrong with one run, by the keys of this config."""
+        """Problems of one run, by the keys of this config."""
         found = []
         for problem in error.problems:
             key, _, rest = problem.partition(": ")
@@ -101,7 +101,7 @@ def split(
 ) -> tuple[dict[str, Any], S, RunConfig | None]:
     """The values that all runs share, the section about the suite, and the run that the values make.
 
-    Nothing is to be registered: which of several adapters is good is what the runs are to tell. The run is None when it
+    Nothing is to be registered: the runs are to show which of several adapters is good. The run is None when it
     is wrong; everything that is wrong is added to `problems`.
     """
     values = {name: value for name, value in document.values.items() if name != key}
@@ -169,8 +169,8 @@ def member_of(
         for problem in error.problems:
             place, _, rest = problem.partition(": ")
             own_words = f"{place}: {key}.{method}.{rest.removeprefix('editor.')}"
-            told = own_words if rest.startswith("editor.") else problem
-            problems += [told] if told not in problems else []
+            line = own_words if rest.startswith("editor.") else problem
+            problems += [line] if line not in problems else []
         return []
 
 
@@ -180,7 +180,7 @@ def without_registration(run: RunConfig) -> RunConfig:
 
 
 def method_problems(name: str, own: Any, place: str, known: Sequence[str]) -> list[str]:
-    """What is wrong with one entry of a section of methods."""
+    """Problems of one entry of a section of methods."""
     if not isinstance(own, Mapping | None):
         return [f"{place}: expected options of the method, found {own!r}"]
     wanted = (own or {}).get("method", name)

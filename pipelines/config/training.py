@@ -51,7 +51,7 @@ class ValidationConfig(Settings):
 
     source: Text | None = setting(None, "As `data.source`; `null` holds out the last facts of the training data.")
     path: Text | None = setting(None, "The file of sources that need one.")
-    edits: Count | None = setting(100, "How many facts are measured; `null`, with a source of its own: all.")
+    edits: Count | None = setting(100, "How many facts are measured; `null`, with another source: all.")
     block_size: Count | None = setting(None, "Facts edited together when measuring; `null`: as in training.")
 
 

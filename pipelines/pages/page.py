@@ -1,93 +1,58 @@
-"""A page made of headings, texts, tables and pictures, written as Markdown or as one self-contained HTML file.
+"""Pages from templates: Markdown, and HTML in one self-contained file. Knows nothing of what a page is about.
 
-Knows nothing of what the page is about.
+A report computes a plain context; `templates/KIND.jinja` lays it out, within the frame `templates/page.jinja`. The
+parts of a page (headings, tables, pictures) are macros, which exist for HTML and for Markdown.
 """
 
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #eee; text-align: left; vertical-align: top }
-th { border-bottom: 2px solid #bbb } td.number, th.number { text-align: right; white-space: nowrap }
-td { overflow-wrap: anywhere } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto } img { max-width: 100% }
-.wide { overflow-x: auto }
-"""
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
+TEMPLATES = Path(__file__).parent / "templates"
+FORMS = {"report.md": "markdown", "report.html": "html"}
 
-@dataclass(frozen=True)
-class Heading:
-    """A title; level 1 is the page's own."""
-
-    text: str
-    level: int = 2
+Table = tuple[Sequence[str], Sequence[Sequence[object]]]
+"""Columns and rows. Columns of numbers and None are set to the right; None is shown as a dash."""
 
 
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
+def render(kind: str, context: Mapping[str, Any], form: str) -> str:
+    """A page as text.
 
-    text: str
+    Args:
+        kind: Name of the template.
+        context: What the template asks for, beside `title`, `config` (YAML, may be empty) and `pictures` (file name ->
+            PNG, or None where there is nothing to draw).
+        form: `html` (style and pictures inside, nothing fetched, everything escaped) or `markdown` (pictures are
+            referred to in the folder `plots` beside it).
 
-
-@dataclass(frozen=True)
-class Code:
-    """Text as it stands, such as a config."""
-
-    text: str
-    language: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells are text, or numbers and None, which are set to the right; None is shown as a dash."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
+    Raises:
+        jinja2.UndefinedError: The template asks for what the context lacks.
+    """
+    return _environment(form).get_template(f"{kind}.jinja").render(context)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A PNG with the file name that the Markdown page refers to and a text for those who cannot see it."""
-
-    name: str
-    png: bytes
-    caption: str
-
-
-Block = Heading | Text | Code | Table | Picture
-
-
-def to_markdown(blocks: Sequence[Block], pictures: str = "plots") -> str:
-    """The page as Markdown; pictures are referred to in the folder `pictures` beside it."""
-    return "\n\n".join(_markdown(block, pictures) for block in blocks) + "\n"
-
-
-def to_html(blocks: Sequence[Block], title: str) -> str:
-    """The page as one HTML file: style and pictures inside, nothing fetched, everything escaped."""
-    body = "\n".join(_html(block) for block in blocks)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title>\n<style>\n{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-
-
-def write_page(directory: Path, blocks: Sequence[Block], title: str) -> list[str]:
+def write_page(directory: Path, kind: str, context: Mapping[str, Any]) -> list[str]:
     """Write report.md, report.html and the pictures below plots/; returns the names of the files."""
-    files = {"report.md": to_markdown(blocks).encode(), "report.html": to_html(blocks, title).encode()}
-    files |= {f"plots/{block.name}": block.png for block in blocks if isinstance(block, Picture)}
+    files = {name: render(kind, context, form).encode() for name, form in FORMS.items()}
+    files |= {f"plots/{name}": png for name, png in context["pictures"].items() if png is not None}
     for name, data in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(data)
     return list(files)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table for other programs."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def number(value: object) -> str:
@@ -101,65 +66,47 @@ def number(value: object) -> str:
     return str(value)
 
 
-def _markdown(block: Block, pictures: str) -> str:
-    match block:
-        case Heading(text, level):
-            return f"{'#' * level} {_line(text)}"
-        case Text(text):
-            return _line(text)
-        case Code(text, language):
-            fence = "`" * max(3, _longest_run(text, "`") + 1)
-            return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-        case Picture(name, _, caption):
-            return f"![{_line(caption)}]({pictures}/{name})"
-        case Table(columns, rows):
-            right = _right(block)
-            rule = ["---:" if flag else "---" for flag in right]
-            lines = [list(columns), rule, *([number(cell) for cell in row] for row in rows)]
-            return "\n".join(
-                "| " + " | ".join(_line(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-            )
+def _environment(form: str) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader([TEMPLATES / form, TEMPLATES]),
+        autoescape=form == "html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= FILTERS
+    return made
 
 
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f"<h{level}>{html.escape(text)}</h{level}>"
-        case Text(text):
-            return f"<p>{html.escape(text)}</p>"
-        case Code(text, _):
-            return f"<pre>{html.escape(text.rstrip())}</pre>"
-        case Picture(_, png, caption):
-            data = base64.b64encode(png).decode()
-            return f'<p><img src="data:image/png;base64,{data}" alt="{html.escape(caption)}"></p>'
-        case Table(columns, rows):
-            marks = [' class="number"' if flag else "" for flag in _right(block)]
-            head = "".join(f"<th{mark}>{html.escape(c)}</th>" for mark, c in zip(marks, columns, strict=True))
-            lines = [
-                "".join(f"<td{mark}>{html.escape(number(cell))}</td>" for mark, cell in zip(marks, row, strict=True))
-                for row in rows
-            ]
-            inner = "\n".join(f"<tr>{line}</tr>" for line in lines)
-            return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{inner}\n</tbody></table></div>'
-
-
-def _right(table: Table) -> list[bool]:
-    """Which columns hold nothing but numbers and gaps, and at least one number."""
-    columns = [[row[i] for row in table.rows] for i in range(len(table.columns))]
+def _numeric(rows: Sequence[Sequence[object]], count: int) -> list[bool]:
+    """Which of `count` columns hold nothing but numbers and gaps, and at least one number."""
+    columns = [[row[i] for row in rows if row[i] is not None] for i in range(count)]
     return [
-        any(cell is not None for cell in column)
-        and all(cell is None or isinstance(cell, int | float) for cell in column)
-        for column in columns
+        bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+        for cells in columns
     ]
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _folded(text: object) -> str:
+    return " ".join(str(text).split())
 
 
-def _longest_run(text: str, sign: str) -> int:
-    longest = run = 0
-    for character in text:
-        run = run + 1 if character == sign else 0
-        longest = max(longest, run)
-    return longest
+def _fence(text: str) -> str:
+    """A fence that is longer than any within the text."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "base64": lambda png: base64.b64encode(png).decode(),
+    "cell": lambda value: _folded(number(value)).replace("|", "\\|"),  # of a Markdown table
+    "fence": _fence,
+    "floats": lambda figures: [(name, float(value)) for name, value in figures.items()],
+    "folded": _folded,
+    "model_address": lambda model: f"models:/{model['name']}/{model['version']}" if model else None,
+    "number": number,
+    "numeric": _numeric,
+    "tidy": lambda text: re.sub("\n{3,}", "\n\n", text.strip()) + "\n",
+}

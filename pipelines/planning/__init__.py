@@ -1,1 +1,1 @@
-"""What a config would do and need, before anything is started."""
+"""Dry runs: stages, keys and memory of a config, before anything is started."""

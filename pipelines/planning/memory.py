@@ -1,6 +1,6 @@
 """How much memory a worker needs, by arithmetic on the model's shape: nothing is loaded.
 
-The formulas stand in the docstrings and under the table that `elder plan` prints; they estimate what dominates and
+The formulas are in the docstrings and below the table that `elder plan` prints; they estimate what dominates and
 simulate nothing. Knows nothing of Ray or of the real machine.
 """
 
@@ -68,7 +68,7 @@ NO_FORMULA = "adapters: not counted, no formula in pipelines/planning knows what
 
 
 def formulas(config: StagedConfig) -> tuple[str, ...]:
-    """What the figures of this config's method are made of."""
+    """The terms that make up the figures of this config's method."""
     own: tuple[str, ...] = FORMULAS[2:3]
     if takes_statistics(config):
         own = WEIGHT_FORMULAS
@@ -113,7 +113,7 @@ def edited_blocks(config: StagedConfig, shape: ModelShape) -> tuple[int, ...]:
 
 
 def trains_maps(config: StagedConfig) -> bool:
-    """Whether the method trains low-rank maps; told by its options, as for the other families."""
+    """Whether the method trains low-rank maps; its options show it, as for the other families."""
     return {"rank", "experts"} <= set(config.editor.options)
 
 
@@ -166,7 +166,7 @@ def recommend(estimates: tuple[MemoryEstimate, ...], workers: int, available: in
     Args:
         estimates: From `estimate`.
         workers: Size of the group.
-        available: Bytes of one worker's device; None when nobody said.
+        available: Bytes of one worker's device; None when it is not known.
 
     Returns:
         `none` whenever the whole model fits, because it is the fastest and ZeRO-2 saves nothing while the base is

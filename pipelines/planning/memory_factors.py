@@ -1,6 +1,6 @@
 """Memory of the methods that start from gradients, in use and in training, by arithmetic: UltraEdit, MEND, MALMEN.
 
-The formulas stand in the docstrings and under the table that `elder plan` prints.
+The formulas are in the docstrings and below the table that `elder plan` prints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRAINING_FORMULAS = (
 
 
 def reads_factors(config: StagedConfig) -> bool:
-    """Whether the method is one of these; told by its options, so that nothing heavy is imported."""
+    """Whether the method is one of these; its options show it, so that nothing heavy is imported."""
     return {"tokens", "loss", "modules"} <= set(config.editor.options)
 
 
@@ -31,7 +31,7 @@ def is_trained(config: StagedConfig) -> bool:
 
 
 def factor_bytes(config: StagedConfig, shape: ModelShape, blocks: int) -> int:
-    """What edits leave in float32: of each map D (d, m) and, for every batch, factors of rank min(tokens, d, m)."""
+    """State of edits in float32: of each map D (d, m) and, for every batch, factors of rank min(tokens, d, m)."""
     options, size = config.editor.options, config.stream.batch_size
     if is_trained(config):
         return training_factor_bytes(config, shape, blocks)

@@ -1,6 +1,6 @@
 """Memory of the methods that write weights by statistics of text, by arithmetic: ROME, MEMIT, EMMET, AlphaEdit.
 
-The formulas stand in the docstrings and under the table that `elder plan` prints.
+The formulas are in the docstrings and below the table that `elder plan` prints.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ FORMULAS = (
 
 
 def takes_statistics(config: StagedConfig) -> bool:
-    """Whether the method is one of these; told by its options, so that nothing heavy is imported."""
+    """Whether the method is one of these; its options show it, so that nothing heavy is imported."""
     return "text_tokens" in config.editor.options
 
 
 def statistics_bytes(config: StagedConfig, shape: ModelShape, blocks: int) -> int:
-    """What solving holds in float64, m x m a block: second moment and factor, Q of a cache, AlphaEdit's basis and Q."""
+    """Memory of solving in float64, m x m a block: second moment and factor, Q of a cache, AlphaEdit's basis and Q."""
     if not takes_statistics(config) or config.editor.options.get("statistics") is False:
         return 0
     matrices = 2 + bool(config.editor.options.get("cache")) + 2 * (config.editor.method == "alphaedit")
@@ -28,7 +28,7 @@ def statistics_bytes(config: StagedConfig, shape: ModelShape, blocks: int) -> in
 
 
 def change_bytes(config: StagedConfig, shape: ModelShape, blocks: int) -> int:
-    """What edits leave, in float32: D (d, m) a block, and for each of `data.edits` its factors and remembered key."""
+    """State of edits in float32: D (d, m) a block, and for each of `data.edits` its factors and remembered key."""
     remembers = bool(config.editor.options.get("cache")) or config.editor.method == "alphaedit"
     one = shape.width + shape.inner * (2 if remembers else 1)
     return blocks * 4 * (shape.width * shape.inner + (config.data.edits or 0) * one)

@@ -28,14 +28,14 @@ STAGE_FILES = (*ADAPTER_FILES, "results.jsonl", "metrics.json")
 
 @dataclass(frozen=True)
 class Outline:
-    """What a config alone tells: a client that has no torch shows as much.
+    """The part of a plan that follows from the config alone: a client without torch shows no more.
 
     Attributes:
         config: The resolved config.
         digest: Its digest.
         edits: Length of the stream; None when it is known only once the data are read.
         stages: The stages; one open stage when the length is unknown.
-        keys: Keys below the store's root, `{attempt}` standing for a fresh id of each attempt.
+        keys: Keys below the store's root, where `{attempt}` is a fresh id of each attempt.
         notes: What the user should know before running.
     """
 
@@ -70,7 +70,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Plan(Outline):
-    """What `elder plan` prints.
+    """The content of `elder plan`.
 
     Attributes:
         shape: The base model.
@@ -105,7 +105,7 @@ class Plan(Outline):
 
 
 def outline(config: RunConfig, edits: int | None = None) -> Outline:
-    """What a run would do, as far as its config tells without the base model.
+    """Work out what follows from a config without the base model.
 
     Args:
         config: The resolved config.

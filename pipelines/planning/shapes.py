@@ -49,7 +49,7 @@ DOCUMENTED: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What planning needs to know of a decoder; counts are parameters, widths are features.
+    """The measures of a decoder that planning needs; counts are parameters, widths are features.
 
     Attributes:
         origin: Where the numbers come from, for people.

@@ -18,7 +18,7 @@ TEXT_OPTIONS = ("text", "text_tokens", "bos")  # with the model and the block th
 
 @dataclass(frozen=True)
 class SuitePlan:
-    """What `elder plan` prints of several runs.
+    """The content of `elder plan` for several runs.
 
     Attributes:
         whole: The comparison or study.

@@ -175,7 +175,7 @@ class _Search:
             lines = [json.dumps(r.to_dict(), ensure_ascii=False) for _, r in sorted(self.trials.records.items())]
             (directory / "records.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             files = ["best.yaml", "result.json", "records.jsonl"]
-            files += write_tune_report(directory, self.trials, result, self.config.dump_yaml())
+            files += write_tune_report(directory, result, self.config.space, self.config.dump_yaml())
             for name in files:
                 self.state.store.put(self.state.key(f"report/{name}"), directory / name)
                 self.publisher.artifact(directory / name, name)

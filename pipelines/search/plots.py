@@ -1,6 +1,6 @@
 """Plots of a search as PNG bytes: parallel coordinates, importance of parameters, Pareto front.
 
-Pure functions on plain values, in the manner of `pipelines.pages.plots`. Knows nothing of searches, stores or trackers.
+Pure functions on plain values, in the manner of `pipelines.pages.axes`. Knows nothing of searches, stores or trackers.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from elder.pipelines.config.space import Domain
-from elder.pipelines.pages.plots import COLOURS, INK, to_png
+from elder.pipelines.pages.axes import COLOURS, GREY, INK, describe, legend, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MANY_TICKS = 6
-CUT = "#bbbbbb"
 
 
 def parallel_coordinates(
@@ -47,7 +46,7 @@ def parallel_coordinates(
             points = [domain.position(trial["parameters"][key]) for key, domain in space.items()]
             share = height(float(trial["objective"]))
             good = share if mode == "max" else 1 - share
-            look: dict[str, Any] = {"color": CUT, "linestyle": "--", "linewidth": 0.8}
+            look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 0.8}
             if trial["status"] == "finished":
                 look = {"color": shades(good), "linewidth": 1.0 + 1.5 * good}
             axes.plot(places, [*points, share], **look)
@@ -76,12 +75,10 @@ def importance_bars(shares: Mapping[str, float] | None, over: str) -> bytes | No
 
     def draw(axes: Axes) -> None:
         names = list(shares)[::-1]
-        axes.barh(names, [shares[name] for name in names], color=COLOURS["reliability"], height=0.6)
-        for row, name in enumerate(names):
-            axes.text(shares[name] + 0.01, row, f"{shares[name]:.2f}", va="center", fontsize=8, color=INK)
+        bars = axes.barh(names, [shares[name] for name in names], color=COLOURS[0], height=0.6)
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8, color=INK)
         axes.set_xlim(0, 1.1)
-        axes.set_xlabel("share (PED-ANOVA)")
-        axes.set_title(f"Importance of parameters ({over})", loc="left")
+        describe(axes, "share (PED-ANOVA)", "", f"Importance of parameters ({over})")
 
     return to_png(draw, (7.6, 1.4 + 0.4 * len(shares)))
 
@@ -98,18 +95,16 @@ def pareto_front(points: Sequence[tuple[str, float, float]], front: Sequence[str
     at = {name: (x, y) for name, x, y in points}
 
     def draw(axes: Axes) -> None:
-        axes.scatter([x for _, x, _ in points], [y for _, _, y in points], s=22, color=CUT, label="finished trials")
+        axes.scatter([x for _, x, _ in points], [y for _, _, y in points], s=22, color=GREY, label="finished trials")
         line = [at[name] for name in front]
-        axes.plot(*zip(*line, strict=True), "-o", color=COLOURS["reliability"], markersize=5, label="Pareto front")
+        axes.plot(*zip(*line, strict=True), "-o", color=COLOURS[0], markersize=5, label="Pareto front")
         for place, names in _together(front, at).items():
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             left = place[0] > sum(axes.get_xlim()) / 2
             axes.annotate(shown, place, textcoords="offset points", xytext=(-6 if left else 6, -10), fontsize=7,
                           ha="right" if left else "left", color=INK)  # fmt: skip
-        axes.set_xlabel("reliability")
-        axes.set_ylabel("locality")
-        axes.set_title("Reliability against locality", loc="left")
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+        describe(axes, "reliability", "locality", "Reliability against locality")
+        legend(axes)
 
     return to_png(draw)
 

@@ -2,94 +2,85 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from elder.pipelines.pages.page import Block, Code, Heading, Picture, Table, Text, write_page
-from elder.pipelines.suite.comparison_plots import metric_bars, retention_curves
+from elder.pipelines.pages.axes import COLOURS, Series, describe, draw_bars, legend, line_plot, numbered, to_png
+from elder.pipelines.pages.page import Table, write_csv, write_page
+from elder.pipelines.pages.plots import edits_applied
 from elder.pipelines.suite.comparison_result import RETENTION, costs, flat_rows, same_moment, shown_metrics
 
-SHARES = ("reliability", "generalization", "locality")
-SCORES = ("counterfact.ES", "counterfact.PS", "counterfact.NS", "counterfact.S")
+SHARES = [f"{q}.{p}" for q in ("reliability", "generalization", "locality") for p in ("generate", "forced")]
+SCORES = ["counterfact.ES", "counterfact.PS", "counterfact.NS", "counterfact.S"]
+
+Figures = Mapping[str, Mapping[str, float]]
+"""Method -> metric -> figure."""
 
 
 def write_compare_report(directory: Path, result: Mapping[str, Any], config: str) -> list[str]:
     """Write the report; returns names of the files below the directory."""
-    blocks = compare_blocks(result, config)
-    files = write_page(directory, blocks, f"Comparison {result['compare_id']}")
-    columns, rows = flat_rows(result)
-    with (directory / "compare.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+    files = write_page(directory, "comparison", compare_context(result, config))
+    write_csv(directory / "compare.csv", *flat_rows(result))
     return [*files, "compare.csv"]
 
 
-def compare_blocks(result: Mapping[str, Any], config: str = "") -> list[Block]:
-    """The page of a comparison."""
-    count = result["dataset"]["count"]
-    blocks: list[Block] = [
-        Heading(f"Comparison {result['compare_id']}", 1),
-        Text(
-            f"{count} edits of {result['dataset']['name']} (digest {result['dataset']['digest'][:12]}), the same "
-            f"order, stages and seed ({result['seed']}) for every method. Strategy {result['strategy']}: "
-            f"{result['strategy_means']}."
-        ),
-    ]
-    if result["failed"]:
-        rows = [(name, result["status"][name], error) for name, error in result["failed"].items()]
-        blocks += [
-            Heading("Did not finish"),
-            Text("Their figures below, if any, are over what they committed."),
-            Table(("method", "status", "why"), rows),
+def compare_context(result: Mapping[str, Any], config: str = "") -> dict[str, Any]:
+    """The context of `templates/comparison.jinja`."""
+    methods, after, early = result["methods"], result["right_after"], result["right_after_means"]
+    final = {} if same_moment(result) else {name: one["final"] for name, one in methods.items()}
+    late = "after the whole stream"
+    return {
+        "title": f"Comparison {result['compare_id']}",
+        "config": config,
+        "result": result,
+        "failed": [(name, result["status"][name], error) for name, error in result["failed"].items()],
+        "right_after": _table(after),
+        "final": final and _table(final),
+        "retention": final and _table(final, RETENTION),
+        "costs": [(name, *costs(one)) for name, one in methods.items()],
+        "pictures": {
+            "right_after.png": metric_bars(after, SHARES, f"Measured {early}"),
+            "right_after_counterfact.png": metric_bars(after, SCORES, f"Measured {early}"),
+            "final.png": metric_bars(final, SHARES, f"Measured {late}"),
+            "final_counterfact.png": metric_bars(final, SCORES, f"Measured {late}"),
+            "retention.png": retention_curves(methods) if final else None,
+        },
+    }
+
+
+def retention_curves(methods: Mapping[str, Mapping[str, Any]]) -> bytes | None:
+    """What is left of the edits of the first stage in the course of the stream, one line a method."""
+    lines: list[Series] = []
+    for name, result in methods.items():
+        matrix = result.get("retention") or []
+        if len(matrix) > 1:
+            applied = edits_applied([stage for stage in result["stages"] if stage["committed"]])[: len(matrix)]
+            points = [(edits, float(row[0])) for edits, row in zip(applied, matrix, strict=True)]
+            lines.append(Series(name, points, numbered(len(lines))))
+    axis, title = "reliability of the first stage's edits", "What is left of the oldest edits"
+    return line_plot(lines, "edits applied", axis, title, scale="share")
+
+
+def metric_bars(tables: Figures, metrics: Sequence[str], title: str) -> bytes | None:
+    """Metrics across, one bar a method; None when nothing was measured."""
+    shown = [metric for metric in metrics if any(metric in table for table in tables.values())]
+    if not shown:
+        return None
+
+    def draw(axes: Any) -> None:
+        groups = [
+            Series(method, [(x, float(table[m])) for x, m in enumerate(shown) if m in table], {"color": COLOURS[n % 8]})
+            for n, (method, table) in enumerate(tables.items())
         ]
-    final = {name: one["final"] for name, one in result["methods"].items()}
-    blocks += [Heading(_early_title(result)), _table(result["right_after"])]
-    if not same_moment(result):
-        blocks += [Heading("After the whole stream, over all edits"), _table(final)]
-        blocks += [
-            Text(
-                "Retention: backward transfer is what the edits of earlier stages gained since their own stage "
-                "(negative: lost); first-last gap is how much better the newest stage fares than the oldest "
-                "at the end."
-            ),
-            Table(
-                ("method", *(name.removeprefix("retention.") for name in RETENTION)),
-                [(name, *(one.get(metric) for metric in RETENTION)) for name, one in final.items()],
-            ),
-        ]
-    rows = [(name, *costs(one)) for name, one in result["methods"].items()]
-    blocks += [Heading("Cost"), Table(("method", "seconds an edit", "adapter, bytes"), rows)]
-    blocks += _pictures(result, final)
-    return [*blocks, Heading("Config"), Code(config, "yaml")] if config else blocks
+        draw_bars(axes, groups, shown)
+        describe(axes, "", "", title)
+        legend(axes)
+
+    return to_png(draw, (max(7.6, 1.1 * len(shown) + 2), 3.8))
 
 
-def _early_title(result: Mapping[str, Any]) -> str:
-    """The moment of the first table."""
-    means = str(result["right_after_means"])
-    return means[0].upper() + means[1:]
-
-
-def _table(tables: Mapping[str, Mapping[str, float]]) -> Table:
-    names = shown_metrics(list(tables.values()))
-    return Table(("method", *names), [(name, *(one.get(m) for m in names)) for name, one in tables.items()])
-
-
-def _pictures(result: Mapping[str, Any], final: Mapping[str, Mapping[str, float]]) -> list[Block]:
-    shares = [f"{quantity}.{protocol}" for quantity in SHARES for protocol in ("generate", "forced")]
-    after = result["right_after"]
-    early = str(result["right_after_means"])
-    found = [
-        ("right_after.png", metric_bars(after, shares, f"Measured {early}"), f"Scores {early}"),
-        ("right_after_counterfact.png", metric_bars(after, SCORES, f"Measured {early}"), f"CounterFact {early}"),
-    ]
-    if not same_moment(result):
-        whole = "after the whole stream"
-        found += [
-            ("final.png", metric_bars(final, shares, f"Measured {whole}"), f"Scores {whole}"),
-            ("final_counterfact.png", metric_bars(final, SCORES, f"Measured {whole}"), f"CounterFact {whole}"),
-            ("retention.png", retention_curves(result["methods"]), "What is left of the first stage's edits"),
-        ]
-    return [Picture(name, png, caption) for name, png, caption in found if png is not None]
+def _table(tables: Figures, names: Sequence[str] = ()) -> Table:
+    names = names or shown_metrics(list(tables.values()))
+    columns = ["method", *(name.removeprefix("retention.") for name in names)]
+    return columns, [(method, *(one.get(name) for name in names)) for method, one in tables.items()]

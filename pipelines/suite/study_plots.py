@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elder.pipelines.pages.plots import styled, to_png_panels
-from elder.pipelines.suite.comparison_plots import COLOURS, MARKERS
+from elder.pipelines.pages.axes import COLOURS, Series, draw_bars, numbered, share_axis, styled, to_png_panels
 
 QUOTED_COLOURS, QUOTED_MARKERS = ("#555555", "#999999"), "x+1"
 SHAPES = ("-", "--", "-.", ":")
@@ -68,7 +67,7 @@ def against_axis(panels: Mapping[str, Sequence[Line]], axis: str, source: str = 
             for line in sorted(panels[metric], key=lambda line: not line.quoted):  # ours lie on top
                 axes.plot(*zip(*line.points, strict=True), label=line.label, **look(line))
             _scale(axes, axis, places)
-            axes.set_ylim(-0.03, 1.03)
+            share_axis(axes)
             axes.set_title(TITLES.get(metric, metric), loc="left", fontsize=9)
             if number + COLUMNS >= len(panels):
                 axes.tick_params(labelbottom=True)
@@ -78,41 +77,40 @@ def against_axis(panels: Mapping[str, Sequence[Line]], axis: str, source: str = 
     return to_png_panels(draw, (9.6, 0.7 + 2.5 * rows))
 
 
-def bars(tables: Sequence[Line], metrics: Sequence[str], source: str = "") -> bytes:
-    """Metrics across, a bar a run, for parts in which there is nothing to draw a line through.
+def bars(panels: Mapping[str, Sequence[Line]], source: str = "") -> bytes:
+    """Metrics across, a bar a method and strategy, for parts in which there is nothing to draw a line through.
 
     Args:
-        tables: One a bar; its points are (number of the metric, share).
-        metrics: What the points are.
+        panels: Metric -> its lines, of one point each where they are ours.
         source: Whose figures are quoted.
     """
+    found: dict[str, tuple[Line, list[tuple[float, float]]]] = {}
+    for place, lines in enumerate(panels.values()):
+        for line in lines:
+            found.setdefault(line.label, (line, []))[1].extend((place, share) for _, share in line.points)
+    ours_first = sorted(found.values(), key=lambda pair: pair[0].quoted)
+    groups = [Series(line.label, points, _fill(line)) for line, points in ours_first]
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         styled(axes)
-        width = 0.8 / len(tables)
-        for number, line in enumerate(tables):
-            places = [x - 0.4 + width * (number + 0.5) for x, _ in line.points]
-            axes.bar(places, [y for _, y in line.points], width=0.92 * width, label=line.label, **_fill(line))
-        names = [metric.removeprefix("counterfact.").replace(".", "\n", 1) for metric in metrics]
-        axes.set_xticks(range(len(metrics)), names)
-        axes.set_ylim(0, 1.03)
+        draw_bars(axes, groups, [metric.removeprefix("counterfact.") for metric in panels])
         _legends(figure, [axes], source)
 
     return to_png_panels(draw, (9.6, 3.4))
 
 
 def look(line: Line) -> dict[str, Any]:
-    """How a line is drawn. The first method's is the widest, so that equal lines stay visible under each other."""
+    """The keywords that draw a line. The first method's is the widest: equal lines stay visible under each other."""
     if line.quoted:
         return {
             "color": QUOTED_COLOURS[line.number % 2], "marker": QUOTED_MARKERS[line.number % 3], "markersize": 5,
             "linewidth": 0.8, "linestyle": (0, (1, 2)),
         }  # fmt: skip
-    colour = COLOURS[line.number % 8]
+    manner = numbered(line.number)
     return {
-        "color": colour, "marker": MARKERS[line.number % 8], "markersize": max(7.0 - 1.5 * line.number, 4.0),
-        "markerfacecolor": colour if line.shape == 0 else "white", "linestyle": SHAPES[line.shape % 4],
+        **manner, "markersize": max(7.0 - 1.5 * line.number, 4.0),
+        "markerfacecolor": manner["color"] if line.shape == 0 else "white", "linestyle": SHAPES[line.shape % 4],
         "linewidth": max(2.4 - 0.6 * line.number, 1.2),
     }  # fmt: skip
 

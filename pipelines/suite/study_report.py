@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,17 @@ from elder.pipelines.config.files import configs_dir
 from elder.pipelines.config.strategies import BATCHED, SEQUENTIAL
 from elder.pipelines.config.study import StudyConfig
 from elder.pipelines.config.suite import Member
-from elder.pipelines.pages.page import Block, Code, Heading, Picture, Table, Text, write_page
+from elder.pipelines.pages.page import Table, write_csv, write_page
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import RunState
+from elder.pipelines.suite.comparison_report import SHARES
 from elder.pipelines.suite.comparison_result import costs, right_after, shown_metrics
 from elder.pipelines.suite.members import FINISHED, MemberResult
 from elder.pipelines.suite.study_plots import Line, against_axis, bars
 
+WHEN = ("right_after", "final")
 SCORES = ("ES", "PS", "NS", "S")
 FACT = "counterfact."
-FEWER = " The data hold fewer edits than the largest batches ask for: these are batches of all there are."
-SHARES = [
-    f"{quantity}.{p}" for quantity in ("reliability", "generalization", "locality") for p in ("generate", "forced")
-]
 
 
 def read_published(name: str | None) -> dict[str, Any] | None:
@@ -86,68 +82,58 @@ def _done(result: Mapping[str, Any]) -> int:
 
 def write_study_report(directory: Path, result: Mapping[str, Any], config: str) -> list[str]:
     """Write report.md, report.html, study.csv and plots; returns names of the files."""
-    blocks = study_blocks(result, config)
-    files = write_page(directory, blocks, f"Study {result['study_id']}")
+    files = write_page(directory, "study", study_context(result, config))
     runs = list(result["runs"].values())
     names = shown_metrics([run["right_after"] for run in runs] + [run["final"] for run in runs])
     head = ["part", "method", "editor", "strategy", "axis", "value", "edits", "status", "seconds_per_edit"]
-    with (directory / "study.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*head, *(f"right_after.{n}" for n in names), *(f"final.{n}" for n in names), "error"])
-        for run in runs:
-            figures = [run["right_after"].get(n) for n in names] + [run["final"].get(n) for n in names]
-            writer.writerow([*(run[key] for key in head), *figures, run["error"]])
+    rows = [
+        [*(run[key] for key in head), *(run[when].get(n) for when in WHEN for n in names), run["error"]] for run in runs
+    ]
+    write_csv(directory / "study.csv", [*head, *(f"{when}.{n}" for when in WHEN for n in names), "error"], rows)
     return [*files, "study.csv"]
 
 
-def study_blocks(result: Mapping[str, Any], config: str = "") -> list[Block]:
-    """The page of a study."""
-    data, base = result["dataset"], result["base_model"]
-    blocks: list[Block] = [
-        Heading(f"Study {result['study_id']}", 1),
-        Text(
-            f"Base model {Path(str(base.get('id', ''))).name} (digest {str(base.get('digest', ''))[:12]}); up to "
-            f"{data['count']} edits of {data['name']} (digest {data['digest'][:12]}), seed {result['seed']}. "
-            "Strategies single and batch: every batch alone on the unedited model, measured right after it. Sequential "
-            "strategies: measured after the whole stream, over all edits; study.csv also has what was measured right "
-            "after each stage. Shares of 1."
-        ),
-    ]
-    if result["failed"]:
-        blocks += [
-            Heading("Did not finish"),
-            Text("Their figures, if any, are over what they committed; they are in the tables and not in the plots."),
-            Table(("run", "why"), list(result["failed"].items())),
-        ]
-    order = list(dict.fromkeys(run["method"] for run in result["runs"].values()))
-    for part in dict.fromkeys(run["part"] for run in result["runs"].values()):
-        runs = [run for run in result["runs"].values() if run["part"] == part]
-        blocks += [Heading(f"Part {part}"), *_remarks(runs), *_tables(runs)]
-        blocks += _pictures(part, runs, order, result["published"])
-    blocks += _published(result["published"])
-    return [*blocks, Heading("Config"), Code(config, "yaml")] if config else blocks
+def study_context(result: Mapping[str, Any], config: str = "") -> dict[str, Any]:
+    """The context of `templates/study.jinja`."""
+    base, published = result["base_model"], result["published"]
+    runs = list(result["runs"].values())
+    order = list(dict.fromkeys(run["method"] for run in runs))
+    parts: list[dict[str, Any]] = []
+    pictures: dict[str, bytes] = {}
+    for name in dict.fromkeys(run["part"] for run in runs):
+        own = [run for run in runs if run["part"] == name]
+        drawn = _pictures(name, own, order, published)
+        pictures |= {file: png for file, _, png in drawn}
+        captions = [(file, caption) for file, caption, _ in drawn]
+        parts.append({"name": name, **_remarks(own), "tables": _tables(own), "captions": captions})
+    return {
+        "title": f"Study {result['study_id']}",
+        "config": config,
+        "result": result,
+        "base": {"name": Path(str(base.get("id", ""))).name, "digest": str(base.get("digest", ""))},
+        "parts": parts,
+        "quoted": published and _quotations(published["rows"]),
+        "pictures": pictures,
+    }
 
 
 def figures_of(run: Mapping[str, Any]) -> Mapping[str, float]:
-    """What counts for a run: the end of a stream, or what was measured right after each batch alone."""
+    """The figures that count for a run: at the end of a stream, or right after each batch alone."""
     key = "final" if run["strategy"] in (SEQUENTIAL, BATCHED) else "right_after"
     return run[key]  # type: ignore[no-any-return]
 
 
-def _remarks(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+def _remarks(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How far the figures can be trusted and, for blocks, which is best."""
-    edits = sorted({run["edits"] for run in runs})
-    count = f"{edits[0]}" if len(edits) == 1 else f"{edits[0]} to {edits[-1]}"
-    short = any(run["edits"] < run["value"] for run in runs if run["axis"] != "layers" and run["status"] == FINISHED)
-    error = 0.5 / edits[0] ** 0.5
-    text = f"{count} edits a run; a share of {edits[0]} cases has a standard error of up to {error:.3f}."
-    text += FEWER if short else ""
-    if runs[0]["axis"] == "layers":
-        for name in (f"{FACT}S", "reliability.generate", "reliability.forced"):
-            best = _best_blocks(runs, name)
-            if best:
-                return [Text(f"{text} Best block by {name.removeprefix(FACT)}: {'; '.join(best)}.")]
-    return [Text(text)]
+    layers = runs[0]["axis"] == "layers"
+    edits = [run["edits"] for run in runs]
+    names = (f"{FACT}S", "reliability.generate", "reliability.forced") if layers else ()
+    best = {name.removeprefix(FACT): found for name in names if (found := _best_blocks(runs, name))}
+    return {
+        "edits": sorted({min(edits), max(edits)}),
+        "fewer": not layers and any(run["edits"] < run["value"] for run in runs if run["status"] == FINISHED),
+        "best": next(iter(best.items()), None),
+    }
 
 
 def _best_blocks(runs: Sequence[Mapping[str, Any]], name: str) -> list[str]:
@@ -160,7 +146,7 @@ def _best_blocks(runs: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     return found
 
 
-def _tables(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
+def _tables(runs: Sequence[Mapping[str, Any]]) -> list[Table]:
     """CounterFact's scores, then shares; the answers' own locality is left to study.csv."""
     known = [name for name in shown_metrics([figures_of(run) for run in runs]) if "locality_answer" not in name]
     facts = [name for name in known if name.startswith(FACT)]
@@ -170,13 +156,13 @@ def _tables(runs: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 def _table(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     axis = {"layers": "block", "batch_size": "batch size"}[runs[0]["axis"]]
-    short = (name.removeprefix(FACT).replace(".", ", ") for name in names)
+    short = [name.removeprefix(FACT).replace(".", ", ") for name in names]
     rows = [
         (run["method"] + ("" if run["status"] == FINISHED else f" ({run['status']})"), run["strategy"], run["value"],
          run["edits"], *(_float(figures_of(run).get(name)) for name in names), run["seconds_per_edit"])
         for run in runs
     ]  # fmt: skip
-    return Table(("method", "strategy", axis, "edits", *short, "s/edit"), rows)
+    return ["method", "strategy", axis, "edits", *short, "s/edit"], rows
 
 
 def _float(value: Any) -> float | None:
@@ -186,11 +172,14 @@ def _float(value: Any) -> float | None:
 
 def _pictures(
     part: str, runs: Sequence[Mapping[str, Any]], order: Sequence[str], published: Mapping[str, Any] | None
-) -> list[Block]:
-    """CounterFact's scores in one picture, shares in another: lines along the axis, bars where it has one value."""
+) -> list[tuple[str, str, bytes]]:
+    """File name, caption and PNG of two pictures: CounterFact's scores, and shares.
+
+    Lines run along the axis; where it has one value there are bars.
+    """
     source = str((published or {}).get("short") or (published or {}).get("source") or "")
     finished = [run for run in runs if run["status"] == FINISHED]
-    found: list[Block] = []
+    found = []
     for name, metrics in (("counterfact", [f"{FACT}{score}" for score in SCORES]), ("shares", SHARES)):
         lines = {metric: _lines(finished, metric, order) for metric in metrics}
         lines = {metric: ours + _quoted(runs, metric, published) for metric, ours in lines.items() if ours}
@@ -199,9 +188,9 @@ def _pictures(
         if len({x for ours in lines.values() for line in ours if not line.quoted for x, _ in line.points}) > 1:
             png = against_axis(lines, runs[0]["axis"], source)
         else:
-            png = bars(_turned(lines), list(lines), source)
+            png = bars(lines, source)
         caption = f"Part {part}: {', '.join(metric.removeprefix(FACT) for metric in lines)} by {runs[0]['axis']}"
-        found.append(Picture(f"{part}_{name}.png", png, caption))
+        found.append((f"{part}_{name}.png", caption, png))
     return found
 
 
@@ -237,31 +226,13 @@ def _quoted(runs: Sequence[Mapping[str, Any]], name: str, published: Mapping[str
     return [Line(label, sorted(own), i, quoted=True) for i, (label, own) in enumerate(points.items())]
 
 
-def _turned(lines: Mapping[str, Sequence[Line]]) -> list[Line]:
-    """Lines of one value each as bars: a bar a method and strategy, its points the metrics."""
-    found: dict[str, Line] = {}
-    for number, own in enumerate(lines.values()):
-        for line in own:
-            before = found.get(line.label, replace(line, points=()))
-            found[line.label] = replace(before, points=[*before.points, *((number, y) for _, y in line.points)])
-    return sorted(found.values(), key=lambda line: line.quoted)
-
-
-def _published(published: Mapping[str, Any] | None) -> list[Block]:
-    if published is None:
-        return []
-    rows = [
+def _quotations(rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = ["method", "strategy", "batch size", *(f"{s}, %" for s in SCORES), "tag", "where"]
+    return columns, [
         (row["method"], row["strategy"], row["batch_size"], *(_percent(row.get(s)) for s in SCORES), row["tag"],
          row["where"])
-        for row in published["rows"]
+        for row in rows
     ]  # fmt: skip
-    best = published.get("best_layer")
-    layer = f" Best layer there: index {best['layer']} of {best['of']} [{best['tag']}]." if best else ""
-    return [
-        Heading("Published figures"),
-        Text(f"Quoted, not measured here: {published['source']}. {published['note']}{layer}"),
-        Table(("method", "strategy", "batch size", *(f"{s}, %" for s in SCORES), "tag", "where"), rows),
-    ]
 
 
 def _percent(value: float | None) -> str:

@@ -19,7 +19,7 @@ from elder.pipelines.config.training import TrainConfig
 
 
 class Blocks(Sequence[Edit]):
-    """The stream of a training: epoch after epoch of the same facts, each in an order of its own.
+    """The stream of a training: epoch after epoch of the same facts, each epoch in another order.
 
     A place says it all: the fact at a place is computed from the seed and the place, so a training that is
     continued needs nothing but the number of steps that it has done. An epoch has as many whole blocks as the
@@ -87,7 +87,7 @@ def lend(fact: Edit, lender: Edit) -> Edit:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training reads.
+    """The data of a training.
 
     Attributes:
         blocks: The stream.

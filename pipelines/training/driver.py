@@ -1,6 +1,6 @@
 """The training of an editor: blocks of facts in; committed, measured checkpoints and a registered trained editor out.
 
-The stages, workers, store and tracker of an edit run (`pipelines.run.driver`); here stands what is said otherwise.
+The stages, workers, store and tracker of an edit run (`pipelines.run.driver`); here is where a training differs.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def recommended_sharding(config: TrainConfig, available: int | None = None) -> t
 
 
 class TrainingDriver(Driver):
-    """What a training says otherwise than an edit run."""
+    """The driver of a training, where it differs from that of an edit run."""
 
     def outcome(self, commits: Sequence[Commit]) -> Commit:
         """The checkpoint that is the trained editor."""

@@ -60,7 +60,7 @@ class TrainerAsEditor:
         """Train on facts.
 
         Raises:
-            ElderError: A loss is no number: the training went astray, and going on would only spread it.
+            ElderError: A loss is not finite: the training has diverged, and further steps would only spread it.
         """
         begin, losses, seen = time.perf_counter(), [], []
         for first in range(0, len(edits), self.block_size):
@@ -155,7 +155,7 @@ class TrainingKit(WorkerParts):
         save_file(rest, str(directory / CONTINUATION), metadata={"shared": "\n".join(set(state) - set(rest))})
 
     def kept(self) -> tuple[str, ...]:
-        """The weights of the trained editor, and what lies beside them."""
+        """The names of the files that hold the state, the trained weights first."""
         return (WEIGHTS, CONTINUATION)
 
     def restore(self, directory: Path, editor: Editor) -> None:

@@ -16,8 +16,8 @@ LIBRARIES = {
         "torch", "transformers", "safetensors", "tokenizers", "numpy", "pydantic", "pydantic_core", "lm_eval", "elder",
     },
     "pipelines": {
-        "torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "rich", "optuna",
-        "tenacity", "pydantic", "pydantic_core", "elder",
+        "torch", "transformers", "safetensors", "numpy", "yaml", "ray", "deepspeed", "matplotlib", "jinja2", "rich",
+        "optuna", "tenacity", "pydantic", "pydantic_core", "elder",
     },
     "infra": {
         "boto3", "botocore", "mlflow", "requests", "ray", "yaml", "pandas", "swift", "psutil", "torch", "pathspec",
@@ -42,7 +42,8 @@ OWNERS = {
         "infra/tracking/tracker.py",
         "infra/tracking/elder_pyfunc.py",
     },
-    "matplotlib": {"pipelines/pages/plots.py", "pipelines/pages/run_report.py", "pipelines/search/plots.py"},
+    "matplotlib": {"pipelines/pages/axes.py", "pipelines/pages/plots.py", "pipelines/search/plots.py"},
+    "jinja2": {"pipelines/pages/page.py"},
     "optuna": {"pipelines/search/optuna_tpe.py"},
     "requests": {"infra/tracking/connection.py"},  # what MLflow's client raises
     "swift": {"infra/dev/swift_server.py", "infra/dev/swift_repair.py"},

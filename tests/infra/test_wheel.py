@@ -18,12 +18,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
-def test_every_source_and_every_config_is_in_it(wheel: Path) -> None:
+def test_every_source_config_and_template_is_in_it(wheel: Path) -> None:
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in inside} == {"elder"}
     wanted = set()
     for folder in FOLDERS:
-        kinds = ("*.yaml", "*.json") if folder == "configs" else ("*.py",)
+        kinds = ("*.yaml", "*.json") if folder == "configs" else ("*.py", "*.jinja")
         for path in (path for kind in kinds for path in (ROOT / folder).rglob(kind)):
             below = path.relative_to(ROOT).as_posix()
             wanted.add(below if folder == "elder" else f"elder/{below}")

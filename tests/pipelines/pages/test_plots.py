@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from elder.pipelines.pages import axes as manner
 from elder.pipelines.pages import plots
 
 STAGES = [
@@ -20,16 +21,16 @@ STAGES = [
 def axes(monkeypatch):
     """The axes of every plot drawn in a test."""
     drawn = []
-    original = plots.to_png
+    original = manner.to_png_panels
 
-    def spy(draw, *args):
-        def keep(one):
-            draw(one)
-            drawn.append(one)
+    def spy(draw, size):
+        def keep(figure):
+            draw(figure)
+            drawn.append(figure.axes[0])
 
-        return original(keep, *args)
+        return original(keep, size)
 
-    monkeypatch.setattr(plots, "to_png", spy)
+    monkeypatch.setattr(manner, "to_png_panels", spy)
     return drawn
 
 
@@ -56,7 +57,7 @@ def test_scope_over_edits(axes):
 def test_retention_map(axes):
     assert plots.retention_map([[1.0, 7.0], [0.25, 0.5]], "reliability.forced").startswith(b"\x89PNG")
     grid = axes[0].images[0].get_array()
-    assert grid.mask.tolist() == [[False, True], [False, False]]  # behind the diagonal there is nothing
+    assert grid.mask.tolist() == [[False, True], [False, False]]  # above the diagonal there is nothing
     assert grid[1].tolist() == [0.25, 0.5]
     assert {text.get_text() for text in axes[0].texts} == {"1.00", "0.25", "0.50"}
     assert "reliability.forced" in axes[0].get_title(loc="left")
@@ -90,10 +91,10 @@ def test_edits_applied_from_own_or_running_numbers(numbers, applied):
     assert plots.edits_applied([{"edits": n} for n in numbers]) == applied
 
 
-def test_importing_plots_does_not_import_matplotlib():
+def test_importing_reports_imports_neither_matplotlib_nor_templates():
     code = (
         "import sys, elder.pipelines.pages.plots, elder.pipelines.pages.run_report; "
-        "print('matplotlib' in sys.modules, 'torch' in sys.modules)"
+        "print('matplotlib' in sys.modules, 'torch' in sys.modules, 'jinja2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout.split() == ["False", "False", "False"]

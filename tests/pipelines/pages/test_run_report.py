@@ -7,9 +7,10 @@ import json
 import re
 
 import pytest
+from jinja2 import UndefinedError
 
-from elder.pipelines.pages.page import Code, Heading, Picture, Table, Text, number, to_html, to_markdown
-from elder.pipelines.pages.run_report import report_blocks, results_lines, worst_rows, write_report
+from elder.pipelines.pages.page import number, render
+from elder.pipelines.pages.run_report import results_lines, run_context, worst_rows, write_report
 
 METRICS = [
     {"reliability.generate": 1.0, "reliability.forced": 0.98, "locality.generate": 0.97, "scope.edits": 1.0},
@@ -85,8 +86,8 @@ def table(markdown: str, heading: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
-def has_text(blocks, part):
-    return any(isinstance(block, Text) and part in block.text for block in blocks)
+def page(result, *rows, form="markdown", **parts):
+    return render("run", run_context(result, rows, **parts), form)
 
 
 def test_files(written):
@@ -131,11 +132,10 @@ def test_stage_table_and_retention(written):
 
 def test_retention_names_its_metric_and_is_not_said_twice():
     final = {**METRICS[1], "retention.final": 0.5}
-    assert has_text(report_blocks({**RESULT, "final": final}), "Value: reliability.generate.")
-    blocks = report_blocks({**RESULT, "final": final}, retention_of="reliability.forced")
-    assert has_text(blocks, "Value: reliability.forced.")
-    cells = [row[0] for block in blocks if isinstance(block, Table) for row in block.rows]
-    assert cells.count("retention.final") == 1
+    assert "Value: reliability.generate." in page({**RESULT, "final": final})
+    text = page({**RESULT, "final": final}, retention_of="reliability.forced")
+    assert "Value: reliability.forced." in text
+    assert text.count("| retention.final |") == 1
 
 
 def test_published_numbers_stand_apart(written):
@@ -188,15 +188,16 @@ def test_a_bare_result_is_enough(tmp_path):
 
 
 def test_no_failures_is_said():
-    blocks = report_blocks(RESULT, [{"edit_id": "e", "reliability.forced": 1.0}])
-    assert Text("None of the 1 edits failed in anything that was measured.") in blocks
+    text = page(RESULT, {"edit_id": "e", "reliability.forced": 1.0})
+    assert "\nNone of the 1 edits failed in anything that was measured.\n" in text
     assert worst_rows([{"edit_id": "unjudged"}]) == []
 
 
 def test_many_stages_print_the_last_row_only():
     matrix = [[0.5] * (i + 1) for i in range(30)]
-    blocks = report_blocks({**RESULT, "retention": matrix})
-    assert any(isinstance(b, Table) and b.columns[0] == "edits of stage" and len(b.rows) == 30 for b in blocks)
+    head, *rows = table(page({**RESULT, "retention": matrix}), "Retention")
+    assert head == ["edits of stage", "reliability.generate"]
+    assert rows == [[str(stage), "0.500"] for stage in range(30)]
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
@@ -204,17 +205,24 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_documents():
-    blocks = [
-        Heading("A\nB", 1),
-        Code("```x```", "yaml"),
-        Picture("p.png", b"1", "<p>"),
-        Table(("n",), [(1,), (None,)]),
-    ]
-    text = to_markdown(blocks)
-    assert text.startswith("# A B\n")
-    assert "````yaml\n```x```\n````" in text
-    assert "![<p>](plots/p.png)" in text
-    assert "| ---: |" in text
-    assert 'alt="&lt;p&gt;"' in to_html(blocks, "t")
-    assert [number(v) for v in (None, True, 2, 0.12345, 123456.0, "s")] == ["-", "yes", "2", "0.123", "1.23e+05", "s"]
+def test_awkward_texts():
+    parts = {"title": "A\nB", "config": "```x```\n\n\ny\n", "retention_of": "<p>"}
+    text = page(RESULT, **parts)
+    assert text.startswith("# A B\n\n| ")
+    assert text.endswith("````yaml\n```x```\n\n\ny\n````\n")
+    assert "![Retention matrix of <p>](plots/retention.png)" in text
+    assert "\n| ---: | ---: | --- |" in text
+    assert "\n\n\n" not in text.split("````")[0]
+    assert 'alt="Retention matrix of &lt;p&gt;"' in page(RESULT, form="html", **parts)
+
+
+def test_cells():
+    shown = [number(value) for value in (None, True, 2, 0.12345, 123456.0, "s")]
+    assert shown == ["-", "yes", "2", "0.123", "1.23e+05", "s"]
+
+
+def test_a_template_that_asks_for_what_is_not_there_fails():
+    context = run_context(RESULT)
+    del context["summary"]
+    with pytest.raises(UndefinedError, match="summary"):
+        render("run", context, "html")
