@@ -14,13 +14,14 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
+RAY = ("ray_cluster", "RayNodes", "job_head", "JobHead", "address: local")
 
 
 @cache
 def starts_clusters(file: str) -> bool:
-    """Whether a test file, named from the root, has tests that start Ray or servers: by its markers."""
+    """Whether a test file, named from the root, has tests that start Ray: by its markers and by what it uses."""
     text = (ROOT / file).read_text(encoding="utf-8")
-    return "pytest.mark.cluster" in text or ("pytest.mark.nodes" in text and "pytest.mark.ranks" not in text)
+    return "pytest.mark.cluster" in text or ("pytest.mark.nodes" in text and any(word in text for word in RAY))
 
 
 class OneForClusters(LoadFileScheduling):
