@@ -181,7 +181,7 @@ def test_ranks_agree_about_what_is_there(base: Base, text: str, tmp_path: Path, 
             (tmp_path / f"{id}.safetensors").unlink()
 
     def program(runtime: ThreadRuntime) -> Any:
-        counting = Counting(runtime.rank, runtime.world_size, runtime._group)
+        counting = Counting(runtime.rank, runtime.world_size, runtime.group)
         editor = make("memit", wrap_base(base.model, base.tokenizer, base.source, counting), text)
         if runtime.rank == 0:  # only rank 0 has a place; the others are told
             editor.moments = DirectoryMoments(tmp_path)
