@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.job_head import JobHead, job_head
 from tests.cluster.nodes import RayNodes, ray_nodes
-from tests.infra.conftest import bucket, s3_access, s3_endpoint  # noqa: F401  # fixtures of the S3 server
+from tests.infra.conftest import bucket, database, empty_database, s3_access, s3_endpoint  # noqa: F401  # fixtures
 
 
 @pytest.fixture(scope="session")

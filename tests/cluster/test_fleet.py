@@ -125,13 +125,13 @@ def test_a_study_survives_the_death_of_a_worker(cluster: RayNodes, truth: Mappin
 
 @pytest.mark.nodes
 @pytest.mark.timeout(580)
-def test_the_command_line_compares_real_methods_on_two_nodes(cluster: RayNodes, tmp_path: Path) -> None:
+def test_the_command_line_compares_real_methods_on_two_nodes(cluster: RayNodes, database: Path, tmp_path: Path) -> None:
     """Three methods on the smallest embedded world, one of which lacks its text; a real MLflow server keeps record."""
     methods = {
         "ultraedit": "{layers: [1]}", "memit": "{layers: [1], steps: 3, contexts: 0, text_tokens: 2000}",
         "lost": "{method: rome, text: gone.txt}",
     }  # fmt: skip
-    with mlflow_server(tmp_path / "mlflow.db", str(tmp_path / "artifacts"), {}) as address:
+    with mlflow_server(database, str(tmp_path / "artifacts"), {}) as address:
         given = [
             "model.source=world:tiny", "data.source=world:tiny", "data.edits=4", "stream.stage_size=2",
             "stream.batch_size=2",

@@ -24,7 +24,7 @@ from tests.cluster.test_submit import (  # noqa: F401  # two of them are fixture
 from tests.jobs.conftest import records, write_jsonl
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(580)]
-SLOW = "editor.steps=600"
+SLOW = "editor.steps=300"
 
 
 def undisturbed(config: Path, head: JobHead, directory: Path) -> list[str]:  # noqa: F811

@@ -5,6 +5,7 @@ signatures, which goes away in the middle and comes back; and what a wrong key l
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -104,13 +105,14 @@ class Outside:
 
 
 @pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+def outside(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Outside]:
     directory = tmp_path_factory.mktemp("outside")
     model = build_model(directory / "llama", "llama")
     write_jsonl(directory / "edits.jsonl", records(EDITS))
     with swift(directory / "swift") as server, job_head(cpus=3) as head:
         bucket = server.make_bucket()
         keys = {**server.access, "MLFLOW_S3_ENDPOINT_URL": server.endpoint}
+        shutil.copy(empty_database, directory / "mlflow.db")
         with mlflow_server(directory / "mlflow.db", f"s3://{bucket}/mlflow", keys) as url:
             run = RUN.format(model=model, mlflow=url, bucket=bucket, endpoint=server.endpoint)
             (directory / "run.yaml").write_text(run)

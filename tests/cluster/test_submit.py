@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,8 +34,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(tmp_path: Path, model: Path) -> Path:
+def config(tmp_path: Path, model: Path, empty_database: Path) -> Path:
     """Eight edits in four stages on one worker; the file of edits lies beside the config."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs/mlflow.db")
     write_jsonl(tmp_path / "edits.jsonl", records(8))
     text = f"""
 name: sub
