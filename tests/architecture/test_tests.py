@@ -11,6 +11,7 @@ import pytest
 from elder.registry import METHODS
 from tests.architecture.private import private_names, test_files
 from tests.architecture.sources import tree
+from tests.side_by_side import starts_clusters
 
 PRIVATE: dict[str, int] = {
     "tests/bench/test_pipeline.py": 2,
@@ -72,6 +73,12 @@ def test_the_count_sees_every_kind(line: str, found: int, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(private, "tree", lambda path: ast.parse(line))
     assert len(private_names(Path("some.py"))) == found
+
+
+def test_what_starts_ray_stays_in_one_process() -> None:
+    found = {str(path) for path in test_files() if starts_clusters(str(path))}
+    assert {"tests/cluster/test_nodes.py", "tests/cluster/test_outside.py", "tests/infra/test_installed.py"} <= found
+    assert not {"tests/cluster/test_faults.py", "tests/cluster/test_weight_parity.py"} & found
 
 
 def test_options_of_methods_stand_in_one_table() -> None:
