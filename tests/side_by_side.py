@@ -1,7 +1,8 @@
 """Which test runs in which process when there are several (`pytest -n 2 --dist loadfile`).
 
-A file stays in one process, and all files that start Ray clusters or servers stay in the same one. They come first:
-they mostly wait, and the other process has work for the while. Two clusters at a time would be slow on two cores.
+A file stays in one process, and all files that start Ray clusters stay in the same one. They come first: they mostly
+wait, and the other process has work for the while. Two clusters at a time would be slow on two cores. What starts
+nothing but servers and drivers (`tests/cluster/test_faults.py`) waits beside them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
+# One of these words stands in every file of the node suite that starts Ray, by itself or by a fixture.
+RAY = ("ray_cluster", "RayNodes", "job_head", "JobHead", "address: local")
 
 
 @cache
 def starts_clusters(file: str) -> bool:
-    """Whether a test file, named from the root, has tests that start Ray or servers: by its markers."""
+    """Whether a test file, named from the root, has tests that start Ray: by its markers and by what it uses."""
     text = (ROOT / file).read_text(encoding="utf-8")
-    return "pytest.mark.cluster" in text or ("pytest.mark.nodes" in text and "pytest.mark.ranks" not in text)
+    return "pytest.mark.cluster" in text or ("pytest.mark.nodes" in text and any(word in text for word in RAY))
 
 
 class OneForClusters(LoadFileScheduling):

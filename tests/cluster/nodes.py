@@ -26,6 +26,13 @@ PATIENCE_S = 240.0
 NAME = "ELDER_TEST_NODE"  # in the environment of a node and of all its workers
 STARTS, TOO_SLOW = 3, "timed out during startup"  # Ray gives a node 30 s to start, which is not settable
 LEAN = ("--object-store-memory=80000000", "--disable-usage-stats")
+# How long Ray takes to notice that a node is dead (18 s by default) or the head (60 s) is not what is tested. A node
+# that is merely slow is given 10 s for each of five answers, as by default.
+ALERT = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+}
 
 
 @dataclass
@@ -63,7 +70,7 @@ class RayNodes:
         """What nodes and drivers share: the token, and nothing of another cluster."""
         kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
-        return {**kept, **token, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root()), "PYTHONWARNINGS": "ignore"}
+        return {**kept, **token, **ALERT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root()), "PYTHONWARNINGS": "ignore"}
 
     @property
     def temporary(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,9 +76,10 @@ class MlflowServer:
 
 
 @contextlib.contextmanager
-def mlflow_that_fails(directory: Path) -> Iterator[MlflowServer]:
-    """A server that is up when the block begins."""
+def mlflow_that_fails(directory: Path, empty_database: Path) -> Iterator[MlflowServer]:
+    """A server that is up when the block begins; its database begins as a copy."""
     directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_database, directory / "mlflow.db")
     server = MlflowServer(directory)
     server.start()
     try:

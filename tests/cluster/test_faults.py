@@ -52,10 +52,12 @@ Truth = Callable[[int], list[str]]
 
 
 @pytest.mark.parametrize("how", ["held", "killed"])
-def test_mlflow_gone_for_a_minute_is_caught_up_with(tmp_path: Path, truth: Truth, how: str) -> None:
+def test_mlflow_gone_for_a_minute_is_caught_up_with(
+    tmp_path: Path, empty_database: Path, truth: Truth, how: str
+) -> None:
     """SIGSTOP or kill -9 in the middle. The edits go on; in the end the record is complete, nothing in it twice."""
     edits = 4 * MANY
-    with mlflow_that_fails(tmp_path / "mlflow") as server:
+    with mlflow_that_fails(tmp_path / "mlflow", empty_database) as server:
         run = Run(tmp_path, mlflow=server.url, edits=edits, pause=1.0, tracking={"retry_timeout_s": 180})
         run.start()
         run.wait_for(lambda event: event["kind"] == "committed" and event["stage"] == 3)
@@ -78,9 +80,9 @@ def test_mlflow_gone_for_a_minute_is_caught_up_with(tmp_path: Path, truth: Truth
         _check_record(server.url, run)
 
 
-def test_answers_that_mlflow_loses_make_nothing_twice(tmp_path: Path, truth: Truth) -> None:
+def test_answers_that_mlflow_loses_make_nothing_twice(tmp_path: Path, empty_database: Path, truth: Truth) -> None:
     """The server does its work, the answer is lost on the way, the request is sent again: one of everything."""
-    with mlflow_that_fails(tmp_path / "mlflow") as server, faulty_proxy(server.url) as proxy:
+    with mlflow_that_fails(tmp_path / "mlflow", empty_database) as server, faulty_proxy(server.url) as proxy:
         struck: Counter[str] = Counter()
 
         def rule(method: str, path: str) -> str:
@@ -259,12 +261,13 @@ def test_a_commit_whose_answer_is_lost_every_time_is_ours(tmp_path: Path, s3: An
 
 
 @pytest.mark.parametrize("place", ["directory", "s3"])
-def test_of_two_drivers_the_newer_one_owns_the_run(tmp_path: Path, s3: Any, truth: Truth, place: str) -> None:
+def test_of_two_drivers_the_newer_one_owns_the_run(
+    tmp_path: Path, s3: Any, database: Path, truth: Truth, place: str
+) -> None:
     """The older one ends with exit code 1 at its next stage and says who has taken over; the record is the newer's."""
     more: dict[str, Any] = {"store": s3[0], "s3": s3[1]} if place == "s3" else {"store": str(tmp_path / "store")}
-    database = str(tmp_path / "mlflow.db")
-    older = Run(tmp_path / "older", pause=2.0, mlflow=database, **more)
-    newer = Run(tmp_path / "newer", pause=2.0, mlflow=database, **more)
+    older = Run(tmp_path / "older", pause=2.0, mlflow=str(database), **more)
+    newer = Run(tmp_path / "newer", pause=2.0, mlflow=str(database), **more)
     older.start()
     older.wait_for(lambda event: event["kind"] == "phase" and event["name"] == "edit" and event["stage"] == 1)
     story = Story(f"a second driver is started for the same run ({place})")
@@ -276,7 +279,7 @@ def test_of_two_drivers_the_newer_one_owns_the_run(tmp_path: Path, s3: Any, trut
     assert newer.digests == truth(10)
     if older.process is not None and older.process.returncode == 1:
         assert "another driver has taken over run 'run-1'" in older.log_text()
-    _check_record_file(database, newer)
+    _check_record_file(str(database), newer)
 
 
 def test_two_drivers_at_the_same_moment(tmp_path: Path, truth: Truth) -> None:

@@ -20,12 +20,10 @@ from elder.state import state_digest
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import make_edits, write_model
 from tests.double import in_double
+from tests.methods import small
 
 pytestmark = pytest.mark.ranks
-METHODS: dict[str, dict[str, Any]] = {
-    "ultraedit": {"lr": 1e-3},
-    "malmen": {"trained": "none", "lr": 0.3, "modules": "mlp_in"},
-}
+METHODS = ("ultraedit", "malmen")
 Found = dict[str, Any]
 # ||difference|| / ||value||, in float64 (see `tests/double.py`). Found: 1e-15 at most; a rank's part that is not summed
 # shows at 1e-2 and above.
@@ -44,8 +42,8 @@ def _all_in_double(runtime: Runtime, source: str) -> Found:
     digest = base.digest
     edits = [replace(e, locality=(*e.locality, Probe("Water has", "a"))) for e in make_edits(7)]
     found: Found = {}
-    for method, options in METHODS.items():
-        editor = elder.make_editor(method, base, layers=(1, 3), batch_size=4, micro_batch=1, **options)
+    for method in METHODS:
+        editor = elder.make_editor(method, base, **small(method, batch_size=4, micro_batch=1))
         receipt = editor.edit(edits)
         found[method] = {n: t for n, t in editor.state_dict().items() if t.is_floating_point()}
         found[f"{method}.losses"] = [list(curve) for curve in receipt.losses]

@@ -13,19 +13,18 @@ import pytest
 from tests.cluster.job_head import JobHead
 from tests.cluster.nodes import wait_until
 from tests.cluster.record import Story
-from tests.cluster.test_submit import (  # noqa: F401  # three of them are fixtures
+from tests.cluster.test_submit import (  # noqa: F401  # two of them are fixtures
     client_environment,
     commits,
     config,
     elder,
-    head,
     model,
     wait_for_commit,
 )
 from tests.jobs.conftest import records, write_jsonl
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(580)]
-SLOW = "editor.steps=600"
+SLOW = "editor.steps=300"
 
 
 def undisturbed(config: Path, head: JobHead, directory: Path) -> list[str]:  # noqa: F811

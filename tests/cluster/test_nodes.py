@@ -7,7 +7,6 @@ lost, doubled or reordered.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,24 +28,6 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("truth")
     carry_out(Order(store=str(root), events=""), lambda event: None)
     return digests(root)
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RayNodes]:
-    """One cluster for the tests that leave it whole."""
-    with ray_nodes("one", "two") as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(shared: RayNodes) -> RayNodes:
-    """The shared cluster with its two nodes, whatever the test before has done to them."""
-    for name in set(shared.nodes) - {"head", "one", "two"}:
-        shared.kill(name)
-    for name in ("one", "two"):
-        if name not in shared.nodes:
-            shared.start(name)
-    return shared
 
 
 @pytest.mark.skipif(possible() != "", reason=f"no network of its own for each node: {possible()}")
@@ -144,7 +125,9 @@ def test_a_killed_driver_is_continued_by_the_same_command(cluster: RayNodes, tmp
     assert len(trace(run.trace, 0)) == 2
 
 
-def test_a_head_that_dies_ends_the_run_and_a_new_cluster_continues(tmp_path: Path, truth: list[str]) -> None:
+def test_a_head_that_dies_ends_the_run_and_a_new_cluster_continues(
+    cluster: RayNodes, tmp_path: Path, truth: list[str]
+) -> None:
     with ray_nodes("one", "two") as first:
         run = Run(tmp_path, first, hang=True)
         run.start()
@@ -154,9 +137,8 @@ def test_a_head_that_dies_ends_the_run_and_a_new_cluster_continues(tmp_path: Pat
         first.kill("head")
         assert run.end() == 3, run.log_text()
     assert run.digests == truth[:1]
-    with ray_nodes("one", "two") as second:
-        again = Run(tmp_path, second)
-        again.start()
-        assert again.end() == 0
-        story.tell(again, truth)
+    again = Run(tmp_path, cluster)
+    again.start()
+    assert again.end() == 0
+    story.tell(again, truth)
     assert again.digests == truth

@@ -20,9 +20,11 @@ from elder.runtime import LocalRuntime, Runtime
 from tests.cluster.ranks import on_ranks
 from tests.cluster.tiny import ARCHITECTURES, make_edits, write_model
 from tests.double import in_double, trained_apart, worst
+from tests.methods import small
 
 pytestmark = pytest.mark.ranks
-METHODS = {"elder": {"steps": 6, "lr": 1e-3}, "elder-plus": {"steps": 6, "extra_steps": 4, "lr": 5e-4}}
+METHODS = ("elder", "elder-plus")
+SMALL = {"steps": 6, "extra_steps": 4, "lr": 1e-3, "batch_size": 3}
 # Three batches; a gradient is a sum over at most 70 rows of 16 tokens, on activations that are sums over 128 numbers.
 APART = trained_apart(steps=30, lr=1e-3, terms=70 * 16 + 128)
 CASES = [(method, architecture) for method in METHODS for architecture in ARCHITECTURES]
@@ -44,7 +46,7 @@ def _edit_in_double(runtime: Runtime, source: str, method: str) -> dict[str, Any
     """Two calls of `edit`, a measurement, and what must not have changed."""
     base = elder.load_base(source, runtime=runtime, dtype="float64")
     assert base.model.dtype == torch.float64
-    editor = elder.make_editor(method, base, batch_size=3, **METHODS[method])
+    editor = elder.make_editor(method, base, **small(method, **SMALL))
     edits = make_edits(8)
     before = base.digest
     losses = [*editor.edit(edits[:5]).losses, *editor.edit(edits[5:]).losses]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import elder
@@ -28,14 +24,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_model(tmp_path_factory.mktemp("model") / "llama", "llama"))
 
 
-def run(root: Path, model: str, on_event: Callable[[Mapping[str, Any]], None] = lambda event: None) -> dict[str, Any]:
+def run(root: Path, model: str) -> dict[str, Any]:
     config = make_config(
         model={"source": model},
         editor={"method": "elder-plus", "steps": 12, "extra_steps": 12},
         evaluation={"protocols": ["generate", "forced"], "max_new_tokens": 4},
         cluster={"workers": 2, "sharding": "zero3"},
     )
-    return run_edit(config, StoreAt(str(root)), RecordingTracker(), on_event, edits=make_edits(EDITS))
+    return run_edit(config, StoreAt(str(root)), RecordingTracker(), edits=make_edits(EDITS))
 
 
 @pytest.fixture(scope="module")
@@ -62,26 +58,3 @@ def test_the_committed_adapter_answers_as_it_did_when_it_was_measured(
 def test_edits_were_learnt(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     """Otherwise equal answers would say little."""
     assert undisturbed[1]["final"]["reliability.forced"] > 0.5
-
-
-@pytest.mark.nodes  # tests/cluster/test_crash.py kills a worker of a run without a model in a third of the time
-def test_a_killed_worker_ends_in_the_same_state(
-    tmp_path: Path, undisturbed: tuple[Path, dict[str, Any]], model: str
-) -> None:
-    """kill -9 of one rank while it trains stage 1; the group starts again and replays the stage."""
-    killed: list[int] = []
-
-    def on_event(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "batch" and event["stage"] == 1 and not killed:
-            killed.append(_youngest_worker())
-            os.kill(killed[0], signal.SIGKILL)
-
-    result = run(tmp_path, model, on_event)
-    assert killed
-    assert [s["state_digest"] for s in result["stages"]] == [s["state_digest"] for s in undisturbed[1]["stages"]]
-
-
-def _youngest_worker() -> int:
-    """Pid of a train worker of this process's own Ray cluster."""
-    mine = psutil.Process().children(recursive=True)
-    return max((p for p in mine if "RayTrainWorker" in p.name()), key=lambda p: p.create_time()).pid

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +19,13 @@ from elder.infra.ray_jobs.server import JobServer
 from elder.infra.ray_jobs.token import Token
 from elder.infra.stores.local import LocalStore
 from elder.pipelines.run.commits import RunState
-from tests.cluster.job_head import ROOT, JobHead, job_head
+from tests.cluster.job_head import ROOT, JobHead
 from tests.infra.servers import free_port
 from tests.jobs.conftest import build_model, records, write_jsonl
 
 SECRET = "s3cr3t-0451-never-shown"
 PATIENCE_S = 150.0
-LONG = 48  # edits of a run that is still at work some seconds after its first commit
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[JobHead]:
-    with job_head(cpus=2) as running:
-        yield running
+LONG = 24  # edits of a run that is still at work some seconds after its first commit
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +34,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(tmp_path: Path, model: Path) -> Path:
+def config(tmp_path: Path, model: Path, empty_database: Path) -> Path:
     """Eight edits in four stages on one worker; the file of edits lies beside the config."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs/mlflow.db")
     write_jsonl(tmp_path / "edits.jsonl", records(8))
     text = f"""
 name: sub
@@ -63,6 +59,14 @@ def elder(head: JobHead, cwd: Path, *args: object, **environment: str) -> subpro
     return subprocess.run(
         command(head.address, *args), cwd=cwd, env=client_environment(head, cwd, **environment), text=True,
         capture_output=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+
+
+def elder_here(head: JobHead, cwd: Path, *args: object) -> subprocess.CompletedProcess[str]:
+    """Call `elder ARGS...` as a process of its own that needs no cluster."""
+    return subprocess.run(
+        [sys.executable, "-m", "elder.jobs.main", *map(str, args)], cwd=cwd, text=True, capture_output=True,
+        env=client_environment(head, cwd, OMP_NUM_THREADS="1"), timeout=PATIENCE_S, check=False,
     )  # fmt: skip
 
 
@@ -202,12 +206,9 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
     truth.mkdir()
     for folder in (truth, tmp_path):
         write_jsonl(folder / "edits.jsonl", records(LONG))
-    alone = subprocess.run(
-        [sys.executable, "-m", "elder.jobs.main", "edit", "../run.yaml", *slow, "run_id=r", "tracking.mlflow=null"],
-        cwd=truth, env=client_environment(head, tmp_path, OMP_NUM_THREADS="1"), capture_output=True, text=True,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
-    assert alone.returncode == 0, alone.stderr
+    alone = ("edit", "../run.yaml", *slow, "run_id=r", "tracking.mlflow=null", "cluster.workers=0")
+    done = elder_here(head, truth, *alone)
+    assert done.returncode == 0, done.stderr
     undisturbed = commits(truth, "r")
 
     arguments = ("submit", "edit", "run.yaml", "editor.steps=150")
@@ -219,11 +220,11 @@ def test_stop_in_the_middle_and_resume(head: JobHead, config: Path, tmp_path: Pa
     begun = time.monotonic()
     stopped = elder(head, tmp_path, "stop", "r")
     assert stopped.returncode == 0, stopped.stderr
-    assert re.search(r"stage \d+ of 24 is committed", stopped.stdout), stopped.stdout
+    assert re.search(r"stage \d+ of 12 is committed", stopped.stdout), stopped.stdout
     assert "--resume r" in stopped.stdout
     assert time.monotonic() - begun < 60
     stood = commits(tmp_path, "r")
-    assert 1 <= len(stood) < 24
+    assert 1 <= len(stood) < 12
     assert stood == undisturbed[: len(stood)]
 
     from elder.infra.tracking.tracker import show
@@ -252,13 +253,13 @@ def test_following_ends_without_the_job(head: JobHead, config: Path, tmp_path: P
     ) as follower:  # fmt: skip
         wait_for_commit(head, tmp_path, "left")
         status = elder(head, tmp_path, "status", "left").stdout
-        assert re.search(r"left: running, stage \d+ of 24 committed \d+ s ago", status), status
+        assert re.search(r"left: running, stage \d+ of 12 committed \d+ s ago", status), status
         follower.send_signal(signal.SIGINT)
         _, said = follower.communicate(timeout=60)
     assert follower.returncode == 130
     assert "left continues without you" in said
     assert elder(head, tmp_path, "logs", "-f", "left").returncode == 0
-    assert len(commits(tmp_path, "left")) == 24
+    assert len(commits(tmp_path, "left")) == 12
 
 
 @pytest.mark.nodes

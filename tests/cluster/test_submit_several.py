@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.job_head import JobHead, job_head
+from tests.cluster.job_head import JobHead
 from tests.cluster.test_submit import elder
 from tests.jobs.conftest import build_model, records, write_jsonl
 
@@ -28,12 +27,6 @@ MEMIT = "{text: text.txt, text_tokens: null, layers: [1], steps: 2, contexts: 0}
 ELDER = "{steps: 2, layers: [2], rank: 2}"
 COMPARE = f"compare:\n  methods:\n    memit: {MEMIT}\n    elder: {ELDER}\n    never: {{method: rome, text: text.txt}}\n"
 STUDY = f"study:\n  methods: {{memit: {MEMIT}}}\n  parts: {{p: {{values: [1, 2], strategies: [batch], edits: 2}}}}\n"
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[JobHead]:
-    with job_head(cpus=2) as running:
-        yield running
 
 
 @pytest.fixture

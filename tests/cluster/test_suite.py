@@ -9,22 +9,15 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.nodes import RayNodes, end_of, ray_nodes, stop, wait_until
+from tests.cluster.nodes import RayNodes, end_of, stop, wait_until
 from tests.cluster.suite_run import Order, carry_out, commits_of, lines, states
 from tests.infra.servers import mlflow_server
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[RayNodes]:
-    """A head on which nothing but drivers lives, and two nodes of one core."""
-    with ray_nodes("one", "two") as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +31,9 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, li
     return found
 
 
-def drive(nodes: RayNodes, order: Order, log: Path) -> subprocess.Popen[bytes]:
+def drive(cluster: RayNodes, order: Order, log: Path) -> subprocess.Popen[bytes]:
     """The suite in a process of its own on the head."""
-    return nodes.drive("tests.cluster.suite_run", order.text(), log=log)
+    return cluster.drive("tests.cluster.suite_run", order.text(), log=log)
 
 
 def read_result(place: Path) -> dict[str, Any]:
@@ -71,9 +64,9 @@ def test_methods_run_side_by_side_and_a_failure_is_its_own(tmp_path: Path, ray_c
 @pytest.mark.nodes
 @pytest.mark.timeout(580)
 def test_both_nodes_work_and_the_runs_are_as_in_one_process(
-    nodes: RayNodes, truth: Mapping[str, Any], tmp_path: Path
+    cluster: RayNodes, truth: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    process = drive(nodes, Order("compare", str(tmp_path / "a"), nodes.address, meet=2), log := tmp_path / "log")
+    process = drive(cluster, Order("compare", str(tmp_path / "a"), cluster.address, meet=2), log := tmp_path / "log")
     assert end_of(process, log) == 0, log.read_text()[-3000:]
     assert states(commits_of(tmp_path / "a")) == truth["compare"]
     assert {node for _, node in lines(tmp_path / "a", "base")} == {"one", "two"}
@@ -83,12 +76,14 @@ def test_both_nodes_work_and_the_runs_are_as_in_one_process(
 
 @pytest.mark.nodes
 @pytest.mark.timeout(580)
-def test_a_killed_driver_resumes_and_repeats_nothing(nodes: RayNodes, truth: Mapping[str, Any], tmp_path: Path) -> None:
+def test_a_killed_driver_resumes_and_repeats_nothing(
+    cluster: RayNodes, truth: Mapping[str, Any], tmp_path: Path
+) -> None:
     """kill -9 of the driver when one method has finished and another one is in the middle of its second stage."""
     place, marker = tmp_path / "a", tmp_path / "hangs"
     hang = {"kind": "sleep", "edit": 6, "marker": str(marker)}
     first = place / "store/runs/w-elder/result.json"
-    process = drive(nodes, Order("compare", str(place), nodes.address, {"w-third": hang}), log := tmp_path / "log")
+    process = drive(cluster, Order("compare", str(place), cluster.address, {"w-third": hang}), log := tmp_path / "log")
     wait_until(lambda: (marker.exists() and first.exists()) or process.poll() is not None, "one to end, one to hang")
     assert process.poll() is None, log.read_text()[-3000:]
     stop(process, signal.SIGKILL)
@@ -97,7 +92,7 @@ def test_a_killed_driver_resumes_and_repeats_nothing(nodes: RayNodes, truth: Map
     assert "w-elder" in finished
     assert len(before["w-third"]) == 1
     (place / "lines").rename(tmp_path / "earlier")
-    again = drive(nodes, Order("compare", str(place), nodes.address), log)
+    again = drive(cluster, Order("compare", str(place), cluster.address), log)
     assert end_of(again, log) == 0, log.read_text()[-3000:]
     after = commits_of(place)
     assert states(after) == truth["compare"]
@@ -111,12 +106,12 @@ def test_a_killed_driver_resumes_and_repeats_nothing(nodes: RayNodes, truth: Map
 
 @pytest.mark.nodes
 @pytest.mark.timeout(580)
-def test_a_study_survives_the_death_of_a_worker(nodes: RayNodes, truth: Mapping[str, Any], tmp_path: Path) -> None:
+def test_a_study_survives_the_death_of_a_worker(cluster: RayNodes, truth: Mapping[str, Any], tmp_path: Path) -> None:
     """Two batch sizes under two strategies side by side; one worker is killed in the middle of a stage."""
     victim = "w-p-elder-sb-b0002"
     kill = {"kind": "kill", "edit": 6, "marker": str(tmp_path / "struck")}
-    order = Order("study", str(tmp_path / "a"), nodes.address, {victim: kill})
-    process = drive(nodes, order, log := tmp_path / "log")
+    order = Order("study", str(tmp_path / "a"), cluster.address, {victim: kill})
+    process = drive(cluster, order, log := tmp_path / "log")
     assert end_of(process, log) == 0, log.read_text()[-3000:]
     assert (tmp_path / "struck").exists()
     found = commits_of(tmp_path / "a")
@@ -130,13 +125,13 @@ def test_a_study_survives_the_death_of_a_worker(nodes: RayNodes, truth: Mapping[
 
 @pytest.mark.nodes
 @pytest.mark.timeout(580)
-def test_the_command_line_compares_real_methods_on_two_nodes(nodes: RayNodes, tmp_path: Path) -> None:
+def test_the_command_line_compares_real_methods_on_two_nodes(cluster: RayNodes, database: Path, tmp_path: Path) -> None:
     """Three methods on the smallest embedded world, one of which lacks its text; a real MLflow server keeps record."""
     methods = {
         "ultraedit": "{layers: [1]}", "memit": "{layers: [1], steps: 3, contexts: 0, text_tokens: 2000}",
         "lost": "{method: rome, text: gone.txt}",
     }  # fmt: skip
-    with mlflow_server(tmp_path / "mlflow.db", str(tmp_path / "artifacts"), {}) as address:
+    with mlflow_server(database, str(tmp_path / "artifacts"), {}) as address:
         given = [
             "model.source=world:tiny", "data.source=world:tiny", "data.edits=4", "stream.stage_size=2",
             "stream.batch_size=2",
@@ -145,8 +140,8 @@ def test_the_command_line_compares_real_methods_on_two_nodes(nodes: RayNodes, tm
             "tracking.register=null", "tracking.experiment=suite", "run_id=c",
         ]  # fmt: skip
         given += [f"compare.methods.{name}={options}" for name, options in methods.items()]
-        words = ["compare", "demo", *given, "--address", nodes.address, "--out", str(tmp_path / "out")]
-        process = nodes.drive(
+        words = ["compare", "demo", *given, "--address", cluster.address, "--out", str(tmp_path / "out")]
+        process = cluster.drive(
             "elder.jobs.main", *words, "--json", str(tmp_path / "r.json"), log=(log := tmp_path / "log")
         )
         assert end_of(process, log, 500) == 1, log.read_text()[-3000:]

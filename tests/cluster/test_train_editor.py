@@ -26,7 +26,7 @@ Hear = Callable[[Mapping[str, Any]], None]
 
 
 def train(
-    root: Path, where: str, facts: Path, method: str, on_event: Hear = lambda event: None, steps: int = 9
+    root: Path, where: str, facts: Path, method: str, on_event: Hear = lambda event: None, steps: int = 6
 ) -> dict[str, Any]:
     config = parse_train_config(
         f"""
@@ -35,7 +35,7 @@ run_id: t1
 model: {{source: {facts.parent / "llama"}}}
 data: {{source: jsonl, path: {facts}}}
 validation: {{edits: 4}}
-training: {{steps: {steps}, checkpoint_every: 3}}
+training: {{steps: {steps}, checkpoint_every: 2}}
 editor: {{method: {method}, accumulate: 2, n_edits: 4, rank: 8, micro_batch: 4, lr: 1.0e-2, meta_lr: 1.0e-3}}
 cluster: {where}
 tracking: {{mlflow: unused.db}}
@@ -66,7 +66,7 @@ def kill_a_worker(event: Mapping[str, Any], killed: list[int]) -> None:
         os.kill(killed[0], signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("method", "sharding"), [("malmen", "auto"), ("malmen", "zero3"), ("mend", "zero3")])
+@pytest.mark.parametrize(("method", "sharding"), [("malmen", "zero3"), ("mend", "auto")])
 def test_a_killed_worker_loses_no_checkpoint_and_repeats_none(
     method: str, sharding: str, facts: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
@@ -87,7 +87,7 @@ def test_a_killed_worker_loses_no_checkpoint_and_repeats_none(
 
 def test_a_training_goes_on_in_another_place(facts: Path, tmp_path: Path, ray_cluster: None) -> None:
     """Begun on two workers that share the model, continued by one process that has all of it."""
-    steps = 90  # the workers go on until the interruption reaches them, and must not be done by then
+    steps = 60  # the workers go on until the interruption reaches them, and must not be done by then
 
     def stop(event: Mapping[str, Any]) -> None:
         if event["kind"] == "committed" and event["stage"] == 0:

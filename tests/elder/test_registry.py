@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from elder.base import Base
 from elder.editors.make import make_editor
 from elder.errors import ConfigError
-from elder.registry import METHODS, editor_class, make_options, method, options_class
+from elder.registry import METHODS, TRAINABLE, editor_class, make_options, method, options_class
+from tests.methods import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +34,14 @@ def test_every_method_has_its_classes_and_documented_options() -> None:
         options = options_class(name)
         assert options() == make_options(name, {})
         assert all(field.description for field in options.model_fields.values())
+
+
+def test_tests_have_small_options_for_every_method() -> None:
+    assert list(TABLE) == list(METHODS)
+    for name, row in TABLE.items():
+        make_options(name, row.options)
+        make_options(name, row.strong)
+        assert bool(row.training) == (name in TRAINABLE)
 
 
 def test_the_papers_values_are_elders_defaults() -> None:

@@ -139,13 +139,13 @@ class ThreadRuntime(LocalRuntime):
 
     def __init__(self, rank: int, world_size: int, group: dict[str, Any]) -> None:
         super().__init__("cpu")
-        self.rank, self.world_size, self._group = rank, world_size, group
+        self.rank, self.world_size, self.group = rank, world_size, group
 
     def gather_objects(self, item: Any) -> list[Any]:
-        self._group["items"][self.rank] = item
-        self._group["barrier"].wait(timeout=30)
-        gathered = list(self._group["items"])
-        self._group["barrier"].wait(timeout=30)
+        self.group["items"][self.rank] = item
+        self.group["barrier"].wait(timeout=30)
+        gathered = list(self.group["items"])
+        self.group["barrier"].wait(timeout=30)
         return gathered
 
     def sum(self, tensor: Tensor) -> Tensor:

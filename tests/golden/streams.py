@@ -19,30 +19,11 @@ from elder.registry import make_training
 from tests.cluster.tiny import SHADES, THINGS, make_edits
 from tests.double import in_double
 from tests.golden.model import make_base
+from tests.methods import TABLE
 
 ARCHITECTURES = ("llama", "gpt2")
-FOUND: dict[str, Any] = {
-    "steps": 6, "lr": 0.5, "clamp": 20.0, "decay": 0.1, "stop": 1.0, "jitter": 0.1, "contexts": 2, "context_tokens": 4,
-    "batch_size": 3, "text_tokens": None,
-}  # fmt: skip
-METHODS: dict[str, dict[str, Any]] = {
-    "elder": {"layers": (1, 2, 3), "rank": 2, "steps": 8, "lr": 3e-3, "batch_size": 3, "epsilon": 4},
-    "elder-plus": {
-        "layers": (2, 3), "rank": 2, "experts": 4, "parameters_per_edit": 300, "steps": 6, "extra_steps": 4, "lr": 1e-2,
-        "batch_size": 3, "replay": 4, "replay_pool": 2,
-    },
-    "rome": {**FOUND, "layers": (1,), "batch_size": 1},
-    "memit": {**FOUND, "layers": (1, 2), "ridge": 0.1},
-    "emmet": {**FOUND, "layers": (1, 2), "ridge": 0.1},
-    "alphaedit": {**FOUND, "layers": (1, 2), "ridge": 0.1, "threshold": 0.5, "relative": True},
-    "ultraedit": {"layers": (1, 3), "lr": 2e-3, "batch_size": 3},
-    "mend": {"trained": "none", "layers": (1, 3), "lr": 3e-2, "batch_size": 3},
-    "malmen": {"trained": "none", "layers": (1, 3), "lr": 0.3, "batch_size": 3, "modules": "mlp_in"},
-}  # fmt: skip
-TRAINING: dict[str, dict[str, Any]] = {
-    "mend": {"layers": [1, 3], "rank": 4, "lr": 1e-2, "meta_lr": 1e-3, "accumulate": 1},
-    "malmen": {"layers": [1, 3], "rank": 4, "lr": 1e-2, "meta_lr": 1e-3, "chunk": 8},
-}
+METHODS = {name: row.options for name, row in TABLE.items()}
+TRAINING = {name: row.training for name, row in TABLE.items() if row.training}
 FIRST_CALL = 4  # edits of the first of two calls: the stream is 3 + 1 and 3 edits
 
 

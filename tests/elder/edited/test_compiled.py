@@ -14,10 +14,10 @@ from torch import nn
 from elder.base import Base
 from elder.edited.model import tell_apart
 from elder.editors.make import make_editor
-from elder.registry import options_class
 from tests.elder.edited.talk import INSIDE, OUTSIDE, Alone, inputs_of, said
-from tests.elder.editors.test_contract import OWN, SMALL
+from tests.elder.editors.test_contract import SMALL
 from tests.elder.tiny import EDITS, logits_of, padded
+from tests.methods import small
 
 KINDS: dict[str, dict[str, Any]] = {
     "elder": {},
@@ -36,9 +36,7 @@ def _anew() -> Iterator[None]:
 
 def editor_of(kind: str, base: Base) -> Any:
     method = kind.split(",")[0]
-    known = options_class(method).model_fields
-    small = {name: value for name, value in SMALL.items() if name in known}
-    editor = make_editor(method, base, **{**small, **OWN.get(method, {}), **KINDS[kind]})
+    editor = make_editor(method, base, **{**small(method, **SMALL), **KINDS[kind]})
     editor.edit(EDITS[:2])
     return editor
 

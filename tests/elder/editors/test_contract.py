@@ -1,7 +1,6 @@
 """What every method of the registry keeps, whatever it is: a new one is held to it on the day it gets its name.
 
-A tiny Llama, six edits; the options are made small by their names, so a new method needs an entry in `OWN` only where
-its defaults are nothing for so small a model, such as a learning rate.
+A tiny Llama, six edits; options are those of `tests/methods.py`, with some others by their names.
 """
 
 from __future__ import annotations
@@ -32,32 +31,25 @@ from elder.models.load import load_base, wrap_base
 from elder.registry import METHODS, editor_class, make_options, options_class
 from elder.state import state_digest
 from elder.tokens import encode_prompt, encode_target, pad_id
-from tests.elder.tiny import EDITS, OPTIONS, OTHERS, logits_of, make_model, make_tokenizer, padded
+from tests.elder.tiny import EDITS, OTHERS, logits_of, make_model, make_tokenizer, padded
+from tests.methods import small
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL: dict[str, Any] = {
-    "layers": (1, 2),
     "batch_size": 2,
-    "steps": 6,
+    "experts": 6,
+    "parameters_per_edit": 0,
+    "subject_threshold": 0.95,
+    "answer_threshold": 0.95,
     "contexts": 1,
     "context_tokens": 8,  # of one byte; the first text begins with three of them
     "jitter": 0.1,
     "clamp": 10.0,
     "decay": 0.0,
-    "text_tokens": None,
-    "trained": "none",
+    "stop": 0.05,
+    "threshold": 5.0,
 }
 """Taken for every option of such a name."""
-OWN: dict[str, dict[str, Any]] = {
-    **OPTIONS,
-    "rome": {"layers": (1,)},
-    "memit": {"ridge": 0.1},
-    "emmet": {"ridge": 0.1},
-    "alphaedit": {"ridge": 0.1, "threshold": 5.0, "relative": True},
-    "ultraedit": {"lr": 2e-3},
-    "mend": {"lr": 3e-2},
-    "malmen": {"lr": 0.3},
-}
 PROMPTS = [*[edit.prompt for edit in EDITS], *OTHERS]
 Make = Callable[..., Any]
 
@@ -87,10 +79,7 @@ def make(place: Path, base: Base) -> Make:
     """An editor of a method, small; `on` is the base."""
 
     def build(name: str, on: Base = base, **options: Any) -> Any:
-        known = options_class(name).model_fields
-        small = {key: value for key, value in {**SMALL, "text": str(place / "text.txt")}.items() if key in known}
-        small |= {} if takes_several_blocks(name) else {"layers": (1,)}
-        return make_editor(name, on, **{**small, **OWN.get(name, {}), **options})
+        return make_editor(name, on, **{**small(name, **SMALL, text=str(place / "text.txt")), **options})
 
     return build
 

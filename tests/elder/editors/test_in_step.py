@@ -13,25 +13,18 @@ from elder.editors.make import make_editor
 from elder.hyper.trainer import make_trainer
 from elder.metrics.evaluator import Evaluator
 from elder.models.load import wrap_base
-from elder.registry import METHODS, make_training, options_class
+from elder.registry import METHODS, make_training
 from elder.state import state_digest
 from tests.elder.strict import Parted, StrictRuntime, on_strict_ranks
-from tests.elder.tiny import EDITS, OPTIONS, make_base
+from tests.elder.tiny import EDITS, make_base
+from tests.methods import small
 
 TEXT = "\n".join(f"{edit.prompt} {edit.target}. {rephrase}" for edit in EDITS for rephrase in edit.rephrases)
-FOUND = {"steps": 4, "lr": 0.5, "clamp": 10.0, "decay": 0.0, "jitter": 0.5, "contexts": 0, "value_batch": 1}
-OWN: dict[str, dict[str, Any]] = {
-    "elder": {**OPTIONS["elder"], "steps": 2, "micro_batch": 1},
-    "elder-plus": {**OPTIONS["elder-plus"], "steps": 2, "extra_steps": 1, "micro_batch": 1},
-    "rome": {"layers": (1,), **FOUND},
-    "memit": {"layers": (1, 2), **FOUND},
-    "emmet": {"layers": (1, 2), "ridge": 0.5, **FOUND},
-    "alphaedit": {"layers": (1, 2), "threshold": 2.0, "relative": True, "ridge": 0.1, **FOUND},
-    "ultraedit": {"lr": 1e-4, "micro_batch": 1},
-    "malmen": {"trained": "none", "lr": 0.1, "micro_batch": 1},
-    "mend": {"trained": "none", "lr": 1e-3, "micro_batch": 1},
-}
-"""Options of methods for which one row in a pass, where they have such an option, is not enough."""
+SMALL: dict[str, Any] = {
+    "steps": 2, "extra_steps": 1, "decay": 0.0, "jitter": 0.5, "contexts": 0, "value_batch": 1, "micro_batch": 1,
+    "threshold": 2.0, "batch_size": 10, "experts": 6, "parameters_per_edit": 0,
+}  # fmt: skip
+"""Taken for every option of such a name: one row in a pass, so that ranks with more rows make more passes."""
 # Subjects of one token with nothing in front (there is no BOS), and such with a head; long rows and short ones.
 MIXED = (
     Edit("A lies by", "B", subject="A"),
@@ -49,10 +42,8 @@ def bare() -> Base:
 
 
 def edit_and_measure(runtime: StrictRuntime, bare: Base, method: str, edits: tuple[Edit, ...], text: str) -> Any:
-    options = OWN.get(method, {"micro_batch": 1} if "micro_batch" in options_class(method).model_fields else {})
-    editor: Any = make_editor(method, wrap_base(bare.model, bare.tokenizer, bare.source, runtime), **options)
-    if getattr(editor.options, "needs_statistics", False):
-        editor.options = editor.options.replace(text=text, text_tokens=None)
+    base = wrap_base(bare.model, bare.tokenizer, bare.source, runtime)
+    editor: Any = make_editor(method, base, **small(method, **SMALL, text=text))
     editor.edit(edits[:1])
     editor.edit(edits[1:] or edits)
     parts = ("reliability", "generalization", "locality", "scope", "fluency", "perplexity")
@@ -101,7 +92,7 @@ def test_strict_ranks_notice_one_forward_too_many(bare: Base) -> None:
     """Without this all above would say nothing."""
 
     def program(runtime: StrictRuntime) -> Any:
-        editor = make_editor("elder", wrap_base(bare.model, bare.tokenizer, bare.source, runtime), **OWN["elder"])
+        editor = make_editor("elder", wrap_base(bare.model, bare.tokenizer, bare.source, runtime), **small("elder"))
         for _ in range(1 + runtime.rank):
             editor.model(**bare.tokenizer("One two", return_tensors="pt"))
         return runtime.gather_objects("done")

@@ -16,30 +16,18 @@ from elder.editors.make import make_editor
 from elder.errors import SolverError
 from elder.hyper.trainer import make_trainer
 from elder.models.load import wrap_base
-from elder.registry import make_training
+from elder.registry import METHODS, make_training
 from elder.state import state_digest
 from elder.targets.contexts import sample_contexts
-from tests.elder.tiny import EDITS, OPTIONS, ThreadRuntime, make_base, make_model, make_tokenizer, on_ranks
+from tests.elder.tiny import EDITS, ThreadRuntime, make_base, make_model, make_tokenizer, on_ranks
+from tests.methods import small
 
 TEXT = "\n".join(f"{edit.prompt} {edit.target}. {rephrase}" for edit in EDITS for rephrase in edit.rephrases)
-FOUND = {"steps": 4, "lr": 0.5, "clamp": 10.0, "decay": 0.0, "jitter": 0.5, "contexts": 2, "context_tokens": 4}
-METHODS: dict[str, dict[str, Any]] = {
-    "elder": {**OPTIONS["elder"], "steps": 3},
-    "elder-plus": {
-        **OPTIONS["elder-plus"],
-        "steps": 2,
-        "extra_steps": 1,
-        "subject_threshold": None,
-        "answer_threshold": None,
-    },
-    "rome": {"layers": (1,), **FOUND},
-    "memit": {"layers": (1, 2), "batch_size": 2, **FOUND},
-    "emmet": {"layers": (1, 2), "ridge": 0.5, **FOUND},
-    "alphaedit": {"layers": (1, 2), "threshold": 2.0, "relative": True, "ridge": 0.1, **FOUND},
-    "ultraedit": {"lr": 1e-4, "batch_size": 2},
-    "malmen": {"trained": "none", "lr": 0.1},
-    "mend": {"trained": "none", "lr": 1e-3},
-}
+SMALL: dict[str, Any] = {
+    "steps": 4, "extra_steps": 1, "decay": 0.0, "jitter": 0.5, "threshold": 2.0, "batch_size": 2, "experts": 6,
+    "parameters_per_edit": 0, "subject_threshold": None, "answer_threshold": None,
+}  # fmt: skip
+"""Taken for every option of such a name."""
 # Results of more than one rounding, which processors do in different orders or fuse.
 ROUNDED = {
     "mm", "bmm", "addmm", "sum", "mean", "exp", "rsqrt", "linalg_vector_norm", "lerp_", "addcdiv_",
@@ -79,9 +67,7 @@ def test_states_are_equal_to_the_bit(base: Base, method: str, tmp_path: Any) -> 
 
     def program(runtime: ThreadRuntime) -> Any:
         own = wrap_base(base.model, base.tokenizer, base.source, runtime)
-        editor: Any = make_editor(method, own, **METHODS[method])
-        if getattr(editor.options, "needs_statistics", False):
-            editor.options = editor.options.replace(text=str(tmp_path / "text.txt"), text_tokens=None)
+        editor: Any = make_editor(method, own, **small(method, **SMALL, text=str(tmp_path / "text.txt")))
         editor.edit(EDITS[:3])
         editor.edit(EDITS[3:5])
         return editor.state_dict()
@@ -135,8 +121,8 @@ def test_an_update_that_one_rank_alone_refuses_is_written_or_refused_by_all(base
 
     def program(limits: tuple[float | None, float | None], runtime: ThreadRuntime) -> str:
         own = wrap_base(base.model, base.tokenizer, base.source, runtime)
-        options = {**METHODS["memit"], "max_change": limits[runtime.rank], "text": str(tmp_path / "text.txt")}
-        editor = make_editor("memit", own, **options, text_tokens=None)
+        options = {**SMALL, "max_change": limits[runtime.rank], "text": str(tmp_path / "text.txt")}
+        editor = make_editor("memit", own, **small("memit", **options))
         try:
             editor.edit(EDITS[:2])
         except SolverError as error:

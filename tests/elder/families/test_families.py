@@ -26,7 +26,7 @@ from elder.forward.upper import ValueRow
 from elder.metrics.generation import Decoder
 from elder.models.anatomy import anatomy
 from elder.models.attention import attention_of
-from elder.registry import METHODS, options_class
+from elder.registry import METHODS
 from elder.runtime import LocalRuntime
 from elder.state import state_digest
 from elder.targets.observe import Observer
@@ -34,6 +34,7 @@ from elder.tokens import encode_prompt, encode_target, end_ids
 from tests.elder.families.table import BEGIN, END, GRADIENTS, ONE_BLOCK, PAGE, REFUSED, SEVERAL, markdown
 from tests.elder.families.zoo import ANSWER, FAMILIES, WINDOW, build, make_base
 from tests.elder.tiny import logits_of, padded, padded_right
+from tests.methods import strong
 
 PROMPT = "It was said in the old town that the river of Arlo is"
 FACT = Edit(
@@ -67,26 +68,6 @@ SMALL: dict[str, Any] = {
 }
 """Taken for every option of such a name."""
 MIXTURES = ("elder", "elder-plus")
-MIXTURE = {"layers": (2, 3), "rank": 2, "experts": 4, "steps": 40, "lr": 1e-2}
-VALUE = {"layers": (1, 2), "steps": 30, "lr": 1.0}
-OWN: dict[str, dict[str, Any]] = {
-    "elder": {**MIXTURE, "experts": 20, "top_k": 4, "epsilon": 1},
-    "elder-plus": {
-        **MIXTURE,
-        "parameters_per_edit": 0,
-        "extra_steps": 0,
-        "replay": 0,
-        "subject_threshold": 0.95,
-        "answer_threshold": 0.95,
-    },
-    "rome": {**VALUE, "layers": (2,)},
-    "memit": {**VALUE, "ridge": 1e-2},
-    "emmet": {**VALUE, "ridge": 0.0},
-    "alphaedit": {**VALUE, "ridge": 1e-2, "threshold": 5.0, "relative": True},
-    "ultraedit": {"layers": (1, 3), "lr": 2e-2},
-    "mend": {"layers": (1, 3), "lr": 0.1},
-    "malmen": {"layers": (1, 3), "lr": 0.3},
-}
 FITTED: dict[tuple[str, str], dict[str, Any]] = {
     **{("Nemotron", method): {"steps": 60} for method in ("rome", *SEVERAL)},
     ("Mamba", "ultraedit"): {"lr": 5e-3},
@@ -113,11 +94,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def make(family: str, method: str, text: str, **options: Any) -> Any:
     """A small editor; one block where a family's MLPs cannot share a change out."""
-    known = options_class(method).model_fields
-    small = {key: value for key, value in {**SMALL, "text": text}.items() if key in known}
     one = {"layers": (3,)} if FAMILIES[family].bends and (method in SEVERAL or method == "rome") else {}
     return make_editor(
-        method, base_of(family), **{**small, **OWN[method], **one, **FITTED.get((family, method), {}), **options}
+        method,
+        base_of(family),
+        **{**strong(method, **SMALL, text=text), **one, **FITTED.get((family, method), {}), **options},
     )
 
 
@@ -157,7 +138,7 @@ def test_the_first_loss_is_that_of_a_plain_pass(family: str, method: str, text: 
     base = base_of(family)
     for edit in (FACT, SHORT) if method in MIXTURES else (FACT,):
         prompts = trained_prompts(method, edit)
-        editor = make(family, method, text, **({"steps": 1} if "steps" in OWN[method] else {}))
+        editor = make(family, method, text, **({"steps": 1} if "steps" in strong(method) else {}))
         first = editor.edit([edit]).losses[0][0]
         if method == "elder-plus":  # its rows stand behind sentences, too
             tokenizer = base.tokenizer
@@ -219,7 +200,7 @@ def test_an_untrained_network_writes_the_plain_gradient(family: str, text: str) 
     F.cross_entropy(logits, torch.tensor(tail)).backward()
     for name, delta in editor.deltas.of.items():
         slope: Tensor = anatomy(model).mlp_out[int(name.split(".")[0])].weight.grad
-        wanted = -OWN["mend"]["lr"] * (slope if slope.shape == delta.dense.shape else slope.T)
+        wanted = -strong("mend")["lr"] * (slope if slope.shape == delta.dense.shape else slope.T)
         assert float((delta.dense - wanted).norm()) < 1e-4 * float(wanted.norm())
 
 

@@ -14,7 +14,7 @@ from elder.base import Base
 from elder.editors.make import make_editor
 from elder.mixture.route import Plan
 from elder.mixture.samples import Row, RowBatch, edit_rows
-from tests.elder.tiny import EDITS, OPTIONS, logits_of, padded
+from tests.elder.tiny import EDITS, OPTIONS
 
 ROWS = 5  # of unequal prompt and answer lengths
 
@@ -126,33 +126,3 @@ def test_rows_are_prepared_in_micro_batches_without_loss(base: Base, method: str
     parts = trainer.prepare(rows)
     assert [part.index for part in parts] == [(0, 1), (2, 3), (4,)]
     assert all(part.rows.weights.eq(1).all() for part in parts)
-
-
-@torch.no_grad()
-def test_running_the_lower_blocks_and_then_the_upper_ones_is_running_all(editor: Any, base: Base) -> None:
-    inputs = padded(base, [e.prompt for e in EDITS])
-    whole = logits_of(base.model, inputs)
-    for cut in (1, 2, 3):
-        with editor.disabled(), editor._partial.only_below(cut) as partial:
-            logits_of(editor._clone, inputs)
-            hidden = partial.reached()
-        with editor.disabled(), editor._partial.only_from(cut, hidden):
-            assert torch.equal(logits_of(editor._clone, inputs), whole)
-    with editor.disabled():
-        assert torch.equal(logits_of(editor._clone, inputs), whole)
-
-
-def test_asking_for_states_that_no_run_reached_is_an_error(editor: Any) -> None:
-    with pytest.raises(RuntimeError, match="only_below"):
-        editor._partial.reached()
-
-
-@pytest.mark.parametrize("method", ["elder"], indirect=True)
-def test_partial_runs_end_with_their_block_even_after_an_error(editor: Any, base: Base) -> None:
-    inputs = padded(base, ["abc"])
-    with pytest.raises(KeyError), editor._partial.only_below(1):
-        raise KeyError
-    with pytest.raises(KeyError), editor._partial.only_from(2, torch.zeros(1, 4, 32)):
-        raise KeyError
-    with editor.disabled():
-        assert torch.equal(logits_of(editor._clone, inputs), logits_of(base.model, inputs))

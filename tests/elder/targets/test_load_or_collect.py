@@ -23,18 +23,13 @@ from elder.solvers.moments import SecondMoment
 from elder.state import state_digest
 from elder.targets.moment_cache import DirectoryMoments, write_moment
 from tests.elder.tiny import EDITS, OTHERS, ThreadRuntime, logits_of, on_ranks, padded
+from tests.methods import having, small
 
-SHARED = {"steps": 4, "contexts": 1, "context_tokens": 4, "jitter": 0.05, "batch_size": 2, "clamp": 4.0}
-OWN: dict[str, dict[str, Any]] = {
-    "rome": {"layers": (1,)},
-    "memit": {"layers": (1, 2), "ridge": 0.1},
-    "emmet": {"layers": (1,), "ridge": 0.0},
-    "alphaedit": {"layers": (1, 2), "ridge": 0.1, "threshold": 2.0, "relative": True},
-}
+SMALL = {"steps": 4, "contexts": 1, "context_tokens": 4, "jitter": 0.05, "batch_size": 2, "threshold": 2.0}
 LINES = [f"{edit.prompt} {edit.target}." for edit in EDITS] + list(OTHERS)
 
 
-@pytest.fixture(params=OWN)
+@pytest.fixture(params=having("text"))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -46,7 +41,7 @@ def text(tmp_path: Path) -> str:
 
 
 def make(kind: str, base: Base, text: str | None, **options: Any) -> Any:
-    return make_editor(kind, base, **{**SHARED, **OWN[kind], "text": text, "text_tokens": None, **options})
+    return make_editor(kind, base, **small(kind, **{**SMALL, "text": text, **options}))
 
 
 def no_pass(*_: Any, **__: Any) -> Any:
@@ -186,7 +181,7 @@ def test_ranks_agree_about_what_is_there(base: Base, text: str, tmp_path: Path, 
             (tmp_path / f"{id}.safetensors").unlink()
 
     def program(runtime: ThreadRuntime) -> Any:
-        counting = Counting(runtime.rank, runtime.world_size, runtime._group)
+        counting = Counting(runtime.rank, runtime.world_size, runtime.group)
         editor = make("memit", wrap_base(base.model, base.tokenizer, base.source, counting), text)
         if runtime.rank == 0:  # only rank 0 has a place; the others are told
             editor.moments = DirectoryMoments(tmp_path)
@@ -264,7 +259,7 @@ def test_an_empty_null_space_a_block_that_is_not_there_and_a_missing_subject(bas
 
 def test_conflicting_facts_are_refused_exactly_and_averaged_with_a_ridge(base: Base, text: str) -> None:
     rival = replace(EDITS[0], target="Zed", id="rival")
-    exact = make("emmet", base, text)
+    exact = make("emmet", base, text, ridge=0.0)
     with pytest.raises(SolverError, match="facts 0 and 1 have the same key; drop one of each, or use a ridge"):
         exact.edit([EDITS[0], rival])
     assert exact.edits_applied == 0

@@ -17,15 +17,11 @@ from elder.pipelines.run.commits import RunState
 from elder.pipelines.run.local_runner import run_locally
 from elder.pipelines.run.spec import RunSpec
 from tests.cluster.tiny import SHADES, THINGS, make_edits, write_model
+from tests.methods import having, small
 from tests.pipelines.fakes import RecordingTracker, StoreAt, make_config
 
-SHARED = {"steps": 3, "contexts": 1, "context_tokens": 4, "jitter": 0.1, "text_tokens": None}
-METHODS: dict[str, dict[str, Any]] = {
-    "rome": {"layers": [1]},
-    "memit": {"layers": [1, 2], "ridge": 0.1},
-    "emmet": {"layers": [1, 2]},
-    "alphaedit": {"layers": [1, 2], "ridge": 0.1, "threshold": 0.5, "relative": True},
-}
+METHODS = having("text")
+SMALL = {"steps": 3, "contexts": 1}
 COUNT = 6  # in three stages of two
 
 
@@ -42,10 +38,11 @@ def text(tmp_path: Path) -> str:
 
 
 def make_job(root: Path, method: str, model: str, text: str | None, **options: Any) -> RunSpec:
+    editor = {name: value for name, value in small(method, **SMALL).items() if name != "batch_size"}
     config = make_config(
         model={"source": model},
         stream={"stage_size": 2, "batch_size": 2},
-        editor={"method": method, **SHARED, **METHODS[method], "text": text, **options},
+        editor={"method": method, **editor, "layers": list(editor["layers"]), "text": text, **options},
         evaluation={"protocols": ["forced"], "parts": ["reliability"]},
     )
     return RunSpec(config, make_edits(COUNT), StoreAt(str(root / "store")))

@@ -12,19 +12,17 @@ import torch
 from elder.adapter import load_adapter
 from elder.base import Base
 from elder.edit import Edit
+from elder.editors.gradient.factor_editor import FactorEditor
 from elder.editors.gradient.ultraedit import UltraEditEditor
 from elder.editors.make import make_editor
 from elder.errors import AdapterError, ConfigError, ModelError, SolverError
 from elder.models.load import wrap_base
-from elder.registry import make_options
+from elder.registry import METHODS, editor_class, make_options
 from elder.state import pack_json, state_digest, unpack_json
 from tests.elder.tiny import EDITS, OTHERS, greedy, logits_of, on_ranks, padded
+from tests.methods import small
 
-KINDS: dict[str, dict[str, Any]] = {
-    "ultraedit": {"lr": 2e-3},
-    "mend": {"trained": "none", "lr": 3e-2},
-    "malmen": {"trained": "none", "lr": 0.3},
-}
+KINDS = [method for method in METHODS if issubclass(editor_class(method), FactorEditor)]
 Make = Callable[..., Any]
 
 
@@ -34,7 +32,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def make(kind: str, base: Base, **options: Any) -> Any:
-    return make_editor(kind, base, **{"layers": (1, 3), "batch_size": 2, **KINDS[kind], **options})
+    return make_editor(kind, base, **{**small(kind, batch_size=2, modules="mlp_out"), **options})
 
 
 def anonymous(edits: tuple[Edit, ...] = EDITS) -> list[Edit]:

@@ -8,6 +8,7 @@ import torch
 from elder.base import Base
 from elder.editors.weights.memit import MemitEditor
 from elder.targets.requests import prompt_row
+from tests.elder.editors.weights.seen import seen_at_end
 from tests.elder.editors.weights.test_locate import make
 from tests.elder.tiny import EDITS
 
@@ -38,7 +39,7 @@ def test_values_are_measured_by_what_they_change(base: Base, kind: str) -> None:
     """ROME's ball is as large as the MLP's output, MEMIT's as the hidden state behind the last block written."""
     editor = make(kind, base, clamp=1e-3, contexts=0)
     last = editor.layers[-1]
-    seen = editor._observer.look([prompt_row(base.tokenizer, 0, EDITS[0], "{}")], last)
-    start = seen.outputs[last] if kind == "rome" else seen.hidden
+    output, hidden = seen_at_end(editor, prompt_row(base.tokenizer, 0, EDITS[0], "{}"), last)
+    start = output if kind == "rome" else hidden
     norm = editor.edit(EDITS[:1]).outcomes[0].details["value_norm"]
     assert norm == pytest.approx(1e-3 * float(start.norm()), rel=1e-4)

@@ -23,7 +23,9 @@ from elder.editors.weights.memit_options import MemitOptions
 from elder.editors.weights.rome import RomeEditor
 from elder.editors.weights.rome_options import RomeOptions
 from elder.errors import AdapterError, ConfigError, DataError, SolverError
-from elder.models.anatomy import anatomy
+from elder.forward.partial import PartialForward
+from elder.forward.upper import UpperBlocks
+from elder.models.anatomy import anatomy, clone_sharing_weights
 from elder.models.load import wrap_base
 from elder.solvers.moments import SecondMoment
 from elder.state import pack_json, state_digest, unpack_json
@@ -31,7 +33,9 @@ from elder.targets.contexts import sample_contexts
 from elder.targets.requests import essence_row, prompt_row, rewriting_row
 from elder.targets.statistics import collect_moments, cut_windows
 from elder.targets.values import ValueOptions, find_values
+from elder.tokens import pad_id
 from tests.double import trained_apart
+from tests.elder.editors.weights.seen import seen_at_end
 from tests.elder.tiny import EDITS, OTHERS, greedy, logits_of, make_base, on_ranks, padded
 
 TEXTS = [f"{edit.prompt} {edit.target}." for edit in EDITS] + list(OTHERS)
@@ -157,10 +161,9 @@ def test_rome_holds_exactly_at_its_key(base: Base, shared: bool) -> None:
     """The map's output at the bare prompt (or at the mean key) becomes the value asked for; the change has rank one."""
     editor = make("rome", base, shared_key=shared, contexts=2)
     row = prompt_row(base.tokenizer, 0, EDITS[0], "{}")
-    before = editor._observer.look([row], 1)
+    before, _ = seen_at_end(editor, row, 1)
     outcome = editor.edit(EDITS[:1]).outcomes[0]
-    after = editor._observer.look([row], 1)
-    moved = float((after.outputs[1] - before.outputs[1]).norm())
+    moved = float((seen_at_end(editor, row, 1)[0] - before).norm())
     delta = editor.deltas.of[1]
     assert int(torch.linalg.matrix_rank(delta.dense)) == 1
     assert delta.left.shape[1] == 1
@@ -174,16 +177,21 @@ def test_after_one_exact_block_the_model_is_the_one_that_was_optimised() -> None
     edit = Edit("A", "B", subject="A")
     row = prompt_row(base.tokenizer, 0, edit, "{}")
     editor = make("rome", base, contexts=0)
-    rows = editor._upper.prepare([row])
+    clone = clone_sharing_weights(base.model)
+    parts = anatomy(clone)
+    upper = UpperBlocks(
+        clone, PartialForward(parts.blocks), 1, pad_id(base.tokenizer), torch.device("cpu"), parts.target(1, "mlp_out")
+    )
+    rows = upper.prepare([row])
     values = find_values(
-        editor._upper,
+        upper,
         [[rewriting_row(base.tokenizer, 0, edit, "{}"), essence_row(base.tokenizer, 0, edit, at_end=False)]],
-        editor._observer.look([row], 1).outputs[1],
+        seen_at_end(editor, row, 1)[0][None],
         ValueOptions(steps=8, lr=0.5, clamp=10.0, decay=0.0),
         base.runtime,
     )
     with torch.no_grad():
-        hooked = editor._upper.logits(rows, values.change)[0]
+        hooked = upper.logits(rows, values.change)[0]
     editor.edit([edit])
     written = editor.model(input_ids=torch.tensor([row.ids])).logits[0]
     assert values.change.norm() > 0.1
@@ -194,10 +202,10 @@ def test_several_blocks_close_the_gap_together(base: Base) -> None:
     """Exact solves, one context: the last block's output at the subject is the value; the first takes its share."""
     editor = make("emmet", base, layers=(1, 2, 3), contexts=0, batch_size=3)
     rows = [prompt_row(base.tokenizer, i, edit, "{}") for i, edit in enumerate(EDITS[:3])]
-    before = editor._observer.look(rows, 3).hidden
+    before = [seen_at_end(editor, row, 3)[1] for row in rows]
     outcomes = editor.edit(EDITS[:3]).outcomes
-    moved = (editor._observer.look(rows, 3).hidden - before).norm(dim=1)
-    assert moved.tolist() == pytest.approx([o.details["value_norm"] for o in outcomes], rel=1e-3)
+    moved = [float((seen_at_end(editor, row, 3)[1] - b).norm()) for row, b in zip(rows, before, strict=True)]
+    assert moved == pytest.approx([o.details["value_norm"] for o in outcomes], rel=1e-3)
     shares = [float(editor.deltas.of[layer].left.norm()) for layer in (1, 2, 3)]
     total = sum(o.details["value_norm"] ** 2 for o in outcomes) ** 0.5
     assert shares[0] == pytest.approx(total / 3, rel=1e-4)
