@@ -35,6 +35,7 @@ from elder.jobs.shared.options import all_overrides
 from elder.jobs.shared.suite_commands import load_several
 from elder.jobs.shared.wiring import s3_settings
 from elder.pipelines.config.run import RunConfig, fresh_run_id, load_config
+from elder.redact import SECRET_NAME
 
 if TYPE_CHECKING:
     from elder.pipelines.config.training import TrainConfig
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 COMMANDS = ("edit", "train-editor", "tune", "compare", "study", "evaluate")
 SUITES = {"compare": "comparison (name the methods with --methods)", "study": "study"}
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|_KEY$|APIKEY", re.IGNORECASE)
 OWN_NAMES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "ELDER_SUBMISSION_ID", "ELDER_RESUME")
 
 
