@@ -6,7 +6,6 @@ Knows nothing of edits.
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from elder.errors import DataError
+from elder.json_text import JsonError, parse_json
+from elder.paths import user_path
 
 SHOWN = 20
 """How many problems a message lists; the rest is counted."""
@@ -43,7 +44,7 @@ def read_records(path: Path) -> Iterator[Record | Broken]:
     Raises:
         DataError: The file is not there, cannot be opened, or is no list of records at all.
     """
-    if not path.is_file():
+    if not user_path(path, DataError).is_file():
         raise DataError(f"{path}: no such file" + (" (it is a directory)" if path.is_dir() else ""))
     whole = path.name.removesuffix(".gz").endswith(".json")
     try:
@@ -65,21 +66,24 @@ def _line_records(path: Path, lines: Iterable[bytes]) -> Iterator[Record | Broke
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text.strip():
-                yield Record(json.loads(text), where)
-        except json.JSONDecodeError as error:
-            yield Broken(
-                f"{where}: not valid JSON at column {error.colno}: {error.msg}; expected one JSON object a line"
-            )
+                yield Record(parse_json(text), where)
+        except JsonError as error:
+            place = f"not valid JSON at column {error.column}: " if error.column else ""
+            yield Broken(f"{where}: {place}{error.reason}; expected one JSON object a line")
         except UnicodeDecodeError as error:
             yield Broken(f"{where}: not UTF-8 text at byte {error.start + 1} of the line")
 
 
 def _list_records(path: Path, handle: IO[bytes]) -> Iterator[Record]:
     try:
-        values = json.loads(handle.read().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        hint = "; a file with one JSON object a line should be named .jsonl" if "Extra data" in error.msg else ""
-        raise DataError(f"{path}:{error.lineno}: not valid JSON at column {error.colno}: {error.msg}{hint}") from error
+        values = parse_json(handle.read().decode("utf-8-sig"))
+    except JsonError as error:
+        if error.line is None:
+            raise DataError(f"{path}: {error.reason}") from error
+        hint = "; a file with one JSON object a line should be named .jsonl" if "Extra data" in error.reason else ""
+        raise DataError(
+            f"{path}:{error.line}: not valid JSON at column {error.column}: {error.reason}{hint}"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text at byte {error.start + 1}") from error
     if not isinstance(values, list):

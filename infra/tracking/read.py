@@ -205,6 +205,7 @@ def pull_adapter(
     directory: Path,
     s3: Mapping[str, Any] | None = None,
     on_wait: Callable[[str], None] | None = None,
+    store: str | None = None,
 ) -> Path:
     """Download an adapter into a new directory; see `infra.tracking.tracker.pull`."""
     directory = check_target(directory)
@@ -220,7 +221,7 @@ def pull_adapter(
         assert pointer is not None
         if adapter.manifest_sha256:
             check_digest(str(pointer.files[MANIFEST_FILE]["sha256"]), adapter.manifest_sha256, f"{ref}: {POINTER}")
-        return fetch_pointed(pointer, directory, ref, s3, on_wait)
+        return fetch_pointed(pointer, directory, ref, s3, on_wait, store)
     key = adapter.manifest_sha256 or adapter.model_id
     return fetch_adapter(source, directory, ref, key, adapter.manifest_sha256, on_wait)
 

@@ -48,7 +48,7 @@ def pull_back(job: EditCommand, result: Mapping[str, Any]) -> Path | None:
     directory = parent / "pulled" / job.config.run_id
     ref = f"models:/{registered['name']}/{registered['version']}"
     if not directory.exists():  # a demo that is called again with its run id has pulled it before
-        pull(ref, directory, tracking_uri=str(job.config.tracking.mlflow))
+        pull(ref, directory, tracking_uri=str(job.config.tracking.mlflow), store=job.config.tracking.store)
     return directory
 
 

@@ -52,7 +52,8 @@ def adapter_directory(adapter: str, config: Any) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="elder-adapter-") as folder:
         place = Path(folder) / "adapter"
-        yield pull(adapter, place, tracking_address(config.tracking.mlflow), s3=_chosen(s3_settings(config)))
+        s3, store = _chosen(s3_settings(config)), config.tracking.store
+        yield pull(adapter, place, tracking_address(config.tracking.mlflow), s3=s3, store=store)
 
 
 def _chosen(settings: dict[str, Any]) -> dict[str, Any]:
