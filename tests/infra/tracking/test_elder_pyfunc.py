@@ -13,7 +13,7 @@ import pytest
 
 import elder
 from elder.base import Editor
-from elder.errors import AdapterError, ElderError
+from elder.errors import AdapterError, ElderError, InputError
 from elder.infra.tracking.elder_pyfunc import ElderModel, save_model
 from elder.infra.tracking.pointer import make_pointer
 from elder.metrics.generation import Decoder, generate
