@@ -13,6 +13,7 @@ from typing import Protocol
 from safetensors.torch import save_file
 
 from elder.errors import AdapterError
+from elder.paths import user_path
 from elder.solvers.moments import MOMENT_STATE, SecondMoment
 from elder.state import state_digest
 from elder.tensor_files import open_safetensors
@@ -42,7 +43,7 @@ class DirectoryMoments:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory).expanduser()
+        self.directory = user_path(directory)
 
     def load(self, id: str) -> SecondMoment | None:
         """See `MomentCache.load`."""

@@ -34,6 +34,7 @@ from elder.jobs.remote.run_status import COMMAND_KEY, S3_KEY, SIZE_KEY, STAGES_K
 from elder.jobs.shared.options import all_overrides
 from elder.jobs.shared.suite_commands import load_several
 from elder.jobs.shared.wiring import s3_settings
+from elder.paths import user_path
 from elder.pipelines.config.run import RunConfig, fresh_run_id, load_config
 from elder.redact import SECRET_NAME
 
@@ -165,7 +166,7 @@ def _check_facts(config: TrainConfig) -> None:
 
     places = [(config.data.source, config.data.path), (config.validation.source, config.validation.path)]
     here = [
-        source is None or source.startswith("world:") or (path is not None and Path(path).expanduser().is_file())
+        source is None or source.startswith("world:") or (path is not None and user_path(path).is_file())
         for source, path in places
     ]
     if all(here):
@@ -177,7 +178,7 @@ def _check_data(config: RunConfig) -> None:
     from elder.pipelines.run.inputs import load_stream
 
     path = config.data.path
-    if config.data.source.startswith("world:") or (path is not None and Path(path).expanduser().is_file()):
+    if config.data.source.startswith("world:") or (path is not None and user_path(path).is_file()):
         load_stream(config)
 
 
@@ -197,7 +198,7 @@ def pack(parcel: SubmissionPackage, target: Path) -> tuple[Any, list[str]]:
     several = request.command in SUITES
     whole = trip.pack_several(parcel.whole) if several else _around(parcel, trip.pack(parcel.config))
     adapter = request.adapter
-    if adapter is not None and Path(adapter).expanduser().is_dir():
+    if adapter is not None and user_path(adapter).is_dir():
         adapter = trip.directory("ADAPTER", adapter, "adapter")
     stage_code(target)
     stage_start(target, sys.executable if loopback else "")
