@@ -27,7 +27,7 @@ _SECRET = rf"[\w.-]{{0,40}}(?:{_WORDS})[\w.-]{{0,40}}"
 _NAMED = re.compile(
     rf"""(  (?: {_SECRET} | (?<=[?&]) token ) \s?=\s?["']?    # PASSWORD=..., ?token=...
          |  ["'] {_SECRET} ["'] \s?:\s? ["']               # "password": "..."
-         |  \b(?: bearer | basic )[ ](?=\S{{8}})              # a header
+         |  authorization \W{{1,4}} (?: bearer | basic ) [ ]  # a header
     ) [^\s"'&,;)}}]+""",
     re.VERBOSE | re.IGNORECASE,
 )

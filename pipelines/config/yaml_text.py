@@ -72,7 +72,9 @@ def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
         raise YamlError(f"not YAML: {reason}", mark.line + 1 if mark else None) from error
     except RecursionError as error:
         raise YamlError(f"it is nested more than {DEEPEST} deep") from error
-    except OverflowError as error:  # an escape beyond Unicode, such as "\\UFFFFFFFF"
+    except YamlError:
+        raise
+    except (ValueError, OverflowError) as error:  # an escape beyond Unicode, such as "\\UFFFFFFFF"
         raise YamlError(f"not YAML: {error}") from error
 
 
