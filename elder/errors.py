@@ -9,9 +9,15 @@ from collections.abc import Sequence
 
 from elder.redact import redact
 
+LONGEST = 3000  # characters of one problem; what is quoted in it may be a whole file
+
 
 def _shown(text: str) -> str:
     return redact(text).encode(errors="backslashreplace").decode()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} [...] {text[-400:]}"
 
 
 class ElderError(Exception):
@@ -32,7 +38,7 @@ class InputError(ElderError):
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         given = (problems,) if isinstance(problems, str) else problems
-        self.problems: tuple[str, ...] = tuple(_shown(problem) for problem in given)
+        self.problems: tuple[str, ...] = tuple(_shortened(_shown(problem)) for problem in given)
         super().__init__("\n".join(self.problems))
 
 

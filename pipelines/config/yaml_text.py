@@ -61,11 +61,13 @@ def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
         YamlError: It is no YAML, or holds something that is refused (see above).
     """
     try:
-        node = _Loader(text).get_single_node()
+        loader = _Loader(text)
+        node = loader.get_single_node()
         if node is None:
             return None, None
         _measure(node, {}, ())
-        return node, _Loader(text).get_single_data()  # read again: merging (<<) changes the nodes
+        own = _Loader(text).get_single_node() if "<<" in text else node  # merging changes the nodes
+        return node, loader.construct_document(own)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error

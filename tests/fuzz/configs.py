@@ -16,7 +16,7 @@ from elder.pipelines.config.search import load_tune_config
 from elder.pipelines.config.study import load_study_config
 from elder.pipelines.config.training import load_train_config
 from tests.fuzz.judge import Case
-from tests.fuzz.mutate import ODD_TEXTS, mutated_bytes, mutated_value, odd_value
+from tests.fuzz.mutate import ODD_TEXTS, Untouched, mutated_bytes, mutated_value, odd_value
 
 LOADERS: Mapping[str, tuple[str, Any]] = {
     "edit": ("", load_config),
@@ -47,6 +47,8 @@ def mutated_yaml(rng: Random, text: str) -> bytes:
 
 def overrides(rng: Random, values: Any) -> list[str]:
     """Some `key.sub=value`, most with a key that there is."""
+    if isinstance(rng, Untouched):
+        return []
     keys = [key for key, _ in _leaves(values, "")]
     found = []
     for _ in range(rng.randrange(4)):

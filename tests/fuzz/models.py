@@ -14,7 +14,7 @@ import torch
 from elder.models.load import load_base
 from tests.elder.tiny import make_model, make_tokenizer
 from tests.fuzz.judge import Case
-from tests.fuzz.mutate import as_json, mutated_bytes, mutated_value
+from tests.fuzz.mutate import Untouched, as_json, mutated_bytes, mutated_value
 
 FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "weights")
 
@@ -38,7 +38,7 @@ def _case(kind: str) -> Case:
         name = rng.choice(FILES)
         if name == "weights":
             name = rng.choice([file for file in files if "model" in file])
-        if rng.random() < 0.03:
+        if rng.random() < 0.03 and not isinstance(rng, Untouched):
             del files[name]
         elif name.endswith(".json") and rng.random() < 0.7:
             files[name] = as_json(rng, mutated_value(rng, json.loads(files[name])))

@@ -17,7 +17,7 @@ from tests.fuzz.judge import MEMORY_MB, Case, judge, memory_mb
 from tests.fuzz.models import MODELS
 
 KINDS: Mapping[str, Case] = {**EDIT_FILES, **CONFIGS, **ADAPTERS, **MODELS, **COMMAND_LINE}
-WEIGHTS = {"edits": 30, "configs": 30, "adapters": 20, "models": 8, "arguments": 12}
+WEIGHTS = {"edits": 40, "configs": 15, "adapters": 25, "models": 6, "arguments": 14}
 """Of a hundred inputs, so many are of a group of kinds; a kind's name begins with its group's."""
 
 
