@@ -74,7 +74,7 @@ def test_code_beside_a_model_is_neither_run_nor_asked_about(folder: Path, tmp_pa
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     change(folder, model_type="own", auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})
     for load in (load_base, load_config):
-        assert "trust_remote_code" in refusal(folder, load)
+        assert "contains custom code" in refusal(folder, load)
     assert not (tmp_path / "ran").exists()
 
 
