@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup demo test test-nodes test-fast lint bench docs clean
+.PHONY: setup demo test test-nodes test-fast fuzz lint bench docs clean
 setup: $(STAMP)
 
 # torch comes first and pinned: on a machine without a GPU give pip the CPU build: TORCH_ARGS="..."
@@ -29,6 +29,9 @@ test-nodes: $(STAMP)
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not ranks and not nodes and not slow"
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --inputs 20000
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
-from elder.adapter_files import load_manifest, read_weights, verify
+from elder.adapter_files import load_manifest, load_state
 from elder.base import Base, Editor
 from elder.editors.make import make_editor
-from elder.errors import AdapterError
+from elder.errors import AdapterFileError, ElderError
 from elder.models.load import load_base
+from elder.redact import redact
 
 __all__ = ["load_adapter", "load_edited"]
+
+FOREIGN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def load_adapter(directory: str | Path, base: Base) -> Editor:
     """An editor in the saved state on a base model that is loaded already.
 
     Raises:
-        AdapterError: The directory is damaged, or the base model is not the one that was edited.
+        AdapterFileError: The directory is damaged, or the base model is not the one that was edited.
     """
-    manifest = verify(directory)
+    manifest, state = load_state(directory)
     if "kind" in manifest:
-        raise AdapterError(f"'{directory}' is a {manifest['kind']}, no adapter: name it in editor.trained")
+        raise AdapterFileError(f"'{directory}' is a {manifest['kind']}, no adapter: name it in editor.trained")
     if base.digest != manifest["base"]["digest"]:
-        raise AdapterError(
+        raise AdapterFileError(
             f"'{directory}' was made on {manifest['base']['source']} ({manifest['base']['digest'][:12]}, "
             f"{manifest['base']['dtype']}), not on {base.source} ({base.digest[:12]}, "
             f"{str(base.model.dtype).removeprefix('torch.')}); load it onto the base it was made on"
         )
-    editor = make_editor(manifest["method"], base, **manifest["options"])
-    editor.load_state_dict(read_weights(directory))  # verified above
+    try:
+        editor = make_editor(manifest["method"], base, **manifest["options"])
+        editor.load_state_dict(state)
+    except ElderError as error:
+        raise AdapterFileError(f"'{directory}' cannot be loaded: {error}") from error
+    except FOREIGN as error:  # tensors that are what the manifest says, but no state of this method
+        raise AdapterFileError(f"'{directory}' holds no state of {manifest['method']}: {error!r}") from error
     return editor
 
 
@@ -39,15 +48,22 @@ def load_edited(directory: str | Path, base: str | Base | None = None, **options
 
     Args:
         directory: An adapter directory, from `Editor.save` or `elder pull`.
-        base: A loaded base, or where to load it from; default: where the manifest says it came from.
+        base: A loaded base, or where to load it from; default: where the manifest says it came from,
+            which a warning names.
         **options: Passed to `load_base` when the base has to be loaded (device, cache_dir, ...).
 
     Raises:
-        AdapterError: The directory is damaged, or the base model is not the one that was edited.
+        AdapterFileError: The directory is damaged, or the base model is not the one that was edited.
         ModelError: The base model cannot be loaded.
     """
     if isinstance(base, Base):
         return load_adapter(directory, base)
     made_on = load_manifest(directory)["base"]
+    if base is None:
+        warnings.warn(
+            f"'{directory}' names its base model, {redact(made_on['source'])!r}, which is loaded now; give base=... to "
+            "load it from elsewhere",
+            stacklevel=2,
+        )
     options = {"dtype": made_on["dtype"], "revision": made_on["revision"] if base is None else None, **options}
     return load_adapter(directory, load_base(base or made_on["source"], **options))

@@ -5,7 +5,6 @@ Knows nothing of stages and stores; they move the directory as it is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -14,16 +13,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from elder.base import Base, Editor
-from elder.errors import AdapterError
+from elder.errors import AdapterFileError
+from elder.manifest import FORMAT, MANIFEST, WEIGHTS, fingerprint, load_manifest, verify
 from elder.state import state_digest
+from elder.tensor_files import read_tensors
 
-FORMAT = 1
-WEIGHTS, MANIFEST = "adapter.safetensors", "manifest.json"
-ENTRIES = ("method", "options", "base", "files", "state_digest")  # what a manifest must hold
+__all__ = ["FORMAT", "MANIFEST", "WEIGHTS", "load_manifest", "load_state", "save_adapter", "verify", "write_directory"]
 
 
 def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def write_directory(
             "dtype": str(base.model.dtype).removeprefix("torch."),
         },
         "state_digest": state_digest(state),
-        "files": {WEIGHTS: _fingerprint(folder / WEIGHTS)},
+        "files": {WEIGHTS: fingerprint(folder / WEIGHTS)},
         "versions": {name: _version(name) for name in ("torch", "transformers", "safetensors", "elder")}
         | {"python": platform.python_version()},
         **record,
@@ -83,66 +82,20 @@ def write_directory(
     return manifest
 
 
-def load_manifest(directory: str | Path) -> dict[str, Any]:
-    """The manifest of an adapter directory.
+def load_state(directory: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The manifest of an adapter directory, and the state that it describes.
 
     Raises:
-        AdapterError: There is none, it cannot be read, or it is of a later format.
+        AdapterFileError: As `verify`, or the tensors are not those of the manifest.
     """
-    path = Path(directory) / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"'{directory}' is no adapter: it has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(manifest, dict):
-        raise AdapterError(f"'{path}' is no manifest: expected a JSON object, found {type(manifest).__name__}")
-    if manifest.get("format") != FORMAT:
-        raise AdapterError(f"'{path}' has format {manifest.get('format')}, this version of elder reads format {FORMAT}")
-    missing = [name for name in ENTRIES if name not in manifest]
-    if missing:
-        raise AdapterError(f"'{path}' is damaged: it lacks {', '.join(missing)}; pull the adapter again")
-    return manifest
-
-
-def verify(directory: str | Path) -> dict[str, Any]:
-    """Check every file of an adapter directory against its manifest; returns the manifest.
-
-    Raises:
-        AdapterError: A file is missing or differs.
-    """
-    manifest = load_manifest(directory)
-    for name, expected in manifest["files"].items():
-        path = Path(directory) / name
-        if not path.is_file():
-            raise AdapterError(f"'{path}' is missing; pull the adapter again")
-        if _fingerprint(path)["sha256"] != expected["sha256"]:
-            raise AdapterError(f"'{path}' is damaged: its sha256 differs from the manifest's; pull the adapter again")
-    return manifest
-
-
-def load_state(directory: str | Path) -> dict[str, Tensor]:
-    """The verified state of an adapter directory.
-
-    Raises:
-        AdapterError: As `verify`.
-    """
-    verify(directory)
-    return read_weights(directory)
-
-
-def read_weights(directory: str | Path) -> dict[str, Tensor]:
-    """The tensors of an adapter directory, not verified."""
-    return load_file(str(Path(directory) / WEIGHTS))
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    hasher = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            hasher.update(chunk)
-    return {"sha256": hasher.hexdigest(), "bytes": path.stat().st_size}
+    manifest = verify(directory)
+    path = Path(directory) / WEIGHTS
+    state = read_tensors(path, AdapterFileError)
+    if state_digest(state) != manifest["state_digest"]:
+        raise AdapterFileError(
+            f"'{path}' is damaged: its tensors are not those of its manifest (state_digest); pull the adapter again"
+        )
+    return manifest, state
 
 
 def _version(package: str) -> str | None:

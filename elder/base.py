@@ -18,6 +18,7 @@ from elder.edit import Edit
 from elder.errors import ConfigError, DataError
 from elder.runtime import Runtime
 from elder.state import weights_digest
+from elder.texts import text_problem
 
 
 @dataclass
@@ -168,10 +169,10 @@ def check_edits(edits: Sequence[Edit]) -> None:
     if not edits:
         raise ConfigError("edit: there are no edits to apply")
     problems = [
-        f"edit {edit.id}: its {name} is empty"
+        f"edit {edit.id}: its {name} {wrong}"
         for edit in edits
         for name in ("prompt", "target")
-        if not getattr(edit, name).strip()
+        if (wrong := text_problem(getattr(edit, name)))
     ]
     if problems:
         raise DataError(problems)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from elder.errors import DataError
+from elder.texts import text_problem
 
 TEXT_FIELDS = ("subject", "ground_truth", "source", "author", "reason")
 
@@ -144,11 +145,13 @@ def _problems(record: Any) -> list[str]:
             problems.append(f"field '{name}' is missing")
         elif not isinstance(value, str):
             problems.append(f"field '{name}' must be text, found {type(value).__name__}")
-        elif not value.strip():
-            problems.append(f"field '{name}' is empty")
+        elif wrong := text_problem(value):
+            problems.append(f"field '{name}' {wrong}")
     for name in TEXT_FIELDS:
         if record.get(name) is not None and not isinstance(record[name], str):
             problems.append(f"field '{name}' must be text, found {type(record[name]).__name__}")
+    if isinstance(record.get("id"), bool) or not isinstance(record.get("id"), str | int | None):
+        problems.append(f"field 'id' must be text, found {type(record['id']).__name__}")
     rephrases = record.get("rephrases") or []
     if not isinstance(rephrases, list) or not all(isinstance(r, str) and r.strip() for r in rephrases):
         problems.append("field 'rephrases' must be a list of non-empty texts")

@@ -7,9 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from elder.redact import redact
+
+LONGEST = 3000  # characters of one problem; what is quoted in it may be a whole file
+
+
+def _shown(text: str) -> str:
+    return redact(text).encode(errors="backslashreplace").decode()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} [...] {text[-400:]}"
+
 
 class ElderError(Exception):
-    """Base class: the job failed for a reason that the message explains (exit code 1)."""
+    """Base class: the job failed for a reason that the message explains (exit code 1).
+
+    No message holds a login, whatever it quotes, and every one can be printed.
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(_shown(part) if isinstance(part, str) else part for part in parts))
 
 
 class InputError(ElderError):
@@ -19,7 +37,8 @@ class InputError(ElderError):
     """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        given = (problems,) if isinstance(problems, str) else problems
+        self.problems: tuple[str, ...] = tuple(_shortened(_shown(problem)) for problem in given)
         super().__init__("\n".join(self.problems))
 
 
@@ -44,7 +63,11 @@ class SolverError(ElderError):
 
 
 class AdapterError(ElderError):
-    """An adapter on disk is damaged, of another format, or belongs to another base model."""
+    """An adapter is damaged, of another format, or belongs to another base model."""
+
+
+class AdapterFileError(AdapterError, InputError):
+    """So is one in a directory that the user gave: nothing has been started (exit code 2)."""
 
 
 class UnreachableError(ElderError):

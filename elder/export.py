@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from elder.base import Editor
 from elder.errors import ConfigError, ModelError
+from elder.paths import user_path
 from elder.runtime import told_by_first
 
 __all__ = ["Merged", "check_target", "export_merged"]
@@ -147,7 +148,7 @@ def check_target(directory: str | Path) -> Path:
     Raises:
         ConfigError: It exists and is not empty, or it cannot be read.
     """
-    target = Path(directory).expanduser().absolute()
+    target = user_path(directory).absolute()
     try:
         taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
     except OSError as error:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from elder.errors import ElderError, InputError
+from elder.texts import HALF, is_writable
 
 DEEPEST = 100  # objects and lists inside of each other; no format of ours has more than six
 MOST_DIGITS = 300  # such a number is a float still
 NESTED = "lists and objects are nested more than {} deep"
-HALF = "half a character (a lone surrogate such as \\ud83d)"
 
 
 class JsonError(ValueError):
@@ -134,15 +134,6 @@ def check_nested(value: Any, deepest: int = DEEPEST) -> None:
         if not level:
             return
     raise JsonError(NESTED.format(deepest))
-
-
-def is_writable(text: str) -> bool:
-    """Whether a text can be written to a file: it holds no half of a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _inside(item: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from elder.json_text import parse_json
 from elder.runtime import Runtime, told_by_first
 
 
@@ -50,5 +51,9 @@ def pack_json(value: Any) -> Tensor:
 
 
 def unpack_json(tensor: Tensor) -> Any:
-    """The JSON value of a tensor made by `pack_json`."""
-    return json.loads(bytes(tensor.cpu().numpy().tobytes()).decode())
+    """The JSON value of a tensor made by `pack_json`.
+
+    Raises:
+        ValueError: It holds no JSON.
+    """
+    return parse_json(bytes(tensor.cpu().numpy().tobytes()))

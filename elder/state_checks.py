@@ -12,6 +12,7 @@ from torch import Tensor
 
 from elder.errors import AdapterError
 from elder.state import unpack_json
+from elder.tensor_files import not_finite
 
 
 def check_state(
@@ -26,13 +27,15 @@ def check_state(
         texts: Names of the entries that hold JSON (see `pack_json`); they are among the growing ones.
 
     Raises:
-        AdapterError: Entries are missing, unknown, of another shape or format, or unreadable; all of them are named.
+        AdapterError: Entries are missing, unknown, of another shape or format, not finite, or unreadable; all of them
+            are named.
     """
     wrong = [f"'{name}' is missing" for name in own if name not in state]
     wrong += [f"'{name}' is unknown" for name in state if name not in own]
     for name, tensor in own.items():
         if name in state:
             wrong += _differs(name, state[name], tensor, name in growing or f"{name.split('.')[0]}." in growing)
+    wrong += [f"'{name}' is not finite" for name in not_finite(state)]
     wrong += [f"'{name}' holds no JSON" for name in texts if name in state and not _readable(state[name])]
     refuse(wrong)
 

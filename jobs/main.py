@@ -1,7 +1,7 @@
 """The entry point of `elder`: verbs by name, fetched when they are called, so that help is instant.
 
 Maps the classes of `elder.errors` to exit codes: 0 done, 1 the job failed, 2 usage or config, 3 cluster or store
-unreachable, 4 a gate refused.
+unreachable, 4 a gate refused, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import click
 from elder import __version__
 from elder.errors import ElderError, FormerNameWarning, GateError, InputError, UnreachableError, causes
 from elder.jobs.shared.verbs import VERBS
+from elder.redact import SECRET_NAME, redact
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -114,23 +116,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        _end_cleanly_on_sigterm()
-        with _former_names_noted():
+        with _ended_cleanly_by_sigterm(), _former_names_noted():
             code = cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="elder", standalone_mode=False)
         return code if isinstance(code, int) else EXIT_OK
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
+        error.message = _shown(error.message)
         error.show()
         return EXIT_USAGE
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__ or error.__context__ or error, Terminated):
+            return _terminated()
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except SystemExit as stop:
         if stop.code != signal.SIGTERM:  # Ray replaces our handler by one that leaves with the signal's number
             raise
-        click.echo("interrupted by SIGTERM", err=True)
-        return EXIT_INTERRUPTED
+        return _terminated()
     except Exception as error:
         return _report(error)
 
@@ -149,7 +152,7 @@ def _former_names_noted() -> Iterator[None]:
             usual(message, category, filename, lineno, file, line)
         elif str(message) not in noted:
             noted.add(str(message))
-            click.echo(f"note: {message}", err=True)
+            click.echo(_shown(f"note: {message}"), err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", FormerNameWarning)
@@ -157,27 +160,56 @@ def _former_names_noted() -> Iterator[None]:
         yield
 
 
-def _end_cleanly_on_sigterm() -> None:
-    """`elder stop` and schedulers send SIGTERM: it ends a run as Ctrl-C does, so that its record is closed."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+
+@contextmanager
+def _ended_cleanly_by_sigterm() -> Iterator[None]:
+    """systemd, Kubernetes and `elder stop` send SIGTERM: it ends a run as Ctrl-C does, so that its record is closed.
+
+    Once is enough: a second one does not cut off the closing.
+    """
     untouched = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if untouched and threading.current_thread() is threading.main_thread() and "ELDER_SUBMISSION_ID" in os.environ:
-        signal.signal(signal.SIGTERM, _interrupt)
+    if not untouched or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    come: list[int] = []
+
+    def terminate(number: int, frame: object) -> None:
+        come.append(number)
+        if len(come) == 1:
+            raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is terminate:  # Ray may have put its own in this place
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _terminated() -> int:
+    click.echo("interrupted by SIGTERM", err=True)
+    return EXIT_TERMINATED
+
+
+def _shown(text: str) -> str:
+    """A text as others may see it: without the values of variables that are called a secret."""
+    return redact(text, [value for name, value in os.environ.items() if SECRET_NAME.search(name)])
 
 
 def _report(error: Exception) -> int:
     found = elder_error(error)
     if found is None or os.environ.get("ELDER_DEBUG"):
-        traceback.print_exception(error)
+        click.echo(_shown("".join(traceback.format_exception(error))), err=True, nl=False)
     if found is None:
         click.echo("error: elder met something it did not foresee (above); please report it", err=True)
     else:
         lines = found.problems if isinstance(found, InputError) else str(found).splitlines() or [type(found).__name__]
         for number, line in enumerate(lines):
-            click.echo(f"error: {line}" if isinstance(found, InputError) or number == 0 else f"       {line}", err=True)
+            first = isinstance(found, InputError) or number == 0
+            click.echo(_shown(f"error: {line}" if first else f"       {line}"), err=True)
     return exit_code(error)
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from elder.datasets.json_list import Whole, list_items
 from elder.errors import DataError
 from elder.json_text import JsonError, parse_json
+from elder.paths import user_path
 
 SHOWN = 20
 """How many problems a message lists; the rest is counted."""
@@ -66,7 +67,7 @@ def check_file(path: Path) -> None:
     Raises:
         DataError: There is none.
     """
-    if not path.is_file():
+    if not user_path(path, DataError).is_file():
         raise DataError(f"{path}: no such file" + (" (it is a directory)" if path.is_dir() else ""))
 
 

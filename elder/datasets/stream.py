@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from elder.datasets.records import capped
 from elder.edit import Edit
 from elder.errors import DataError
+from elder.texts import HALF, is_writable, text_problem
 
 if TYPE_CHECKING:
     from elder.datasets.reading import Reading
@@ -63,7 +64,7 @@ def validate_stream(
 
     Raises:
         DataError: With all problems: an empty stream, a prompt that comes twice, an id that comes twice,
-            a text longer than the context.
+            a text that cannot be seen or written, a text longer than the context.
     """
     if conflicts not in POLICIES:
         raise DataError(f"conflicts must be one of {', '.join(POLICIES)}, found '{conflicts}'")
@@ -77,6 +78,7 @@ def validate_stream(
     else:
         last = {edit.prompt: index for index, edit in enumerate(stream)}
         stream = stream.take(index for index, edit in enumerate(stream) if last[edit.prompt] == index)
+    problems += text_problems(stream)
     problems += id_problems(stream)
     if tokenizer is not None and max_tokens is not None:
         problems += length_problems(stream, tokenizer, max_tokens)
@@ -111,6 +113,20 @@ def prompt_problems(stream: EditStream) -> list[str]:
                 f"{where} -> {_short(b.target)} contradicts {stream.places[first]} -> {_short(a.target)}; "
                 "remove one, or set conflicts to last_wins"
             )
+    return problems
+
+
+def text_problems(stream: EditStream) -> list[str]:
+    """Prompts and targets that nobody can see, and texts that no file can hold."""
+    problems = []
+    for edit, place in zip(stream, stream.places, strict=True):
+        for name in ("prompt", "target"):
+            if wrong := text_problem(getattr(edit, name)):
+                problems.append(f"{place}: field '{name}' {wrong}")
+        probes = [text for probe in (*edit.locality, *edit.portability) for text in (probe.prompt, probe.answer or "")]
+        others = (edit.id, edit.subject or "", edit.ground_truth or "", *edit.rephrases, *probes)
+        if not all(map(is_writable, others)):
+            problems.append(f"{place}: it holds {HALF}")
     return problems
 
 

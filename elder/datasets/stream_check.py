@@ -15,7 +15,7 @@ from typing import Any
 
 from elder.datasets.reading import EditReader, Placed, Reading
 from elder.datasets.records import SHOWN, Problems
-from elder.datasets.stream import POLICIES, EditStream, id_problems, length_problems, prompt_problems
+from elder.datasets.stream import POLICIES, EditStream, id_problems, length_problems, prompt_problems, text_problems
 from elder.edit import Edit, dataset_digest
 from elder.errors import DataError
 
@@ -73,8 +73,8 @@ def check_stream(
     _tell(problems, _repeats(checks.prompts), prompt_problems, read, replaced)
     same_prompt = set(_repeats(checks.prompts))
     _tell(problems, [pair for pair in _repeats(checks.ids) if pair not in same_prompt], id_problems, read, replaced)
-    problems.add(*checks.too_long.shown)
-    problems.count += checks.too_long.count - len(checks.too_long.shown)
+    problems.add(*checks.texts.shown)
+    problems.count += checks.texts.count - len(checks.texts.shown)
     problems.raise_any()
     checks.others.raise_any()
     return CheckedStream(checks.count, digest, checks.reader.reading)
@@ -94,7 +94,7 @@ class _Checks:
     ) -> None:
         self.reader, self.count = reader, 0
         self.prompts, self.ids = array("Q"), array("Q")
-        self.too_long, self.others = Problems(), Problems()
+        self.texts, self.others = Problems(), Problems()
         self._replaced, self._progress, self._also = replaced, progress, also
         self._tokenizer, self._max_tokens = tokenizer, max_tokens
 
@@ -103,8 +103,9 @@ class _Checks:
         standing = _standing(self.reader, self._replaced, self._progress)
         while placed := list(islice(standing, CHUNK)):
             chunk = EditStream([one.edit for one in placed], [one.where for one in placed])
+            self.texts.add(*text_problems(chunk))
             if self._tokenizer is not None and self._max_tokens is not None:
-                self.too_long.add(*length_problems(chunk, self._tokenizer, self._max_tokens))
+                self.texts.add(*length_problems(chunk, self._tokenizer, self._max_tokens))
             if self._also is not None:
                 try:
                     self._also(chunk)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from elder.datasets.records import Broken, read_records
 from elder.errors import DataError
+from elder.paths import user_path
 
 WORLD, HUB = "world:", "hub:"
 LOOKED_AT = 1000  # lines that decide whether a file holds a document a line or paragraphs
@@ -37,12 +38,12 @@ def read_text(source: str) -> Iterator[str]:
     elif source.startswith(HUB):
         yield from _hub(source.removeprefix(HUB))
     elif source.removesuffix(".gz").endswith((".jsonl", ".json")):
-        for record in read_records(Path(source).expanduser()):
+        for record in read_records(user_path(source)):
             if isinstance(record, Broken):
                 raise DataError(record.problem)
             yield _field(record.value, record.where)
     else:
-        yield from _plain(Path(source).expanduser())
+        yield from _plain(user_path(source))
 
 
 def check_text(source: str) -> None:
@@ -75,7 +76,7 @@ def _world(source: str) -> Iterator[str]:
 def _hub(name: str) -> Iterator[str]:
     from elder.datasets.hub import hub_records
 
-    local = Path(name).expanduser()
+    local = user_path(name)
     for record in hub_records(name, local if local.exists() else None):
         if isinstance(record, Broken):
             raise DataError(record.problem)

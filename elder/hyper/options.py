@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from elder.options.fields import Count, Layers, NotNegative, Positive, Settings, Whole, setting
+from elder.options.fields import Count, Layers, NotNegative, Positive, Rate, Settings, Whole, setting
 
 UNTRAINED = "none"  # the value of `trained` for a network without training
 
@@ -48,18 +48,16 @@ class TrainedOptions(FactorEditorOptions):
     trained: str | None = setting(
         None, "trained editor: a directory, or the id of an `elder train-editor` run; `none`: an untrained network"
     )
-    lr: Positive = setting(
-        1e-6, "inner learning rate of an untrained network (trained: none); a trained one has its own"
-    )
+    lr: Rate = setting(1e-6, "inner learning rate of an untrained network (trained: none); a trained one has its own")
 
 
 class TrainingOptions(FactorOptions):
     """How a hyper-network is built and trained."""
 
-    rank: Count = setting(1920, "rank of the network's maps; at most the width of what it reads")
+    rank: Count = setting(1920, "rank of the network's maps; at most the width of what it reads", le=16384)
     blocks: Count = setting(2, "residual blocks of the network")
-    lr: Positive = setting(1e-6, "inner learning rate at the beginning; learnt in every map")
-    meta_lr: Positive = setting(1e-5, "learning rate of Adam for the network")
+    lr: Rate = setting(1e-6, "inner learning rate at the beginning; learnt in every map")
+    meta_lr: Rate = setting(1e-5, "learning rate of Adam for the network")
     scalar_lr: NotNegative | None = setting(
         None, "learning rate of Adam for the logarithms of inner learning rate and ridge; default: meta_lr"
     )

@@ -13,14 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from elder.adapter_files import MANIFEST, load_state, verify, write_directory
+from elder.adapter_files import MANIFEST, load_manifest, load_state, write_directory
 from elder.base import Base
-from elder.errors import AdapterError
+from elder.errors import AdapterError, AdapterFileError
 from elder.hyper.maps import Sizes
 from elder.hyper.network import HyperNetwork
 from elder.hyper.options import TrainedOptions, TrainingOptions
 from elder.registry import make_training
-from elder.state import state_digest
 from elder.state_checks import check_state
 
 KIND = "trained-editor"
@@ -71,23 +70,23 @@ def load_trained(directory: str | Path) -> Trained:
     """A trained editor from disk, verified.
 
     Raises:
-        AdapterError: There is none, it is damaged, or it is an adapter.
+        AdapterFileError: There is none, it is damaged, or it is an adapter.
     """
     if not (Path(directory) / MANIFEST).is_file():
-        raise AdapterError(f"'{directory}' is no trained editor: it has no {MANIFEST}; train one: elder train-editor")
-    manifest = verify(directory)
+        raise AdapterFileError(
+            f"'{directory}' is no trained editor: it has no {MANIFEST}; train one: elder train-editor"
+        )
+    manifest = load_manifest(directory)
     if manifest.get("kind") != KIND:
-        raise AdapterError(f"'{directory}' is an adapter of {manifest['method']}, not a trained editor")
-    state = load_state(directory)
-    if state_digest(state) != manifest["state_digest"]:
-        raise AdapterError(f"'{directory}' is damaged: its tensors are not those of its manifest; pull it again")
+        raise AdapterFileError(f"'{directory}' is an adapter of {manifest['method']}, not a trained editor")
+    manifest, state = load_state(directory)
     options = make_training(manifest["method"], manifest["options"])
     return Trained(
         manifest["method"],
         options,
         manifest["base"],
         manifest["state_digest"],
-        int(manifest.get("steps", 0)),
+        manifest.get("steps") or 0,
         state,
     )
 

@@ -6,8 +6,6 @@ Knows nothing of modules; `elder.models.rehearsal` compares the headers with the
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,16 +13,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from elder.errors import ModelError
+from elder.json_text import read_object
+from elder.paths import user_path
+from elder.tensor_files import open_safetensors
 
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ORDER = (SAFE, SAFE_INDEX, PICKLED, PICKLED_INDEX)  # the first that is there is what transformers loads
-DAMAGED = (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, KeyError, EOFError, AttributeError)
 FORMATS = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -119,24 +118,28 @@ def _weight_files(find: Any, source: str, named: str | None) -> list[Path]:
 def _shards(index: Path, name: str, source: str) -> list[str]:
     """The files that an index names, sorted as transformers reads them."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        weight_map = read_object(index, ModelError, foreign=True)["weight_map"]
+        files = list(weight_map.values())
+    except (ModelError, KeyError, AttributeError) as error:
         raise ModelError(f"model.source: '{source}': {name} is no index: expected a JSON with a weight_map") from error
-    if not shards or not all(isinstance(shard, str) for shard in shards):
+    if not files or not all(isinstance(file, str) for file in files):
         raise ModelError(f"model.source: '{source}': {name} is no index: its weight_map must name files")
+    shards = sorted(set(files))
     for shard in shards:
         tensor = next(key for key, value in weight_map.items() if value == shard)
         _contained(shard, f"{name} (weight_map, '{tensor}')", source)
     return shards
 
 
-def _contained(file: str, said_by: str, source: str) -> str:
+def _contained(file: Any, said_by: str, source: str) -> str:
     """The name of a file, if it lies inside the directory.
 
     Links are followed: the owner of a directory makes them, and the hub's cache consists of them. The name comes
     with a download.
     """
+    if not isinstance(file, str):
+        raise ModelError(f"model.source: '{source}': {said_by} names no file, but has {type(file).__name__}")
+    user_path(file, ModelError)
     posix, windows = PurePosixPath(file), PureWindowsPath(file)
     if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in (*posix.parts, *windows.parts):
         raise ModelError(
@@ -156,24 +159,27 @@ def _shard(find: Any, shard: str, index: str, source: str) -> Path:
 def _headers(file: Path, source: str) -> Iterator[tuple[str, Tensor]]:
     """Names of a file's tensors, each with a tensor without values."""
     try:
-        if file.suffix == ".safetensors":
-            yield from _safe_headers(file)
-        else:
-            yield from _pickled_headers(file)
-    except DAMAGED as error:
+        yield from _safe_headers(file) if file.suffix == ".safetensors" else _pickled_headers(file)
+    except Exception as error:  # a pickle may have torch raise whatever there is
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model.source: '{source}' cannot be loaded: {file.name} is damaged: {reason}") from error
+        raise ModelError(
+            f"model.source: '{source}' cannot be loaded: {file.name} is damaged: {reason[:500]}"
+        ) from error
 
 
 def _safe_headers(file: Path) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(file, framework="pt") as opened:
+    with open_safetensors(file, ModelError) as opened:
         for name in opened.keys():  # noqa: SIM118  # no mapping: it only has keys()
             view = opened.get_slice(name)
+            if view.get_dtype() not in FORMATS:
+                raise ModelError(f"'{name}' has the number format {view.get_dtype()}, which torch does not have")
             yield name, torch.empty(view.get_shape(), dtype=FORMATS[view.get_dtype()], device="meta")
 
 
 def _pickled_headers(file: Path) -> Iterator[tuple[str, Tensor]]:
-    state = torch.load(file, map_location="meta", weights_only=True)
+    state = torch.load(file, map_location="meta", weights_only=True)  # runs no code of the file's
+    if not isinstance(state, Mapping):
+        raise ModelError(f"expected names and tensors, found {type(state).__name__}")
     for name, value in state.items():
         if isinstance(value, Tensor):
             yield name, value

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from elder.base import Base
 from elder.device import pick_device, pick_dtype
 from elder.errors import ModelError
 from elder.models.checkpoint import Checkpoint, read_checkpoint
+from elder.models.foreign import NO_CODE, check_config, check_json_files, refusing
 from elder.models.host_memory import give_back_memory
 from elder.models.loaded import check_loaded, check_tokenizer
 from elder.models.one_copy import one_copy
 from elder.models.peft_adapters import CONFIG as ADAPTER_CONFIG
 from elder.models.peft_adapters import REMEDY, Adapter, attach, find_adapter, is_adapted, merged
 from elder.models.rehearsal import Expected, refuse_incomplete, rehearse
+from elder.paths import user_path
 from elder.runtime import LocalRuntime, Runtime, together
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-GENERATION_CONFIG = "generation_config.json"
-UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 
@@ -101,14 +99,13 @@ def _load_model(
     """
 
     def look() -> tuple[Any, Checkpoint, Expected | None]:
+        check_json_files(place, source)
         config = _from_pretrained(AutoConfig, place, source, revision=revision)
         named = getattr(config, "transformers_weights", None)
         checkpoint = read_checkpoint(place, source, revision, named)
-        _check_generation_config(place, source)
-        try:
+        check_config(config, source, len(checkpoint.tensors))
+        with refusing(source, "AutoModelForCausalLM"):
             return config, checkpoint, rehearse(config, checkpoint, dtype, source)
-        except (*UNLOADABLE, TypeError, AttributeError) as error:
-            raise _cannot_load(source, "AutoModelForCausalLM", error) from error
 
     config, checkpoint, expected = together(look, runtime)
     options = {"revision": revision, "dtype": dtype, "output_loading_info": True}
@@ -163,7 +160,7 @@ def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
         from elder.world.cache import ensure_world
 
         return str(ensure_world(source.removeprefix("world:"), cache_dir=Path(cache_dir) if cache_dir else None))
-    path = Path(source).expanduser()
+    path = user_path(source, ModelError)
     looks_local = source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.exists()
     if not looks_local:
         return source
@@ -194,7 +191,10 @@ def load_config(source: str, revision: str | None = None, cache_dir: str | Path 
     adapter = find_adapter(place, source, revision)
     if adapter is not None:
         return load_config(adapter.base, adapter.revision, cache_dir)
-    return _from_pretrained(AutoConfig, place, source, revision=revision)
+    check_json_files(place, source)
+    config = _from_pretrained(AutoConfig, place, source, revision=revision)
+    check_config(config, source)
+    return config
 
 
 def load_tokenizer(
@@ -209,33 +209,11 @@ def load_tokenizer(
     adapter = find_adapter(place, source, revision)
     if adapter is not None and not any((adapter.place / name).exists() for name in TOKENIZER_FILES):
         return load_tokenizer(adapter.base, adapter.revision, cache_dir)
+    check_json_files(place, source)
     return _from_pretrained(AutoTokenizer, place, source, revision=revision)  # type: ignore[no-any-return]
 
 
-def _check_generation_config(place: str, source: str) -> None:
-    """transformers passes over a generation config that it cannot read, and the model's end tokens with it.
-
-    Raises:
-        ModelError: It is there and is no JSON object.
-    """
-    path = Path(place) / GENERATION_CONFIG
-    if not path.is_file():
-        return
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.source: '{source}': {GENERATION_CONFIG} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"model.source: '{source}': {GENERATION_CONFIG} is no JSON object")
-
-
 def _from_pretrained(factory: Any, place: str, source: str, **options: Any) -> Any:
-    try:
-        return factory.from_pretrained(place, **{k: v for k, v in options.items() if v is not None})
-    except UNLOADABLE as error:
-        raise _cannot_load(source, factory.__name__, error) from error
-
-
-def _cannot_load(source: str, factory: str, error: BaseException) -> ModelError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(f"model.source: '{source}' cannot be loaded ({factory}): {reason}")
+    given = {name: value for name, value in options.items() if value is not None}
+    with refusing(source, factory.__name__):
+        return factory.from_pretrained(place, **given, **NO_CODE)

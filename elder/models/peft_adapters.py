@@ -7,7 +7,6 @@ as it is. PEFT is optional: merging in memory asks the layers that are there, on
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from elder.errors import ModelError
+from elder.json_text import read_object
 
 CONFIG = "adapter_config.json"
 REMEDY = "merge it yourself: `tuned.merge_and_unload().save_pretrained(DIR)`, and give DIR"
@@ -65,9 +65,9 @@ def find_adapter(place: str, source: str, revision: str | None = None) -> Adapte
             "Move the adapter's files into a directory of their own, or remove them if they are merged already"
         )
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = read_object(config, ModelError, foreign=True)
         base, of = values["base_model_name_or_path"], values.get("revision")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ModelError, KeyError):
         base = of = None
     if not isinstance(base, str) or not base:
         raise ModelError(

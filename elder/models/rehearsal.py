@@ -21,6 +21,7 @@ from transformers.utils.import_utils import is_accelerate_available
 
 from elder.errors import ModelError
 from elder.models.checkpoint import Checkpoint
+from elder.models.foreign import NO_CODE
 
 SHOWN = 3  # names in a message; the rest is counted
 
@@ -60,7 +61,7 @@ def rehearse(config: Any, checkpoint: Checkpoint, dtype: torch.dtype, source: st
         return None
     with quiet():
         with torch.device("meta"):
-            kind: Any = type(AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
+            kind: Any = type(AutoModelForCausalLM.from_config(config, **NO_CODE))  # type: ignore[no-untyped-call]
         model, info = kind.from_pretrained(
             None,
             config=config,

@@ -27,6 +27,9 @@ from pydantic_core import CoreSchema, core_schema
 
 T = TypeVar("T")
 
+MOST_WHOLE = 2**63 - 1
+MOST = 1e30
+
 
 class Settings(BaseModel):
     """A section of a config, or the options of a method: frozen, typed, with no unknown keys."""
@@ -110,12 +113,21 @@ def _rising(layers: tuple[int, ...]) -> tuple[int, ...]:
     return layers
 
 
+def _held(number: float) -> float:
+    """Numbers that no machine word holds, or that are infinite after a product or two, are a mistake."""
+    most = MOST_WHOLE if isinstance(number, int) else MOST
+    if abs(number) > most:
+        raise ValueError(f"{number:.6g} is too large, the most is {most:.6g}")
+    return number
+
+
 Text = Annotated[str, Field(pattern=r"^$|\S")]  # empty is possible, blank is not
-Whole = Annotated[int, BeforeValidator(_whole)]
-Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_number)]
-NotNegative = Annotated[float, Field(ge=0), BeforeValidator(_number)]
-Positive = Annotated[float, Field(gt=0), BeforeValidator(_number)]
+Whole = Annotated[int, AfterValidator(_held), BeforeValidator(_whole)]
+Natural = Annotated[int, Field(ge=0), AfterValidator(_held), BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=1), AfterValidator(_held), BeforeValidator(_whole)]
+Number = Annotated[float, AfterValidator(_held), BeforeValidator(_number)]
+NotNegative = Annotated[float, Field(ge=0), AfterValidator(_held), BeforeValidator(_number)]
+Positive = Annotated[float, Field(gt=0), AfterValidator(_held), BeforeValidator(_number)]
+Rate = Annotated[float, Field(gt=0, le=1000), AfterValidator(_held), BeforeValidator(_number)]
 Listed = Annotated[tuple[T, ...], AfterValidator(_different), BeforeValidator(_items), _OrOneItem()]
 Layers = Annotated[tuple[Whole, ...], AfterValidator(_rising), BeforeValidator(_tuple)]

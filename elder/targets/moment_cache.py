@@ -10,12 +10,13 @@ import uuid
 from pathlib import Path
 from typing import Protocol
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from elder.errors import AdapterError
+from elder.paths import user_path
 from elder.solvers.moments import MOMENT_STATE, SecondMoment
 from elder.state import state_digest
+from elder.tensor_files import open_safetensors
 
 FORMAT = "1"
 
@@ -42,7 +43,7 @@ class DirectoryMoments:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory).expanduser()
+        self.directory = user_path(directory)
 
     def load(self, id: str) -> SecondMoment | None:
         """See `MomentCache.load`."""
@@ -78,10 +79,10 @@ def read_moment(path: Path, id: str) -> SecondMoment:
         AdapterError: It is damaged, of another format, or the moment of something else.
     """
     try:
-        with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+        with open_safetensors(path) as file:
             about = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except AdapterError as error:
         raise AdapterError(f"the statistics {id[:12]} cannot be read: {error}") from error
     if about.get("format") != FORMAT or about.get("id") != id or set(state) != set(MOMENT_STATE):
         raise AdapterError(f"the statistics {id[:12]} are of another format, or of something else")

@@ -22,6 +22,7 @@ from elder.infra.stores.files import (
     write_partial,
 )
 from elder.infra.stores.keys import HIDDEN, check_key, check_prefix
+from elder.paths import user_path
 from elder.pipelines.protocols import ObjectInfo
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -39,7 +40,7 @@ class LocalStore:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.root = Path(directory).expanduser().absolute()
+        self.root = user_path(directory).absolute()
         self.uri = str(self.root)
 
     def put(self, key: str, data: bytes | Path) -> ObjectInfo:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -19,9 +18,11 @@ from typing import IO, Any
 
 from elder.errors import AdapterError, InputError, UnreachableError
 from elder.infra.stores.files import check_digest, sha256_of, sync_directory
-from elder.infra.stores.keys import HIDDEN, check_key
+from elder.infra.stores.keys import HIDDEN
+from elder.json_text import parse_json
+from elder.manifest import MANIFEST, listed_files
+from elder.paths import user_path
 
-MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
 LOCK_POLL_S = 0.1
 NAME_CHARS = 32  # of the adapter's key; enough to tell adapters apart
@@ -38,7 +39,7 @@ def check_target(directory: Path) -> Path:
     Raises:
         InputError: It exists and is not empty.
     """
-    directory = directory.expanduser().absolute()
+    directory = user_path(directory).absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} exists and is not empty. Name a new directory, or remove this one first.")
     return directory
@@ -135,14 +136,9 @@ def _listed(manifest: Path, label: str, manifest_sha256: str | None) -> dict[str
         raise AdapterError(_no_manifest(label))
     check_digest(sha256_of(manifest).sha256, manifest_sha256, f"{label}: {MANIFEST}")
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        for name, expected in files.items():
-            check_key(name)  # a name from elsewhere must not lead out of the directory
-            if not isinstance(expected["sha256"], str):
-                raise TypeError(name)
-    except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        return listed_files(parse_json(manifest.read_bytes()))
+    except ValueError as error:
         raise AdapterError(f"{label}: {MANIFEST} is damaged: {error}") from error
-    return dict(files)
 
 
 def _no_manifest(label: str) -> str:

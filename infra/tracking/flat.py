@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from elder.redact import redact, redacted
+
 VALUE_CHARS = 6000  # longest parameter that MLflow takes
 
 
@@ -18,7 +20,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{name}."))
         else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            text = redact(value if isinstance(value, str) else json.dumps(value, default=str))
             flat[_safe(name)] = text if len(text) <= VALUE_CHARS else text[: VALUE_CHARS - 3] + "..."
     return flat
 
@@ -35,7 +37,7 @@ def model_name(name: str) -> str:
 
 def config_text(config: Mapping[str, Any], dump: Callable[..., str]) -> str:
     """The config as YAML, in its own order."""
-    return dump(json.loads(json.dumps(config, default=str)), sort_keys=False, allow_unicode=True)
+    return dump(redacted(json.loads(json.dumps(config, default=str))), sort_keys=False, allow_unicode=True)
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -40,6 +40,7 @@ from elder.infra.tracking.ledger import MetricLedger
 from elder.infra.tracking.pointer import POINTER, fetch_pointed, is_too_large, make_pointer, read_pointer
 from elder.infra.tracking.promote import move_alias, show_model, version_of
 from elder.infra.tracking.read import MODEL_ID, PARENT, RUN_ID, STAGE, STAGES, STORED_AT, VERSIONS
+from elder.redact import redact, redacted
 
 BATCH = 100  # MLflow takes at most so many parameters in one call (metrics: 1000)
 LIMIT_MB = 256.0  # servers that pass artifacts on time out on much larger ones
@@ -86,7 +87,7 @@ class MlflowTracker:
         The resolved config becomes parameters (nested names joined by dots; those of the first start stay)
         and the artifact `config.yaml`. `parent` is MLflow's id of the run that this one is shown below.
         """
-        tags = tags if parent is None else {**tags, PARENT: parent}
+        tags = redacted(tags if parent is None else {**tags, PARENT: parent})
         self._experiment = self._mlflow.experiment(self._experiment_name)
         run = mlflow_read.find_run(self._mlflow, run_id, [self._experiment])
         fresh = run is None
@@ -122,7 +123,7 @@ class MlflowTracker:
     def log_dataset(self, name: str, digest: str, source: str, count: int) -> None:
         """Which stream of edits was used: as a dataset of the run, with the whole digest as a tag."""
         profile = json.dumps({"edits": count, "sha256": digest})
-        dataset = Dataset(name, digest[:DIGEST_CHARS], "elder", json.dumps({"uri": source}), profile=profile)
+        dataset = Dataset(name, digest[:DIGEST_CHARS], "elder", json.dumps({"uri": redact(source)}), profile=profile)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "edit")])]
         self._mlflow.call("log_inputs", self._run, datasets=inputs)
         self._mlflow.call("set_tag", self._run, "elder.dataset_digest", digest)
@@ -307,6 +308,7 @@ def pull(
     tracking_uri: str | Path,
     s3: Mapping[str, Any] | None = None,
     on_wait: Callable[[str], None] | None = None,
+    store: str | None = None,
 ) -> Path:
     """Download an adapter into a new directory, which appears whole and verified, or not at all.
 
@@ -318,9 +320,10 @@ def pull(
         tracking_uri: Where MLflow is.
         s3: Settings for an adapter that lies in S3, over those it was stored with.
         on_wait: Called with a sentence when another process is pulling the same adapter.
+        store: The configured store: an adapter that lies in a store is fetched from there, or from that of ELDER_STORE.
 
     Raises:
-        InputError: The directory is not empty, or nothing has that name.
+        InputError: The directory is not empty, nothing has that name, or it lies in another store.
         AdapterError: A file has another sha256 than the manifest says.
         UnreachableError: The download broke off; the message says how much is kept.
     """
@@ -338,4 +341,4 @@ def pull(
         pointer = read_pointer(Path(folder))
     assert pointer is not None
     check_digest(str(pointer.files[MANIFEST_FILE]["sha256"]), digest or None, f"{ref}: {POINTER}")
-    return fetch_pointed(pointer, directory, ref, s3, on_wait)
+    return fetch_pointed(pointer, directory, ref, s3, on_wait, store)

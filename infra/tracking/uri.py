@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from elder.errors import ConfigError, UnreachableError
+from elder.paths import user_path
 
 SQLITE = "sqlite:///"
 SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -65,7 +66,7 @@ def locate(text: str | Path) -> Location:
     path = Path(unquote(urlsplit(given).path) if given.startswith("file:") else given)
     if not given or ("://" in given and not given.startswith("file:")):
         raise ConfigError(f"tracking.mlflow: expected http(s)://HOST:PORT, sqlite:///FILE or a path, found {given!r}")
-    path = path.expanduser()
+    path = user_path(path, ConfigError)
     if path.suffix in SUFFIXES or path.is_file():
         return _beside(path)
     return Location(f"{SQLITE}{path.absolute() / 'mlflow.db'}", path.absolute() / "artifacts")
@@ -101,5 +102,5 @@ def check_answers(location: Location) -> None:
 
 
 def _beside(database: Path) -> Location:
-    database = database.expanduser().absolute()
+    database = user_path(database, ConfigError).absolute()
     return Location(f"{SQLITE}{database}", database.with_name(f"{database.stem}-artifacts"))

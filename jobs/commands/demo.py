@@ -43,7 +43,7 @@ def pull_back(config: RunConfig, result: Mapping[str, Any]) -> Path | None:
     directory = (Path("elder-runs") if "://" in store else Path(store).parent) / "pulled" / config.run_id
     if not directory.exists():  # a demo that is called again with its run id has pulled it before
         ref = f"models:/{registered['name']}/{registered['version']}"
-        pull(ref, directory, tracking_uri=str(config.tracking.mlflow))
+        pull(ref, directory, tracking_uri=str(config.tracking.mlflow), store=store)
     return directory
 
 

@@ -122,8 +122,17 @@ def next_steps(config: RunConfig, result: Mapping[str, Any]) -> list[str]:
     if registered:
         name, alias = registered["name"], config.tracking.alias
         ref = f"models:/{name}@{alias}" if alias else f"models:/{name}/{registered['version']}"
-        steps.append(f"elder pull {ref} adapter/ --mlflow {config.tracking.mlflow}")
+        steps.append(f"elder pull {ref} adapter/ --mlflow {config.tracking.mlflow}{_store_options(config)}")
         steps.append(f"python -c \"import elder; e = elder.load_edited('adapter/', base='{config.model.source}')\"")
     if config.tracking.mlflow:
         steps.append(f"elder show {config.run_id} --mlflow {config.tracking.mlflow}")
     return steps
+
+
+def _store_options(config: RunConfig) -> str:
+    """What `elder pull` has to be told where a large adapter lies in the store."""
+    tracking = config.tracking
+    if not tracking.store.startswith("s3://"):
+        return ""
+    endpoint = f" --s3-endpoint {tracking.s3.endpoint_url}" if tracking.s3.endpoint_url else ""
+    return f" --store {tracking.store}{endpoint}"

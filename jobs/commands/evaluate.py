@@ -53,7 +53,8 @@ def adapter_directory(adapter: str, config: Any) -> Iterator[Path]:
         place = Path(folder) / "adapter"
         # Only what is not a default replaces the settings that the adapter was stored with.
         chosen = config.tracking.s3.model_dump(exclude_defaults=True)
-        yield pull(adapter, place, tracking_address(config.tracking.mlflow), s3=chosen)
+        address, store = tracking_address(config.tracking.mlflow), config.tracking.store
+        yield pull(adapter, place, address, s3=chosen, store=store)
 
 
 def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 
 from elder.jobs.shared.extras import MODEL_LIBRARIES, require
 from elder.jobs.shared.options import directory_argument, json_option, mlflow_option, write_json
+from elder.paths import user_path
 
 
 @click.command("export")
@@ -42,7 +43,7 @@ def command(
 
     check_target(directory)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(ref).expanduser()
+        place = user_path(ref)
         if not (place / "manifest.json").is_file():
             from elder.infra.tracking.tracker import pull
 

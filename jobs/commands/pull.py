@@ -14,9 +14,12 @@ from elder.jobs.shared.options import directory_argument, json_option, mlflow_op
 @click.argument("ref", metavar="REF")
 @directory_argument
 @mlflow_option
-@click.option("--s3-endpoint", metavar="URL", help="S3 server of a large adapter, where it has another address here.")
+@click.option("--store", metavar="URI", help="Store of a large adapter; default: ELDER_STORE.")
+@click.option("--s3-endpoint", metavar="URL", help="S3 server of that store; default: AWS_ENDPOINT_URL_S3.")
 @json_option
-def command(ref: str, directory: Path, mlflow: str | None, s3_endpoint: str | None, json_file: Path | None) -> None:
+def command(
+    ref: str, directory: Path, mlflow: str | None, store: str | None, s3_endpoint: str | None, json_file: Path | None
+) -> None:
     """Fetch the adapter REF into DIR and verify it.
 
     REF is a run id, runs:/ID/stage-0007, models:/NAME/3 or models:/NAME@champion. DIR appears whole or not at all; a
@@ -27,7 +30,12 @@ def command(ref: str, directory: Path, mlflow: str | None, s3_endpoint: str | No
 
     s3 = {"endpoint_url": s3_endpoint} if s3_endpoint else None
     place = pull(
-        ref, directory, tracking_address(mlflow), s3=s3, on_wait=lambda text: click.echo(f"note: {text}", err=True)
+        ref,
+        directory,
+        tracking_address(mlflow),
+        s3=s3,
+        on_wait=lambda text: click.echo(f"note: {text}", err=True),
+        store=store,
     )
     manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))  # pull has verified every file
     source = manifest.get("base", {}).get("source", "?")

@@ -34,14 +34,15 @@ from elder.jobs.remote.run_status import COMMAND_KEY, S3_KEY, SIZE_KEY, STAGES_K
 from elder.jobs.shared.options import all_overrides, option_words
 from elder.jobs.shared.suite_commands import load_several
 from elder.jobs.shared.wiring import s3_settings
+from elder.paths import user_path
 from elder.pipelines.config.run import RunConfig, fresh_run_id, load_config
+from elder.redact import SECRET_NAME
 
 if TYPE_CHECKING:
     from elder.pipelines.config.training import TrainConfig
 
 SUITES = {"compare": "comparison (name the methods with --methods)", "study": "study"}
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|_KEY$|APIKEY", re.IGNORECASE)
 OWN_NAMES = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "ELDER_SUBMISSION_ID", "ELDER_RESUME")
 
 
@@ -171,7 +172,7 @@ def _check_data(config: RunConfig) -> None:
 
 def _is_here(data: Any) -> bool:
     """Whether this machine has the facts of a section."""
-    return data.source.startswith("world:") or bool(data.path and Path(data.path).expanduser().is_file())
+    return data.source.startswith("world:") or bool(data.path and user_path(data.path).is_file())
 
 
 def pack(package: SubmissionPackage, target: Path) -> tuple[Any, list[str]]:

@@ -14,6 +14,7 @@ from typing import Any
 from elder.errors import ConfigError
 from elder.infra.ray_jobs.packaging import FILES, RUN
 from elder.infra.ray_jobs.server import is_loopback
+from elder.paths import user_path
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.suite import SuiteConfig
 
@@ -83,7 +84,7 @@ class PathRewriter:
         """Options of a method, with the trained editor and the text of its statistics on board."""
         options = dict(given)
         trained, text = options.get("trained"), options.get("text")
-        if trained and Path(trained).expanduser().is_dir():
+        if trained and user_path(trained).is_dir():
             options["trained"] = self.directory(f"{key}.trained", trained, folder)
         if text is not None and not text.startswith(("world:", "hub:")):
             options["text"] = self._file(f"{key}.text", text, "statistics")
@@ -103,7 +104,7 @@ class PathRewriter:
         Raises:
             ConfigError: It cannot be read.
         """
-        source = Path(given).expanduser()
+        source = user_path(given)
         inside = self._in_folder(source)
         if inside is not None:
             return inside
@@ -117,7 +118,7 @@ class PathRewriter:
     def _file(self, key: str, given: str | None, folder: str) -> str | None:
         if given is None or "://" in given:
             return given
-        source = Path(given).expanduser()
+        source = user_path(given)
         if source.is_file():
             inside = self._in_folder(source)
             if inside is not None:
@@ -141,7 +142,7 @@ class PathRewriter:
         return place
 
     def _model(self, given: str) -> str:
-        source = Path(given).expanduser()
+        source = user_path(given)
         if given.startswith("world:") or "://" in given or not (source.is_dir() or source.is_absolute()):
             return given  # an embedded world, a mirror or a hub id: every node fetches its own copy
         inside = self._in_folder(source) if source.is_dir() else None
@@ -155,7 +156,7 @@ class PathRewriter:
         bare = given.removeprefix("file://").removeprefix("sqlite:///")
         if "://" in bare:
             return given
-        path = Path(bare).expanduser()
+        path = user_path(bare)
         prefix = given[: len(given) - len(bare)]
         if path.is_absolute():
             if not self.loopback:

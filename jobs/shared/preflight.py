@@ -15,6 +15,7 @@ from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, InputError
 from elder.jobs.shared.extras import MODEL_LIBRARIES, is_installed
 from elder.jobs.shared.wiring import check_addresses, home
+from elder.paths import user_path
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.inputs import load_stream
@@ -160,7 +161,7 @@ def _blocks(config: RunConfig) -> int | None:
     from elder.models.load import load_config, resolve_source
 
     place = resolve_source(str(place))
-    return load_config(place).get_text_config().num_hidden_layers if Path(place).expanduser().is_dir() else None
+    return load_config(place).get_text_config().num_hidden_layers if Path(place).is_dir() else None
 
 
 def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | None]:
@@ -186,7 +187,7 @@ def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | Non
     from elder.models.load import resolve_source
 
     place_text = resolve_source(source)
-    if place_text != source or Path(source).expanduser().is_dir():
+    if place_text != source or user_path(source).is_dir():
         return _read_tokenizer(config, place_text, None)
     try:
         return _read_tokenizer(config, source, config.model.revision)
@@ -203,9 +204,15 @@ def cached_world(source: str) -> Path | None:
 
 
 def _read_tokenizer(config: StagedConfig, place: str, revision: str | None) -> tuple[Any, int | None]:
-    from transformers import AutoConfig, AutoTokenizer
+    from elder.models.load import load_config, load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=True)
-    text = AutoConfig.from_pretrained(place, revision=revision, local_files_only=True).get_text_config()
+    if Path(place).is_dir():
+        tokenizer, model = load_tokenizer(place), load_config(place)
+    else:
+        from transformers import AutoConfig, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=True)
+        model = AutoConfig.from_pretrained(place, revision=revision, local_files_only=True)
+    text = model.get_text_config()
     check_blocks(config, text.num_hidden_layers)
     return tokenizer, getattr(text, "max_position_embeddings", None)

@@ -5,6 +5,7 @@ Knows nothing of files; `pipelines.config.run` calls it once everything has its 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -18,8 +19,6 @@ from elder.registry import make_options, options_class
 
 GATES = ("reliability", "generalization", "locality", "locality_answer", "portability", "perplexity")
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-CREDENTIALS = re.compile(r"^[A-Za-z][\w+.-]*://[^/?#]*@")
-S3_REMEDY = "credentials come from the AWS chain: environment, profile, or the role of the machine"
 INHERITED_OPTIONS = {"batch_size": "stream.batch_size", "seed": "seed"}  # options of a method -> keys that set them
 
 Make = Callable[[str, Mapping[str, Any]], Any]
@@ -96,7 +95,7 @@ def gate_problems(config: StagedConfig, document: Document) -> list[str]:
         key, (quantity, _, protocol) = f"gates.{name}", name.partition(".")
         if quantity not in GATES:
             problems.append(f"{document.at(key)}: no such gate (known: {', '.join(GATES)})")
-        elif isinstance(bound, bool) or not isinstance(bound, int | float):
+        elif isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
             problems.append(f"{document.at(key)}: expected a number, found {bound!r}")
         elif quantity == "perplexity":
             problems += [f"{document.at(key)}: must be greater than 1, found {bound}"] if bound <= 1 else []
@@ -112,9 +111,6 @@ def gate_problems(config: StagedConfig, document: Document) -> list[str]:
 
 def contradictions(config: StagedConfig) -> list[tuple[str, str]]:
     """Keys of a run whose values do not go together, with what to do."""
-    secret = credential_problems(config)
-    if secret:
-        return secret  # whatever else is wrong with these addresses could repeat them
     stream, wrong = config.stream, []
     if stream.batch_size > stream.stage_size:
         text = f"{stream.batch_size} is larger than stream.stage_size = {stream.stage_size}"
@@ -147,20 +143,3 @@ def common_contradictions(config: StagedConfig) -> list[tuple[str, str]]:
         text = f"tracking.store is the directory '{tracking.store}', not s3://bucket/prefix"
         wrong.append(("tracking.s3.endpoint_url", text))
     return wrong
-
-
-def credential_problems(config: StagedConfig) -> list[tuple[str, str]]:
-    """Addresses that hold a user or a password: configs are printed, logged and stored. No message repeats one."""
-    tracking, mlflow = config.tracking, "export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
-    addresses = (
-        ("tracking.mlflow", tracking.mlflow, mlflow),
-        ("tracking.store", tracking.store, S3_REMEDY),
-        ("tracking.s3.endpoint_url", tracking.s3.endpoint_url, S3_REMEDY),
-        ("model.source", config.model.source, S3_REMEDY),
-        ("cluster.address", config.cluster.address, "export RAY_AUTH_TOKEN instead"),
-    )
-    return [
-        (key, f"holds a user or a password, which would be printed and stored with the run; {remedy}")
-        for key, address, remedy in addresses
-        if address and CREDENTIALS.match(address)
-    ]

@@ -18,20 +18,15 @@ import yaml
 import elder
 from elder.errors import ConfigError, FormerNameWarning
 from elder.options.messages import suggestion
+from elder.paths import user_path
 from elder.pipelines.config.document import COMMAND_LINE, Document
 from elder.pipelines.config.former import renamed
+from elder.pipelines.config.logins import refuse_logins
+from elder.pipelines.config.yaml_text import DEEPEST, YamlError, parse_yaml
+from elder.texts import HALF, is_writable
 
 C_co = TypeVar("C_co", covariant=True)
 OVERRIDE = re.compile(r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads `1e-4` as a number, as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 def configs_dir() -> Path:
@@ -96,7 +91,7 @@ def find_config(path_or_name: str) -> Path:
     Raises:
         ConfigError: There is neither such a file nor such a name.
     """
-    path = Path(path_or_name).expanduser()
+    path = user_path(path_or_name, ConfigError)
     if path.is_file():
         return path
     packaged = packaged_configs()
@@ -129,15 +124,13 @@ def parse_document(text: str, source: str) -> Document:
     """The mapping that a YAML text holds, with the place `source:line` of every key.
 
     Raises:
-        ConfigError: It is not YAML, not a mapping, or names keys twice.
+        ConfigError: It is not YAML, not a mapping, names keys twice, or an address in it holds a password.
     """
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        values = _with_text_keys(yaml.load(text, Loader=_Loader))  # a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{line}: not YAML: {getattr(error, 'problem', None) or error}") from error
+        node, read = parse_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"{source}{f':{error.line}' if error.line else ''}: {error}") from error
+    values = _with_text_keys(read)
     if values is None:
         return Document({}, source)
     if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
@@ -150,7 +143,7 @@ def parse_document(text: str, source: str) -> Document:
         places[key] = f"{source}:{number}"
     if problems:
         raise ConfigError(problems)
-    return renamed(Document(values, source, places))
+    return refuse_logins(renamed(Document(values, source, places)))
 
 
 def _with_text_keys(value: Any) -> Any:
@@ -172,7 +165,7 @@ def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
     """The document with `key.sub=value` laid over it; values are YAML, later ones win.
 
     Raises:
-        ConfigError: An override is not of that form; all of them are named.
+        ConfigError: An override is not of that form, all of them are named; or an address holds a password.
     """
     values = deepcopy(dict(document.values))
     places, raw = dict(document.places), dict(document.raw)
@@ -181,10 +174,16 @@ def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
         if not OVERRIDE.match(override):
             problems.append(f"command line: '{override}' is not of the form key.sub=value")
             continue
+        if not is_writable(override):
+            problems.append(f"command line: {override!a} holds {HALF}, or bytes that are no UTF-8")
+            continue
         key, text = override.split("=", 1)
+        if key.count(".") >= DEEPEST:
+            problems.append(f"command line: '{key[:40]}...' is no key: it has {key.count('.') + 1} parts")
+            continue
         try:
-            value = _with_text_keys(yaml.load(text, Loader=_Loader))  # a subclass of SafeLoader
-        except yaml.YAMLError:
+            value = _with_text_keys(parse_yaml(text)[1])
+        except YamlError:
             value = text  # such as an unquoted '@' or ': ' in a path
         problem = _put(values, key, value)
         if problem:
@@ -192,7 +191,7 @@ def with_overrides(document: Document, overrides: Sequence[str]) -> Document:
         places[key], raw[key] = COMMAND_LINE, text
     if problems:
         raise ConfigError(problems)
-    return renamed(replace(document, values=values, places=places, raw=raw))
+    return refuse_logins(renamed(replace(document, values=values, places=places, raw=raw)))
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> str | None:

@@ -115,7 +115,7 @@ class ClusterConfig(Settings):
         "How the base model is held by the workers: whole (`none`), `zero2`, sharded (`zero3`), or `auto` by memory.",
     )
     wait_for_resources_s: Positive = setting(
-        600.0, "Seconds for which the run waits for room for its workers; then it ends with exit code 3."
+        600.0, "Seconds for which the run waits for room for its workers; then it ends with exit code 3.", le=1e8
     )
     max_failures: Natural = setting(3, "Worker failures without a commit between them after which the run ends.")
 
@@ -147,7 +147,9 @@ class TrackingConfig(Settings):
     )  # pydantic reserves `register` itself
     alias: Text | None = setting("candidate", "Alias that is set on the registered version.")
     retry_timeout_s: NotNegative = setting(
-        120.0, "Seconds for which a run under way keeps asking a store or MLflow that does not answer."
+        120.0,
+        "Seconds for which a run under way keeps asking a store or MLflow that does not answer.",
+        le=1e8,
     )
     mlflow_limit_mb: NotNegative = setting(
         256.0,

@@ -14,7 +14,7 @@ from elder.errors import ConfigError
 from elder.options.fields import Count, Natural, OneOf, Settings, Text, setting
 from elder.options.messages import found
 from elder.pipelines.config.base import StagedConfig, diff, flatten
-from elder.pipelines.config.checks import build_editor, common_contradictions, credential_problems
+from elder.pipelines.config.checks import build_editor, common_contradictions
 from elder.pipelines.config.document import Document, build
 from elder.pipelines.config.files import readers
 from elder.pipelines.config.sections import (
@@ -155,9 +155,6 @@ def _gates(given: Any, document: Document, problems: list[str]) -> dict[str, flo
 
 def _contradictions(config: TrainConfig) -> list[tuple[str, str]]:
     """Keys whose values do not go together, with what to do."""
-    secret = credential_problems(config)
-    if secret:
-        return secret
     wrong = []
     data, own = config.data, config.validation
     if own.source is None and own.edits is None:

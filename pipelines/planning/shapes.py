@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from elder.errors import ModelError
+from elder.paths import user_path
 
 # Configs of the models our documentation runs, so that planning needs neither network nor licence click.
 # Facts of the published config.json files.
@@ -101,7 +101,7 @@ def _config(source: str, revision: str | None) -> tuple[Any, str]:
         return _world_config(source), "the recipe of the generated world"
     from transformers import AutoConfig
 
-    if Path(source).expanduser().is_dir():
+    if user_path(source).is_dir():
         from elder.models.load import load_config
 
         return load_config(source), f"{source}/config.json"

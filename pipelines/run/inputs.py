@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from elder.edit import Edit
 from elder.errors import ConfigError, DataError
+from elder.paths import user_path
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.requirements import check_blocks, check_subjects
@@ -138,6 +139,6 @@ def read_text(config: RunConfig) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return user_path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"evaluation.perplexity_text: '{path}' cannot be read: {error}") from error

@@ -111,9 +111,9 @@ class WorkerParts:
 
     def restore(self, directory: Path, editor: Editor) -> None:
         """Put an editor into the state that those files hold."""
-        from safetensors.torch import load_file
+        from elder.tensor_files import read_tensors
 
-        editor.load_state_dict(load_file(directory / ADAPTER_FILES[0]))
+        editor.load_state_dict(read_tensors(directory / ADAPTER_FILES[0]))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from elder.errors import AdapterError, ConfigError
+from elder.paths import user_path
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import CONFIG, Commit, RunState
@@ -66,7 +67,7 @@ def pin_trained(config: StagedConfig, store: Store, before: Mapping[str, Any] | 
     if text is None:
         return None
     if _is_directory(text):
-        manifest = read_manifest(Path(text).expanduser())
+        manifest = read_manifest(user_path(text))
         _check_method(config, manifest, text)
         return TrainedPin(str(manifest["state_digest"]))
     state = RunState(store, text)
@@ -129,7 +130,7 @@ def trained_directory(
         return
     with tempfile.TemporaryDirectory(prefix="elder-trained-") as folder:
         if _is_directory(text):
-            directory = Path(text).expanduser()
+            directory = user_path(text)
         else:
             store = store_factory()
             pin = pinned or pin_trained(config, store)
@@ -169,4 +170,4 @@ def _check_method(config: StagedConfig, manifest: Mapping[str, Any], text: str) 
 
 
 def _is_directory(text: str) -> bool:
-    return Path(text).expanduser().is_dir()
+    return user_path(text).is_dir()

@@ -15,6 +15,7 @@ from typing import Any, overload
 from elder.datasets import EditStream, load_edits, validate_stream
 from elder.edit import Edit, Probe, dataset_digest
 from elder.errors import ConfigError, DataError
+from elder.paths import user_path
 from elder.pipelines.config.training import TrainConfig
 
 
@@ -172,4 +173,4 @@ def _check_complete(blocks: Blocks, validation: Sequence[Edit]) -> None:
 
 
 def _path(path: str | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+    return None if path is None else user_path(path)

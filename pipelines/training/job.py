@@ -141,11 +141,13 @@ class TrainingKit(WorkerParts):
     def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
         """Write the trained editor, and the rest of the state beside it: no tensor is written twice."""
         import torch
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import save_file
+
+        from elder.tensor_files import read_tensors
 
         trainer = _trainer(editor)
         trainer.save(directory, extra=dict(extra))
-        written = load_file(directory / WEIGHTS)
+        written = read_tensors(directory / WEIGHTS)
         state = trainer.state_dict()
         rest = {
             name: tensor.contiguous()
@@ -160,11 +162,10 @@ class TrainingKit(WorkerParts):
 
     def restore(self, directory: Path, editor: Editor) -> None:
         """Put the state together again."""
-        from safetensors import safe_open
-        from safetensors.torch import load_file
+        from elder.tensor_files import open_safetensors, read_tensors
 
-        written, state = load_file(directory / WEIGHTS), load_file(directory / CONTINUATION)
-        with safe_open(str(directory / CONTINUATION), "pt") as file:  # type: ignore[no-untyped-call]
+        written, state = read_tensors(directory / WEIGHTS), read_tensors(directory / CONTINUATION)
+        with open_safetensors(directory / CONTINUATION) as file:
             shared = (file.metadata() or {}).get("shared", "").split("\n")
         editor.load_state_dict({**state, **{name: written[name] for name in shared if name}})
 

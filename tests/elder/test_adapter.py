@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from elder import adapter_files as adapter
+from elder import manifest as manifests
 from elder.adapter import load_adapter, load_edited
 from elder.adapter_files import FORMAT, MANIFEST, WEIGHTS, load_manifest, save_adapter, verify
 from elder.base import Base, Editor
@@ -130,8 +130,8 @@ def test_other_bases_are_refused_by_name_and_digest(folder: Path, base_of: Calla
 
 def test_a_file_is_hashed_once_a_load(folder: Path, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    fingerprint = adapter._fingerprint
-    monkeypatch.setattr(adapter, "_fingerprint", lambda path: hashed.append(path) or fingerprint(path))
+    fingerprint = manifests.fingerprint
+    monkeypatch.setattr(manifests, "fingerprint", lambda path: hashed.append(path) or fingerprint(path))
     assert load_adapter(folder, base).edits_applied == 4
     assert hashed == [folder / WEIGHTS]
 
@@ -149,8 +149,10 @@ def test_load_edited_loads_the_base_that_the_manifest_names(method: str, tmp_pat
     editor.save(tmp_path / "adapter")
     inputs = padded(base, [e.prompt for e in EDITS])
     wanted = logits_of(editor.model, inputs)
+    with pytest.warns(UserWarning, match=f"names its base model, '{tmp_path / 'model'}', which is loaded now"):
+        named = load_edited(tmp_path / "adapter", device="cpu")
     for edited in (
-        load_edited(tmp_path / "adapter", device="cpu"),
+        named,
         load_edited(str(tmp_path / "adapter"), base=base),
         load_edited(tmp_path / "adapter", base=str(tmp_path / "model"), device="cpu"),
     ):

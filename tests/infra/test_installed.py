@@ -24,7 +24,7 @@ print("ANSWERS", json.dumps([elder.__file__, loaded.predict(["Person 0 lives in 
 """
 # What `tracking.mlflow_limit_mb` makes of a large adapter: its place in MLflow has a pointer to the store.
 POINTED = """
-import json, pathlib, shutil, sys
+import json, os, pathlib, shutil, sys
 import mlflow
 from elder.infra.tracking.elder_pyfunc import save_model
 from elder.infra.tracking.pointer import make_pointer
@@ -33,6 +33,7 @@ adapter, work = map(pathlib.Path, sys.argv[1:])
 shutil.copy(adapter / "manifest.json", work / "pointed")
 (work / "pointed" / "pointer.json").write_text(make_pointer(adapter, str(adapter), {}).to_json())
 save_model(work / "model", work / "pointed", "m-1", "run")
+os.environ["ELDER_STORE"] = str(adapter)
 print("ANSWERS", json.dumps(mlflow.pyfunc.load_model(str(work / "model")).predict(["Water"])))
 """
 

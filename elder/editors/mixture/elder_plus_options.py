@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from elder.editors.mixture.elder_options import ElderOptions
-from elder.options.fields import Count, Layers, Natural, NotNegative, Number, Positive, setting
+from elder.options.fields import Count, Layers, Natural, NotNegative, Number, Rate, setting
 
 
 class ElderPlusOptions(ElderOptions):
@@ -13,7 +13,7 @@ class ElderPlusOptions(ElderOptions):
 
     layers: Layers | None = setting(None, "blocks that get a mixture; default: the last three eighths")
     experts: Count = setting(16, "LoRAs in each layer (N)")
-    lr: Positive = setting(5e-3, "learning rate of Adam, which starts afresh with every batch")
+    lr: Rate = setting(5e-3, "learning rate of Adam, which starts afresh with every batch")
     guide_weight: NotNegative = setting(1e-2, "weight of the guided loss; used with routing: router")
     batch_size: Count = setting(10, "edits applied together")
     subject_layer: Natural = setting(0, "block whose input gives the subject keys; 0: the token embeddings")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from elder.options.fields import Count, Layers, Natural, NotNegative, Positive, Settings, Whole, setting
+from elder.options.fields import Count, Layers, Natural, NotNegative, Positive, Rate, Settings, Whole, setting
 
 
 class LocateOptions(Settings):
@@ -16,8 +16,8 @@ class LocateOptions(Settings):
     fact_token: Literal["subject_last", "last"] = setting(
         "subject_last", "where a fact is written: at the subject's last token, as published, or the prompt's last token"
     )
-    steps: Count = setting(25, "forward passes of the value optimisation; the last one only measures")
-    lr: Positive = setting(0.5, "learning rate of the value optimisation (Adam)")
+    steps: Count = setting(25, "forward passes of the value optimisation; the last one only measures", le=1_000_000)
+    lr: Rate = setting(0.5, "learning rate of the value optimisation (Adam)")
     kl_factor: NotNegative = setting(0.0625, "weight of KL(now || before) after the subject in `SUBJECT is a`")
     kl_position: Literal["subject", "end"] = setting(
         "subject", "where that is measured: at the subject, as the reference code does, or at the end of the text"

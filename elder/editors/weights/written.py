@@ -195,9 +195,8 @@ class WrittenEditor(Asking, Generic[Key]):
         """
         own = self.state_dict()
         check_state(_upright(state), _upright(own), GROWING, ("cursor",))
-        wrong = [f"'{n}' is not finite" for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
         cursor, pattern = unpack_json(state["cursor"]), unpack_json(own["cursor"])
-        wrong += _miscounted(cursor, pattern) or self._contradictions(state, cursor)
+        wrong = _miscounted(cursor, pattern) or self._contradictions(state, cursor)
         refuse(wrong)
         found: dict[str, Any] = cursor
         return found

@@ -13,7 +13,7 @@ import pytest
 
 import elder
 from elder.base import Editor
-from elder.errors import AdapterError, ElderError
+from elder.errors import AdapterError, ElderError, InputError
 from elder.infra.tracking.elder_pyfunc import ElderModel, save_model
 from elder.infra.tracking.pointer import make_pointer
 from elder.metrics.generation import Decoder, generate
@@ -102,6 +102,12 @@ def test_a_pointer_is_followed_once_and_says_what_is_missing(
         patch.setitem(sys.modules, "elder.infra.tracking.pointer", None)
         with pytest.raises(AdapterError, match=r"too large for MLflow and lies in .*elder pull REF DIR"):
             mlflow.pyfunc.load_model(str(tmp_path / "work" / "model"))
+    with pytest.raises(InputError, match="configured here is none"):
+        mlflow.pyfunc.load_model(str(tmp_path / "work" / "model"))
+    monkeypatch.setenv("ELDER_STORE", str(tmp_path / "elsewhere"))
+    with pytest.raises(InputError, match=r"configured here is .*elsewhere"):
+        mlflow.pyfunc.load_model(str(tmp_path / "work" / "model"))
+    monkeypatch.setenv("ELDER_STORE", str(tmp_path))
     for _ in range(2):  # the second time from what was kept, the store is gone
         loaded = mlflow.pyfunc.load_model(str(tmp_path / "work" / "model"))
         assert loaded.predict(PROMPTS, params={"max_new_tokens": 4}) == expected(editor, PROMPTS, 4)

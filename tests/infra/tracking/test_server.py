@@ -10,7 +10,7 @@ import pytest
 
 import elder
 from elder.base import Editor
-from elder.errors import AdapterError, UnreachableError
+from elder.errors import AdapterError, InputError, UnreachableError
 from elder.infra.doctor.checks import check
 from elder.infra.stores.s3 import S3Store
 from elder.infra.stores.s3_settings import S3Settings
@@ -225,6 +225,15 @@ def test_an_adapter_above_the_limit_stays_in_the_store(
     assert sorted(files) == ["manifest.json", "pointer.json"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxied_mlflow)
     monkeypatch.setenv("ELDER_HOME", str(tmp_path / "home"))
+    with pytest.raises(InputError, match=r"the store that is configured here is none.*ELDER_STORE"):
+        pull("pointed", tmp_path / "unasked", proxied_mlflow)
+    with pytest.raises(InputError, match=r"configured here is s3://another-bucket"):
+        pull("pointed", tmp_path / "unasked", proxied_mlflow, store="s3://another-bucket")
+    with pytest.raises(InputError, match=rf"lies on the server {s3_endpoint}, and none is configured"):
+        pull("pointed", tmp_path / "unasked", proxied_mlflow, store=f"s3://{bucket}")
+    assert not (tmp_path / "unasked").exists()
+    monkeypatch.setenv("ELDER_STORE", f"s3://{bucket}/runs")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
     pulled_and_answering(proxied_mlflow, "pointed", editor, place, tmp_path)
 
     wrong = {"endpoint_url": "http://127.0.0.1:9", "attempts": 1}
@@ -267,7 +276,7 @@ def test_a_whole_run_whose_adapters_stay_in_the_store(
         ("edit", *config, *run),
         ("show", "whole-1"),
         ("promote", "models:/whole@candidate", "--alias", "champion"),
-        ("pull", "models:/whole@champion", "adapter"),
+        ("pull", "models:/whole@champion", "adapter", "--store", f"s3://{bucket}/e", "--s3-endpoint", s3_endpoint),
         ("evaluate", "models:/whole@champion", *config, "--json", "evaluated.json"),
     ):
         assert main(list(command)) == 0, capfd.readouterr().err
@@ -276,6 +285,8 @@ def test_a_whole_run_whose_adapters_stay_in_the_store(
     assert json.loads(Path("adapter/manifest.json").read_text())["state_digest"] == result["adapter"]["digest"]
     assert again["metrics"]["locality.forced"] == pytest.approx(result["final"]["locality.forced"], abs=1e-9)
     prompts = [str(row["prompt"]) for row in records(8)]
+    monkeypatch.setenv("ELDER_STORE", f"s3://{bucket}/e")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
     loaded = mlflow.pyfunc.load_model("models:/whole@champion")
     assert loaded.predict(prompts) == ElderModel(Path("adapter")).predict(prompts)
 

@@ -87,7 +87,7 @@ def test_scientific_numbers_are_numbers_in_files_and_on_the_command_line() -> No
 
 def test_all_mistakes_are_named_at_once_with_file_line_and_key(tmp_path: Path) -> None:
     text = """
-name: 2024-01-01
+name: 20240101
 stream: {stage_size: 10, batch_size: 20}
 editor:
   method: elder
