@@ -16,14 +16,14 @@ from elder.pipelines.run.stepping import FAILED, STAGE, LocalTrialHost
 from elder.pipelines.suite.members import MemberResult, SuiteContext
 from elder.pipelines.suite.parallel import PlacedMembers, shared_of
 from elder.runtime import LocalRuntime
-from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
+from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, leave_out_plots, make_config, make_edits
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing and collecting garbage are tested elsewhere."""
     monkeypatch.setattr("elder.pipelines.run.stepping.gc", SimpleNamespace(collect=lambda: 0))
-    monkeypatch.setattr("elder.pipelines.pages.plots.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    leave_out_plots(monkeypatch)
 
 
 def config_of(name: str, **sections: object) -> RunConfig:
