@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -253,3 +254,9 @@ class RecordingTracker(NullTracker):
 
     def finish(self, status: str) -> None:
         self.statuses.append(status)
+
+
+def leave_out_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing costs seconds and is tested elsewhere: every plot is the same few bytes."""
+    for room in ("pages.axes", "suite.study_plots"):
+        monkeypatch.setattr(f"elder.pipelines.{room}.to_png_panels", lambda draw, size: b"\x89PNG" * 40)

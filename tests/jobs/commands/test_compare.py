@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.conftest import Elder
+from tests.pipelines.fakes import leave_out_plots
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere."""
-    for module in ("pages.plots", "suite.comparison_plots"):
-        monkeypatch.setattr(f"elder.pipelines.{module}.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
-    monkeypatch.setattr("elder.pipelines.suite.study_plots.to_png_panels", lambda draw, size: b"\x89PNG" * 40)
+    leave_out_plots(monkeypatch)
 
 
 def test_two_methods_side_by_side(elder: Elder, tmp_path: Path, small_run: list[str]) -> None:

@@ -13,7 +13,7 @@ from elder.errors import ConfigError, ElderError, UnreachableError
 from elder.pipelines.config.run import parse_config
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState
-from tests.pipelines.fakes import Mishap, RecordingTracker, StoreAt, make_edits
+from tests.pipelines.fakes import Mishap, RecordingTracker, StoreAt, leave_out_plots, make_edits
 from tests.pipelines.tune_fakes import EDITS, Inline, Stop, TuneKit, make_search, score, search
 
 
@@ -21,7 +21,7 @@ from tests.pipelines.tune_fakes import EDITS, Inline, Stop, TuneKit, make_search
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what costs seconds and is tested elsewhere: collecting garbage behind each run, drawing."""
     monkeypatch.setattr("elder.pipelines.run.stepping.gc", SimpleNamespace(collect=lambda: 0))
-    monkeypatch.setattr("elder.pipelines.search.plots.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    leave_out_plots(monkeypatch)
 
 
 def essence(result: dict[str, Any]) -> dict[str, Any]:

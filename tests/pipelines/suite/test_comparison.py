@@ -20,14 +20,13 @@ from elder.pipelines.suite.comparison_driver import run_compare
 from elder.pipelines.suite.comparison_result import right_after, score
 from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome
 from elder.pipelines.suite.members import MemberResult, outcome_error
-from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, StoreAt, make_edits
+from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, StoreAt, leave_out_plots, make_edits
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere."""
-    monkeypatch.setattr("elder.pipelines.pages.plots.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
-    monkeypatch.setattr("elder.pipelines.suite.comparison_plots.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    leave_out_plots(monkeypatch)
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,14 @@ from elder.pipelines.run.commits import RunState
 from elder.pipelines.suite.comparison_driver import run_compare
 from elder.pipelines.suite.driver import SuiteIO
 from elder.pipelines.suite.members import ChildTracker
-from tests.pipelines.fakes import Mishap, RecordingTracker, StoreAt, make_edits
+from tests.pipelines.fakes import Mishap, RecordingTracker, StoreAt, leave_out_plots, make_edits
 from tests.pipelines.suite.test_comparison import MethodKit, make_compare
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere."""
-    for module in ("pages.plots", "suite.comparison_plots"):
-        monkeypatch.setattr(f"elder.pipelines.{module}.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    leave_out_plots(monkeypatch)
 
 
 class World:

@@ -17,7 +17,7 @@ from elder.pipelines.config.suite import Member
 from elder.pipelines.run.commits import RunState, RunTakenOver
 from elder.pipelines.suite.members import SuiteContext
 from elder.pipelines.suite.parallel import SideBySide
-from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, make_config, make_edits
+from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, leave_out_plots, make_config, make_edits
 from tests.pipelines.workers_here import WorkersHere
 
 
@@ -25,7 +25,7 @@ from tests.pipelines.workers_here import WorkersHere
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing and collecting garbage are tested elsewhere."""
     monkeypatch.setattr("elder.pipelines.run.stepping.gc", SimpleNamespace(collect=lambda: 0))
-    monkeypatch.setattr("elder.pipelines.pages.plots.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
+    leave_out_plots(monkeypatch)
 
 
 def members_of(*names: str, **sections: Any) -> list[Member]:

@@ -20,7 +20,16 @@ from elder.pipelines.suite.driver import SuiteIO, SuiteOutcome
 from elder.pipelines.suite.members import outcome_error
 from elder.pipelines.suite.study_driver import run_study
 from elder.pipelines.suite.study_report import read_published
-from tests.pipelines.fakes import FakeEditor, FakeKit, FakeMeter, FakeReport, RecordingTracker, StoreAt, make_edits
+from tests.pipelines.fakes import (
+    FakeEditor,
+    FakeKit,
+    FakeMeter,
+    FakeReport,
+    RecordingTracker,
+    StoreAt,
+    leave_out_plots,
+    make_edits,
+)
 
 PARTS = {
     "batch": {"values": [1, 4], "strategies": ["batch"], "edits": 6},
@@ -32,8 +41,7 @@ PARTS = {
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere."""
-    monkeypatch.setattr("elder.pipelines.pages.plots.to_png", lambda draw, size=(1, 1): b"\x89PNG" * 40)
-    monkeypatch.setattr("elder.pipelines.suite.study_plots.to_png_panels", lambda draw, size: b"\x89PNG" * 40)
+    leave_out_plots(monkeypatch)
 
 
 class ScoreMeter(FakeMeter):
