@@ -96,7 +96,7 @@ class EditReader(Iterable[Placed]):
             return None
         self.reading.left_out.update(fields.left_out)
         if edits:
-            self.reading.unread.update(set(fields.unread()))
+            self.reading.unread.update(dict.fromkeys(fields.unread(), 1))
         else:
             self.reading.without_edit += 1
         return edits
