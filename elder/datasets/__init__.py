@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from elder.datasets.catalogue import DATASETS
     from elder.datasets.load import load_edits, open_edits
-    from elder.datasets.reading import EditReader
+    from elder.datasets.reader import EditReader
     from elder.datasets.stream import EditStream, validate_stream
     from elder.datasets.stream_check import check_stream
 
@@ -21,7 +21,7 @@ _HOMES = {
     "DATASETS": "elder.datasets.catalogue",
     "load_edits": "elder.datasets.load",
     "open_edits": "elder.datasets.load",
-    "EditReader": "elder.datasets.reading",
+    "EditReader": "elder.datasets.reader",
     "EditStream": "elder.datasets.stream",
     "validate_stream": "elder.datasets.stream",
     "check_stream": "elder.datasets.stream_check",

@@ -5,6 +5,8 @@ The reduced form that EasyEdit publishes is in `easyedit`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from elder.datasets.fields import Fields, LayoutOptions
 from elder.datasets.probes import kept
 from elder.edit import Edit, Probe
@@ -22,29 +24,20 @@ def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
     Raises:
         DataError: Required fields are missing or of the wrong type.
     """
-    prompt, subject, target, truth = rewritten(fields.part("requested_rewrite"))
-    neighbours = [Probe(text, truth) for text in fields.texts("neighborhood_prompts")]
+    edit = rewrite_edit(fields.part("requested_rewrite"))
+    neighbours = [Probe(text, edit.ground_truth) for text in fields.texts("neighborhood_prompts")]
     rephrases = fields.texts("paraphrase_prompts")
     locality = kept(fields, neighbours, options)
     number = fields.value("case_id")
     fields.raise_problems()
-    return [
-        Edit(
-            prompt=prompt,
-            target=target,
-            subject=subject,
-            ground_truth=truth,
-            rephrases=rephrases,
-            locality=locality,
-            source=f"counterfact case {number}" if "case_id" in fields.record else "counterfact",
-        )
-    ]
+    source = f"counterfact case {number}" if "case_id" in fields.record else "counterfact"
+    return [replace(edit, rephrases=rephrases, locality=locality, source=source)]
 
 
-def rewritten(rewrite: Fields) -> tuple[str, str, str, str]:
-    """Prompt, subject, new and old answer of a rewrite: {prompt with `{}`, subject, target_new, target_true}."""
+def rewrite_edit(rewrite: Fields) -> Edit:
+    """The edit of a rewrite: {prompt with `{}`, subject, target_new, target_true}, without its probes."""
     template, subject = rewrite.text("prompt"), rewrite.text("subject")
     if template and "{}" not in template:
         rewrite.problems.append(f"field '{rewrite.within}prompt' has no '{{}}' where the subject stands")
     target, truth = rewrite.part("target_new").text("str"), rewrite.part("target_true").text("str")
-    return template.replace("{}", subject), subject, target, truth
+    return Edit(prompt=template.replace("{}", subject), target=target, subject=subject, ground_truth=truth)

@@ -13,7 +13,7 @@ from pathlib import Path
 from elder.datasets.catalogue import DATASETS, LAYOUTS, LAYOUTS_OF
 from elder.datasets.fields import LayoutOptions
 from elder.datasets.hub import hub_records
-from elder.datasets.reading import EditReader
+from elder.datasets.reader import EditReader
 from elder.datasets.records import Broken, Record, read_records
 from elder.datasets.stream import EditStream, validate_stream
 from elder.datasets.tables import COLUMNAR, DELIMITERS, ending_of, table_records

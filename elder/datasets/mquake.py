@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from elder.datasets.counterfact import rewritten
+from elder.datasets.counterfact import rewrite_edit
 from elder.datasets.fields import Fields, LayoutOptions
 from elder.edit import Edit, Probe
 
@@ -21,19 +21,11 @@ def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
         DataError: Required fields are missing or of the wrong type.
     """
     number = fields.value("case_id")
-    edits = []
-    for rewrite in fields.parts("requested_rewrite"):
-        prompt, subject, target, truth = rewritten(rewrite)
-        edits.append(
-            Edit(
-                prompt=prompt,
-                target=target,
-                subject=subject,
-                ground_truth=truth,
-                rephrases=rewrite.texts("question"),
-                source=f"mquake case {number}" if "case_id" in fields.record else "mquake",
-            )
-        )
+    source = f"mquake case {number}" if "case_id" in fields.record else "mquake"
+    edits = [
+        replace(rewrite_edit(rewrite), rephrases=rewrite.texts("question"), source=source)
+        for rewrite in fields.parts("requested_rewrite")
+    ]
     questions, answer = fields.texts("questions"), fields.text("new_answer")
     fields.raise_problems()
     portability = tuple(Probe(question, answer) for question in questions)

@@ -6,15 +6,13 @@ Knows nothing of files or layouts; a place is a text that someone else gave.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from elder.datasets.reading import Reading
 from elder.datasets.records import capped
 from elder.edit import Edit
 from elder.errors import DataError
 from elder.texts import HALF, is_writable, text_problem
-
-if TYPE_CHECKING:
-    from elder.datasets.reading import Reading
 
 POLICIES = ("refuse", "last_wins")
 

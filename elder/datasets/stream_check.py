@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
-from elder.datasets.reading import EditReader, Placed, Reading
+from elder.datasets.reader import EditReader, Placed
+from elder.datasets.reading import Reading
 from elder.datasets.records import SHOWN, Problems
 from elder.datasets.stream import POLICIES, EditStream, id_problems, length_problems, prompt_problems, text_problems
 from elder.edit import Edit, dataset_digest

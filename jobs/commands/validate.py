@@ -43,13 +43,12 @@ def command(
     resolved = several.run if several else load_config(config, given)
     quiet_libraries(resolved)
     inputs = check_long_inputs(resolved, lambda line: click.echo(line, err=True))
-    stream = inputs.stream
     notes = dict.fromkeys([*inputs.notes, *(check_members(several) if several else ())])
     whole = several or resolved
     click.echo(whole.dump_yaml().rstrip())
     click.echo(f"# config ok, digest {whole.digest()[:16]}")
-    click.echo(f"# data ok: {stream.edits} edits, digest {stream.digest[:16]}")
-    for line in stream.reading.lines():
+    click.echo(f"# data ok: {inputs.edits} edits, digest {inputs.digest[:16]}")
+    for line in inputs.lines:
         click.echo(f"# {line}")
     runs = {member.name: member.config.digest() for member in several.members} if several else {}
     for name, digest in runs.items():
@@ -59,9 +58,9 @@ def command(
     result = {
         "ok": True,
         "config_digest": whole.digest(),
-        "edits": stream.edits,
-        "dataset_digest": stream.digest,
-        "read": stream.reading.to_dict(),
+        "edits": inputs.edits,
+        "dataset_digest": inputs.digest,
+        "read": inputs.read,
         "notes": list(notes),
     }
     write_json(json_file, result | ({"runs": runs} if runs else {}))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 from elder.errors import ConfigError
 from elder.jobs.shared.preflight import check_model, models_here, noting
@@ -13,18 +13,26 @@ from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.inputs import check_stream
 from elder.pipelines.run.requirements import check_text, read_windows
 
-if TYPE_CHECKING:
-    from elder.datasets.stream_check import CheckedStream
-
 QUIET_S = 5.0  # between two lines of progress
 
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """The stream that was checked, and sentences on what could not be checked."""
+    """A stream that was checked and not kept.
 
-    stream: CheckedStream
-    notes: list[str] = field(default_factory=list)
+    Attributes:
+        edits: How many there are.
+        digest: That of the stream.
+        lines: What was read and what was left out, in sentences.
+        read: The same as plain JSON values.
+        notes: Sentences on what could not be checked.
+    """
+
+    edits: int
+    digest: str
+    lines: list[str]
+    read: dict[str, Any]
+    notes: list[str]
 
 
 def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedInputs:
@@ -39,18 +47,19 @@ def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedI
     """
     problems: list[str] = []
     notes: list[str] = []
-    stream: CheckedStream | None = None
+    checked: CheckedInputs | None = None
     tokenizer, positions = check_model(config, problems, notes)
     with noting(problems):
         stream = check_stream(config, tokenizer, positions, models_here(), _every_few_seconds(say))
+        checked = CheckedInputs(stream.edits, stream.digest, stream.reading.lines(), stream.reading.to_dict(), notes)
     with noting(problems):
         if models_here():
             check_text(config)
         if tokenizer is not None:
             read_windows(config, tokenizer, positions)
-    if problems or stream is None:
+    if problems or checked is None:
         raise ConfigError(problems)
-    return CheckedInputs(stream, notes)
+    return checked
 
 
 def _every_few_seconds(say: Callable[[str], None]) -> Callable[[int], None]:

@@ -14,7 +14,7 @@ from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.requirements import check_blocks, check_subjects
 
 if TYPE_CHECKING:
-    from elder.datasets.reading import EditReader
+    from elder.datasets.reader import EditReader
     from elder.datasets.stream_check import CheckedStream
 
 

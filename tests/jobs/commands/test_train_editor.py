@@ -85,6 +85,7 @@ def test_a_training_is_planned_and_validated(elder: Elder, tmp_path: Path) -> No
     validated = elder("validate", "train/malmen_world", *TINY)
     assert validated.code == 0, validated.err
     assert "facts to train on, 10 to measure" in validated.out
+    assert "# read: " in validated.out
     wrong = elder("validate", "train/malmen_world", *TINY, "data.edits=15", "editor.rnk=3")
     assert wrong.code == 2
     assert "did you mean 'rank'" in wrong.err
