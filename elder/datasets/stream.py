@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from elder.datasets.records import capped
-from elder.edit import Edit
+from elder.edit import Edit, unusable_texts
 from elder.errors import DataError
-from elder.texts import HALF, is_writable, text_problem
 
 POLICIES = ("refuse", "last_wins")
 
@@ -71,7 +70,8 @@ def validate_stream(
     else:
         last = {edit.prompt: index for index, edit in enumerate(stream)}
         stream = stream.take(index for index, edit in enumerate(stream) if last[edit.prompt] == index)
-    problems += _text_problems(stream)
+    pairs = zip(stream, stream.places, strict=True)
+    problems += [f"{place}: {wrong}" for edit, place in pairs for wrong in unusable_texts(edit)]
     problems += _id_problems(stream)
     if tokenizer is not None and max_tokens is not None:
         problems += _length_problems(stream, tokenizer, max_tokens)
@@ -105,20 +105,6 @@ def _prompt_problems(stream: EditStream) -> list[str]:
                 f"{where} -> {_short(b.target)} contradicts {stream.places[first]} -> {_short(a.target)}; "
                 "remove one, or set conflicts to last_wins"
             )
-    return problems
-
-
-def _text_problems(stream: EditStream) -> list[str]:
-    """Prompts and targets that nobody can see, and texts that no file can hold."""
-    problems = []
-    for edit, place in zip(stream, stream.places, strict=True):
-        for name in ("prompt", "target"):
-            if wrong := text_problem(getattr(edit, name)):
-                problems.append(f"{place}: field '{name}' {wrong}")
-        probes = [text for probe in (*edit.locality, *edit.portability) for text in (probe.prompt, probe.answer or "")]
-        others = (edit.id, edit.subject or "", edit.ground_truth or "", *edit.rephrases, *probes)
-        if not all(map(is_writable, others)):
-            problems.append(f"{place}: it holds {HALF}")
     return problems
 
 
