@@ -19,9 +19,9 @@ from typing import Any
 from elder.errors import AdapterError, InputError
 from elder.infra.stores.files import sha256_of
 from elder.infra.stores.open import open_store
-from elder.infra.tracking.fetch import MANIFEST, fetch_adapter
+from elder.infra.tracking.fetch import fetch_adapter
 from elder.json_text import parse_json
-from elder.manifest import WEIGHTS, listed_files
+from elder.manifest import MANIFEST, WEIGHTS, listed_files
 
 POINTER = "pointer.json"
 STORE_VARIABLE = "ELDER_STORE"

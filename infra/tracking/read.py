@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from elder.errors import AdapterError, InputError
 from elder.infra.stores.files import check_digest
-from elder.infra.tracking.fetch import MANIFEST as MANIFEST_FILE
 from elder.infra.tracking.fetch import check_target, fetch_adapter
 from elder.infra.tracking.pointer import POINTER, fetch_pointed, read_pointer
+from elder.manifest import MANIFEST as MANIFEST_FILE
 
 if TYPE_CHECKING:
     from elder.infra.tracking.connection import Connection

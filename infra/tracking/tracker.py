@@ -32,12 +32,12 @@ from elder.errors import InputError
 from elder.infra.tracking import read as mlflow_read
 from elder.infra.tracking.connection import Connection
 from elder.infra.tracking.elder_pyfunc import save_model
-from elder.infra.tracking.fetch import MANIFEST as MANIFEST_FILE
 from elder.infra.tracking.flat import config_text, flatten, metric_name, model_name, table_text
 from elder.infra.tracking.ledger import MetricLedger
 from elder.infra.tracking.pointer import POINTER, is_too_large, make_pointer
 from elder.infra.tracking.promote import Order, move_alias, show_model, version_of, whoami
 from elder.infra.tracking.read import MODEL_ID, PARENT, RUN_ID, STAGE, STAGES, STORED_AT, VERSIONS, AdapterRef
+from elder.manifest import MANIFEST as MANIFEST_FILE
 from elder.redact import redact, redacted
 
 BATCH = 100  # MLflow takes at most so many parameters in one call (metrics: 1000)
