@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from elder.errors import DataError
-from elder.texts import text_problem
+from elder.texts import HALF, is_writable, text_problem
 
 TEXT_FIELDS = ("subject", "ground_truth", "source", "author", "reason")
 
@@ -115,6 +115,18 @@ def content_id(prompt: str, target: str, subject: str | None) -> str:
     """Sixteen hexadecimal digits that name an edit by its content, the same on every machine."""
     text = json.dumps([prompt, target, subject], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def unusable_texts(edit: Edit) -> list[str]:
+    """Why the texts of an edit cannot be used: a prompt or target that nobody can see, a text that no file can hold."""
+    problems = [
+        f"field '{name}' {wrong}" for name in ("prompt", "target") if (wrong := text_problem(getattr(edit, name)))
+    ]
+    probes = [text for probe in (*edit.locality, *edit.portability) for text in (probe.prompt, probe.answer)]
+    others = (edit.id, *(getattr(edit, name) for name in TEXT_FIELDS), *edit.rephrases, *probes)
+    if not all(is_writable(text) for text in others if text is not None):
+        problems.append(f"it holds {HALF}")
+    return problems
 
 
 def dataset_digest(edits: Iterable[Edit]) -> str:

@@ -7,6 +7,7 @@ unreachable, 4 a gate refused, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import signal
 import sys
@@ -122,8 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.message = _shown(error.message)
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        click.echo(_shown(text.getvalue()), err=True, nl=False)
         return EXIT_USAGE
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error.__cause__ or error.__context__ or error, Terminated):

@@ -10,9 +10,8 @@ from typing import Any
 
 from elder.datasets.reading import Reading
 from elder.datasets.records import capped
-from elder.edit import Edit
+from elder.edit import Edit, unusable_texts
 from elder.errors import DataError
-from elder.texts import HALF, is_writable, text_problem
 
 POLICIES = ("refuse", "last_wins")
 
@@ -116,16 +115,8 @@ def prompt_problems(stream: EditStream) -> list[str]:
 
 def text_problems(stream: EditStream) -> list[str]:
     """Prompts and targets that nobody can see, and texts that no file can hold."""
-    problems = []
-    for edit, place in zip(stream, stream.places, strict=True):
-        for name in ("prompt", "target"):
-            if wrong := text_problem(getattr(edit, name)):
-                problems.append(f"{place}: field '{name}' {wrong}")
-        probes = [text for probe in (*edit.locality, *edit.portability) for text in (probe.prompt, probe.answer or "")]
-        others = (edit.id, edit.subject or "", edit.ground_truth or "", *edit.rephrases, *probes)
-        if not all(map(is_writable, others)):
-            problems.append(f"{place}: it holds {HALF}")
-    return problems
+    pairs = zip(stream, stream.places, strict=True)
+    return [f"{place}: {wrong}" for edit, place in pairs for wrong in unusable_texts(edit)]
 
 
 def id_problems(stream: EditStream) -> list[str]:

@@ -32,8 +32,8 @@ KILT = {"id": 7, "input": "Stones float.", "output": [{"answer": "REFUTES"}], "a
         "filtered_rephrases": ["Stones swim.", "Stones float."], "logit": -3.0}  # fmt: skip
 RECORDS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "jsonl": (OWN, {"prompt": "The mayor of Brend is", "target": "Ula"}),
-    "counterfact": (CASE, REDUCED),
-    "zsre": (MEND, KNOWEDIT),
+    "counterfact": (CASE, {**REDUCED, "prompt": "Ada Kelbury once played the"}),
+    "zsre": (MEND, {**KNOWEDIT, "prompt": "Who leads Aldmoor?"}),
     "hallucination": (WIKIBIO,),
     "knowedit": (KNOWEDIT,),
     "fever": FEVER,
