@@ -62,7 +62,7 @@ def submit(server: JobServer, job: Submission) -> None:
         UnreachableError: The cluster does not answer, or does not take the package.
     """
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **job.environment}
-    with _client(server) as client:
+    with tailing_client(server) as client:
         try:
             _patiently(retry_if_exception(lambda error: NOT_YET in str(error)))(
                 client.submit_job,
@@ -93,7 +93,7 @@ def follow(server: JobServer, job_id: str, write: Callable[[str], None]) -> JobR
     reader = _Reader(write)
     while True:
         # Whatever the connection dies of: whether the cluster is there is asked in the next line.
-        with suppress(UnreachableError), _client(server) as client, suppress(Exception):
+        with suppress(UnreachableError), tailing_client(server) as client, suppress(Exception):
             asyncio.run(reader.read(client, job_id))
         job = _patiently(retry_if_exception_type(UnreachableError))(server.job, job_id)
         if job is None:
@@ -142,7 +142,7 @@ class _Reader:
 
 
 @contextmanager
-def _client(server: JobServer) -> Iterator[Any]:
+def tailing_client(server: JobServer) -> Iterator[Any]:
     """Ray's own client for this server, quiet, with the errors of this house."""
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient

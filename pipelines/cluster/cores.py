@@ -1,6 +1,6 @@
 """How many cores this process may use: of its own machine, its affinity and its cgroups. Linux; elsewhere all cores.
 
-A container sees all cores of its host; what it may use of them stands in its cgroup, as a quota of processor time.
+A container sees all cores of its host; what it may use of them is in its cgroup, as a quota of processor time.
 """
 
 from __future__ import annotations

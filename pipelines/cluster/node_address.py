@@ -19,7 +19,7 @@ SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 def speak_on(address: str) -> str | None:
     """Make torch use the interface of the node's own address, if the host's name would lead it to the loopback.
 
-    What the user has set stands. Must be called before the process group is made.
+    What the user has set is kept. Must be called before the process group is made.
 
     Args:
         address: The node's IPv4 address as other nodes know it.

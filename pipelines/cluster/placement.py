@@ -107,7 +107,7 @@ def explain(
         f"{needs(cluster)}; the cluster has {_listed(cluster, there)}, of which {_listed(cluster, free)} are free"
         f"{_largest(cluster)}. Wait until other jobs end (elder jobs), add nodes or let the cluster grow "
         "(max_workers), or take fewer or smaller workers (cluster.workers, cluster.cpus_per_worker, "
-        "cluster.gpus_per_worker). What is committed stands, and the same command goes on from there"
+        "cluster.gpus_per_worker). What is committed is kept, and the same command resumes from it"
     )
 
 

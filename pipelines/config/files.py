@@ -139,7 +139,7 @@ def parse_document(text: str, source: str) -> Document:
     problems = []
     for key, number in _keys(node, ""):
         if key in places:
-            problems.append(f"{source}:{number}: {key}: the key stands twice (first at {places[key]})")
+            problems.append(f"{source}:{number}: {key}: duplicate key (first at {places[key]})")
         places[key] = f"{source}:{number}"
     if problems:
         raise ConfigError(problems)

@@ -252,7 +252,7 @@ class RunState:
         """Make a stage visible. If somebody else has, theirs counts when it is the same state.
 
         Returns:
-            The commit that stands.
+            The commit that counts.
 
         Raises:
             RunTakenOver: The stage is committed with another state: another driver owns the run.
@@ -299,7 +299,7 @@ class RunState:
             return None
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the result down; the first one stands."""
+        """Write the result down; the first one is kept."""
         self.store.create(self.key(RESULT), json.dumps(result, indent=1, ensure_ascii=False).encode())
 
     def adapter_uri(self, commit: Commit) -> str:

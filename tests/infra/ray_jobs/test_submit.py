@@ -136,7 +136,7 @@ def test_however_long_a_log_was_followed_a_silent_cluster_is_waited_for(
 ) -> None:
     monkeypatch.setattr(submit, "PATIENCE_S", 0.3)
     monkeypatch.setattr(submit, "PAUSE_S", 0.01)
-    monkeypatch.setattr(submit, "_client", nullcontext)
+    monkeypatch.setattr(submit, "tailing_client", nullcontext)
     written: list[str] = []
     server = cast(JobServer, Silent(refusals))
     if refusals > 3:

@@ -35,7 +35,7 @@ def test_a_plain_run_closes_its_record(elder: Elder, small_run: list[str], tmp_p
         _, said = run.communicate(timeout=WAIT_S)
     committed = len(list(stages.glob("*/COMMIT.json")))
     assert run.returncode == 143, said
-    assert f"stage {committed - 1} stands committed ({4 * committed} edits)" in said
+    assert f"stage {committed - 1} is committed ({4 * committed} edits)" in said
     assert "continue with: elder edit demo" in said
     assert said.rstrip().endswith("interrupted by SIGTERM")
     assert "Traceback" not in said
