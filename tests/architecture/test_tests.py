@@ -32,7 +32,6 @@ PRIVATE: dict[str, int] = {
     "tests/elder/solvers/test_sequences.py": 1,
     "tests/elder/targets/test_load_or_collect.py": 1,
     "tests/elder/targets/test_statistics.py": 2,
-    "tests/elder/test_adapter.py": 2,
     "tests/infra/dev/test_services.py": 3,
     "tests/infra/test_aws_policy.py": 2,
     "tests/infra/test_cluster_yaml.py": 1,
