@@ -28,8 +28,9 @@ def config_arguments(function: F) -> F:
 def json_option(function: F) -> F:
     """`--json FILE`: the machine-readable result."""
     return click.option(
-        "--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write the result."
-    )(function)
+        "--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write the result.",
+        callback=_writable,
+    )(function)  # fmt: skip
 
 
 def mlflow_option(function: F) -> F:
@@ -62,6 +63,11 @@ def check_json_target(path: Path | None) -> None:
     except OSError as error:
         reason = f"--json {path}: cannot be written: {error.strerror}; name a file in a writable folder"
         raise ConfigError(reason) from error
+
+
+def _writable(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    check_json_target(path)
+    return path
 
 
 def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
