@@ -88,7 +88,8 @@ def _mutated(rng: Random, line: list[str]) -> list[str]:
             line.insert(at, f"{rng.choice(KEYS)}={odd}")
         else:
             line.insert(at, rng.choice(line))
-    return [argument.replace("\0", "")[:LONGEST] for argument in line]  # a process gets neither
+    given = [argument.replace("\0", "")[:LONGEST] for argument in line]  # a process gets neither
+    return [os.fsdecode(argument.encode(errors="surrogatepass")) for argument in given]  # as bytes of the shell come
 
 
 COMMAND_LINE: Mapping[str, Case] = {f"arguments-{verb}": _case(verb) for verb in LINES}
