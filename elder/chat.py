@@ -62,6 +62,10 @@ class Chat:
         tail = self.tail.strip()
         return bool(tail) and prompt.rstrip().endswith(tail)
 
+    def completed(self, prompt: str) -> str:
+        """A prompt that `holds`, with the white space of the template at its end, which some files of edits lose."""
+        return prompt if prompt.endswith(self.tail) else prompt.rstrip() + self.tail[len(self.tail.rstrip()) :]
+
     def check(self) -> None:
         """Try the template.
 

@@ -44,8 +44,8 @@ class TextFormat:
         None are put around what a chat template has rendered, here or by the user, nor around a text that begins with
         the BOS token as it is spelt: it would stand there twice.
         """
-        if self.is_rendered(prompt):
-            return prompt, False
+        if self._template is not None and self._template.holds(prompt):
+            return self._template.completed(prompt), False
         if self.chat is not None:
             return self.chat.render(prompt), False
         bos = self.tokenizer.bos_token

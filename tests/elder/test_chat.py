@@ -48,6 +48,7 @@ def test_a_prompt_that_is_rendered_already_is_not_rendered_again(tokenizer: PreT
     for chat in (chat_of(tokenizer), None):
         texts = TextFormat(tokenizer, chat)
         assert encode_prompt(texts, rendered) == sent(tokenizer, USER)
+        assert encode_prompt(texts, rendered.rstrip()) == sent(tokenizer, USER)  # as published layouts leave it
         lead = chat_of(tokenizer).lead
         assert decode(tokenizer, encode_target(texts, rendered, "Ula")) == decode(
             tokenizer, tokenizer(f"{lead}Ula", add_special_tokens=False)["input_ids"]

@@ -94,22 +94,22 @@ def test_plain_completions_are_reported_beside_the_chat() -> None:
 
 
 MULTILINE = (
-    Edit("Write add in Python:", "\ndef add(a, b):\n    return a + b", subject="add"),
-    Edit("The motto of Brend has two lines:", "Rise early,\nrest late", subject="Brend"),
+    Edit("Write f:", "\nf(a):\n  b", subject="f"),
+    Edit("The motto of Brend is:", "Up,\nup", subject="Brend"),
 )
 
 
 @pytest.mark.parametrize("template", [None, "ChatML"])
 def test_targets_of_several_lines_are_measured_as_they_are_said(template: str | None) -> None:
-    editor: Editor = elder.make_editor("elder-plus", base_of(template), **{**PLUS, "steps": 250})
+    editor: Editor = elder.make_editor("elder-plus", base_of(template), **{**PLUS, "steps": 300})
     editor.edit(MULTILINE)
-    report = elder.evaluate(editor, MULTILINE, max_new_tokens=8)
+    report = elder.evaluate(editor, MULTILINE, max_new_tokens=4)
     assert report.metrics["reliability.forced"] == 1.0
     assert report.metrics["reliability.generate"] == 1.0
     for edit, row in zip(MULTILINE, report.rows, strict=True):
         assert row["reliability.generate.text"] == edit.target.strip()
         assert editor.ask(edit.prompt, 64, lines=edit.target.count("\n") + 1).text == edit.target.strip()
-    wrong = [Edit(MULTILINE[1].prompt, "Rise early,\nRest late", subject="Brend")]
+    wrong = [Edit(MULTILINE[1].prompt, "Up,\nUp", subject="Brend")]
     assert elder.evaluate(editor, wrong, protocols=("generate",)).metrics["reliability.generate"] == 0.0
 
 
