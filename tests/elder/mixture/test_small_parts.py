@@ -146,14 +146,16 @@ def test_a_subject_that_is_not_there_has_no_tokens(subject: str | None) -> None:
 class Slow:
     """The byte tokenizer without character offsets."""
 
-    is_fast, eos_token_id, eos_token, bos_token_id = False, None, None, 0
+    is_fast = False
 
     def __init__(self, bos: bool) -> None:
         self.fast = make_tokenizer(bos)
 
-    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        assert not options
-        return {"input_ids": self.fast(text)["input_ids"]}
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": self.fast(text, add_special_tokens=add_special_tokens)["input_ids"]}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.fast, name)
 
 
 @pytest.mark.parametrize("bos", [True, False])
