@@ -5,6 +5,7 @@ Plain data and picklable factories; heavy imports happen where a part is made. K
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,9 +127,10 @@ class WorkerParts:
         """Put an editor into the state that those files hold."""
         from safetensors.torch import load_file
 
-        from elder.adapter_files import chat_record, load_manifest
+        from elder.adapter_files import chat_record
 
-        made, now = load_manifest(directory).get("chat"), chat_record(editor.base)
+        manifest = json.loads((directory / ADAPTER_FILES[1]).read_text(encoding="utf-8"))
+        made, now = manifest.get("chat"), chat_record(editor.base)
         if made != now:
             raise AdapterError(
                 f"the committed edits were made with {_spoken(made)}, this run has {_spoken(now)}; set data.chat and "
