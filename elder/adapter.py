@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from elder.adapter_files import load_manifest, load_state
 from elder.base import Base, Editor
+from elder.chat import Chat, chat_of
 from elder.editors.make import make_editor
 from elder.errors import AdapterFileError, ElderError
 from elder.models.load import load_base
@@ -21,8 +23,11 @@ FOREIGN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, 
 def load_adapter(directory: str | Path, base: Base) -> Editor:
     """An editor in the saved state on a base model that is loaded already.
 
+    Prompts go through the chat template if those of its edits did, whatever the base says.
+
     Raises:
-        AdapterFileError: The directory is damaged, or the base model is not the one that was edited.
+        AdapterFileError: The directory is damaged, the base model is not the one that was edited, or the edits went
+            through a chat template that its tokenizer has not.
     """
     manifest, state = load_state(directory)
     if "kind" in manifest:
@@ -34,13 +39,19 @@ def load_adapter(directory: str | Path, base: Base) -> Editor:
             f"{str(base.model.dtype).removeprefix('torch.')}); load it onto the base it was made on"
         )
     try:
-        editor = make_editor(manifest["method"], base, **manifest["options"])
+        editor = make_editor(manifest["method"], base.speaking(_chat(manifest, base)), **manifest["options"])
         editor.load_state_dict(state)
     except ElderError as error:
         raise AdapterFileError(f"'{directory}' cannot be loaded: {error}") from error
     except FOREIGN as error:  # tensors that are what the manifest says, but no state of this method
         raise AdapterFileError(f"'{directory}' holds no state of {manifest['method']}: {error!r}") from error
     return editor
+
+
+def _chat(manifest: Mapping[str, Any], base: Base) -> Chat | None:
+    """The chat template as an adapter was made with it; earlier adapters were made without."""
+    kept = manifest.get("chat")
+    return None if kept is None else chat_of(base.tokenizer, "on", kept["system"])
 
 
 def load_edited(directory: str | Path, base: str | Base | None = None, **options: Any) -> Editor:

@@ -47,11 +47,16 @@ class _MadeOn(_Part):
     architecture: str | None = None
 
 
+class _Chat(_Part):
+    system: str | None
+
+
 class _Manifest(_Files):
     method: str
     options: dict[str, Any]
     base: _MadeOn
     state_digest: Sha256
+    chat: _Chat | None = None
     kind: str | None = None
     edits: Natural | None = None
     steps: Natural | None = None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from elder.datasets.fields import Fields, LayoutOptions
 from elder.datasets.probes import kept
 from elder.edit import Edit, Probe
+from elder.subjects import find_subject
 
 FIELDS = (frozenset({"requested_rewrite"}),)
 
@@ -17,9 +18,9 @@ FIELDS = (frozenset({"requested_rewrite"}),)
 def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
     """The edit of one case.
 
-    The prompt is the template with the subject filled in. Of the two paraphrases the first trains and the
-    second is held out. Locality probes are the neighbourhood prompts: other subjects of which the old
-    answer is true, so that answer is theirs.
+    The prompt is the template with the subject filled in, and the subject is the one in that place. Of the two
+    paraphrases the first trains and the second is held out. Locality probes are the neighbourhood prompts: other
+    subjects of which the old answer is true, so that answer is theirs.
 
     Raises:
         DataError: Required fields are missing or of the wrong type.
@@ -40,4 +41,12 @@ def rewrite_edit(rewrite: Fields) -> Edit:
     if template and "{}" not in template:
         rewrite.problems.append(f"field '{rewrite.within}prompt' has no '{{}}' where the subject stands")
     target, truth = rewrite.part("target_new").text("str"), rewrite.part("target_true").text("str")
-    return Edit(prompt=template.replace("{}", subject), target=target, subject=subject, ground_truth=truth)
+    prompt, at = template.replace("{}", subject), max(template.find("{}"), 0)  # without a place it is refused
+    found = find_subject(prompt, subject)
+    return Edit(
+        prompt=prompt,
+        target=target,
+        subject=subject,
+        ground_truth=truth,
+        subject_at=None if found == (at, at + len(subject)) else at,
+    )

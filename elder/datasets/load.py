@@ -15,7 +15,7 @@ from elder.datasets.fields import LayoutOptions
 from elder.datasets.hub import hub_records
 from elder.datasets.reader import EditReader
 from elder.datasets.records import Broken, Record, read_records
-from elder.datasets.stream import EditStream, validate_stream
+from elder.datasets.stream import UNUSABLE, EditStream, validate_stream
 from elder.datasets.tables import COLUMNAR, DELIMITERS, ending_of, table_records
 from elder.errors import DataError
 
@@ -36,6 +36,7 @@ def load_edits(
     target: str = "alt",
     max_words: int = 300,
     labels: tuple[str, ...] = (),
+    unusable: str = "refuse",
 ) -> EditStream:
     """Edits from a named dataset, a file or the hub.
 
@@ -53,6 +54,7 @@ def load_edits(
         target: zsRE and FEVER only: `alt` (counterfactual answer) or `answer` (true answer).
         max_words: SCOTUS only: words of an opinion that are kept.
         labels: SCOTUS only: names of labels that are numbers.
+        unusable: `refuse`: a record that is no edit is an error; `skip`: it is left out and listed in `skipped`.
 
     Returns:
         A list of edits that remembers where each one stands in its file; its `reading` counts what was left out.
@@ -65,12 +67,13 @@ def load_edits(
     problems = options.problems()
     if order not in ORDERS:
         problems.append(f"order must be one of {', '.join(ORDERS)}, found '{order}'")
+    problems += _wrong_choices(limit, unusable)
     if problems:
-        raise DataError([*problems, *_limit_problems(limit)])
-    reader = open_edits(source, path, limit if order == "given" else None, seed, split, options)
+        raise DataError(problems)
+    reader = open_edits(source, path, limit if order == "given" else None, seed, split, options, unusable)
     placed = list(reader)
-    reader.problems.raise_any()
-    edits = EditStream([one.edit for one in placed], [one.where for one in placed], reader.reading)
+    reader.finish()
+    edits = EditStream([one.edit for one in placed], [one.where for one in placed], reader.reading, reader.skipped)
     if order == "shuffled":
         chosen = list(range(len(edits)))
         random.Random(f"order {seed}").shuffle(chosen)
@@ -85,6 +88,7 @@ def open_edits(
     seed: int = 0,
     split: str = "train",
     options: LayoutOptions | None = None,
+    unusable: str = "refuse",
 ) -> EditReader:
     """The edits of a source in its own order, one by one: `load_edits` for a file that is larger than the memory.
 
@@ -97,20 +101,24 @@ def open_edits(
         seed: Of a world's edits.
         split: Part of a hub dataset.
         options: How records become edits.
+        unusable: As for `load_edits`; the reader lists what it leaves out in `skipped`.
 
     Raises:
         DataError: There is no such source, or an option is wrong. That a file cannot be read, the reader says.
     """
     options = options or LayoutOptions()
-    problems = options.problems() + _limit_problems(limit)
+    problems = options.problems() + _wrong_choices(limit, unusable)
     if problems:
         raise DataError(problems)
     records, layouts = _records(str(source), path, limit, seed, split)
-    return EditReader(records, layouts, options, limit)
+    return EditReader(records, layouts, options, limit, unusable == "skip")
 
 
-def _limit_problems(limit: int | None) -> list[str]:
-    return [] if limit is None or limit >= 0 else [f"limit must be 0 or more, found {limit}"]
+def _wrong_choices(limit: int | None, unusable: str) -> list[str]:
+    problems = [] if limit is None or limit >= 0 else [f"limit must be 0 or more, found {limit}"]
+    if unusable not in UNUSABLE:
+        problems.append(f"unusable must be one of {', '.join(UNUSABLE)}, found '{unusable}'")
+    return problems
 
 
 def _records(

@@ -14,7 +14,7 @@ from typing import Any
 from elder.datasets.catalogue import LAYOUTS
 from elder.datasets.fields import Fields, LayoutOptions
 from elder.datasets.reading import Reading
-from elder.datasets.records import Broken, Problems, Record
+from elder.datasets.records import Broken, Problems, Record, capped
 from elder.datasets.stream import EditStream
 from elder.edit import Edit
 from elder.errors import DataError
@@ -34,6 +34,7 @@ class EditReader(Iterable[Placed]):
     Attributes:
         reading: Counts while the edits come.
         problems: What is wrong; a record with a problem gives no edit, and those after it are read.
+        skipped: The same in place of `problems`, all of it, when such records are left out.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class EditReader(Iterable[Placed]):
         layouts: Sequence[str],
         options: LayoutOptions,
         limit: int | None = None,
+        skip: bool = False,
     ) -> None:
-        self.reading, self.problems = Reading(), Problems()
-        self._records, self._options, self._limit = iter(records), options, limit
+        self.reading, self.problems, self.skipped = Reading(), Problems(), list[str]()
+        self._records, self._options, self._limit, self._skip = iter(records), options, limit, skip
         self._modules: dict[str, Any] = {name: import_module(LAYOUTS[name]) for name in layouts}
 
     @classmethod
@@ -52,12 +54,13 @@ class EditReader(Iterable[Placed]):
         """The edits of a stream that was read before; what was left out then is in the count."""
         records = (Record(edit, where) for edit, where in zip(edits, edits.places, strict=True))
         reader = cls(records, (), LayoutOptions())
+        reader.skipped += edits.skipped
         if (past := edits.reading) is not None:
             reader.reading = Reading(0, 0, 0, 0, 0, past.without_edit, Counter(past.left_out), Counter(past.unread))
         return reader
 
     def __iter__(self) -> Iterator[Placed]:
-        """The edits, at most as many as the limit; records with a problem count as one.
+        """The edits, at most as many as the limit; records with a problem count as one, unless they are left out.
 
         Raises:
             DataError: The file cannot be read on.
@@ -68,12 +71,12 @@ class EditReader(Iterable[Placed]):
             if record is None:
                 return
             if isinstance(record, Broken):
-                self.problems.add(record.problem)
-                taken += 1
+                self._wrong(record.problem)
+                taken += not self._skip
                 continue
             edits = self._edits(record)
             if edits is None:
-                taken += 1
+                taken += not self._skip
                 continue
             room = len(edits) if self._limit is None else self._limit - taken
             if len(edits) > room:
@@ -82,6 +85,23 @@ class EditReader(Iterable[Placed]):
                 taken += 1
                 self.reading.add(edit)
                 yield Placed(edit, f"{record.where} rewrite {number}" if len(edits) > 1 else record.where)
+
+    def finish(self) -> None:
+        """To be called when all edits have come.
+
+        Raises:
+            DataError: Something is wrong with the records; if such are left out, with all that might be edits.
+        """
+        self.problems.raise_any()
+        if self.skipped and not self.reading.edits:
+            raise DataError(capped(self.skipped))
+
+    def _wrong(self, *problems: str) -> None:
+        if self._skip:
+            self.skipped += problems
+            self.reading.left_out["records that cannot be edited"] += 1
+        else:
+            self.problems.add(*problems)
 
     def _edits(self, record: Record) -> list[Edit] | None:
         """The edits of a record; None when there is something wrong with it, which is noted."""
@@ -92,7 +112,7 @@ class EditReader(Iterable[Placed]):
             fields = Fields(_object(record.value))
             edits: list[Edit] = self._layout(fields.record).build(fields, self._options)
         except DataError as error:
-            self.problems.add(*(f"{record.where}: {problem.removeprefix(': ')}" for problem in error.problems))
+            self._wrong(*(f"{record.where}: {problem.removeprefix(': ')}" for problem in error.problems))
             return None
         self.reading.left_out.update(fields.left_out)
         if edits:

@@ -5,15 +5,17 @@ Knows nothing of files or layouts; a place is a text that someone else gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from elder.datasets.reading import Reading
 from elder.datasets.records import capped
 from elder.edit import Edit, unusable_texts
 from elder.errors import DataError
+from elder.joining import join
 
 POLICIES = ("refuse", "last_wins")
+UNUSABLE = ("refuse", "skip")
 
 
 class EditStream(list[Edit]):
@@ -24,13 +26,19 @@ class EditStream(list[Edit]):
     Attributes:
         places: For every edit a text such as `edits.jsonl:17`.
         reading: What was read of the source and what was left out, if the edits come from one.
+        skipped: The records that were left out because they cannot be edited: the place of each, and why.
     """
 
     def __init__(
-        self, edits: Iterable[Edit], places: Sequence[str] | None = None, reading: Reading | None = None
+        self,
+        edits: Iterable[Edit],
+        places: Sequence[str] | None = None,
+        reading: Reading | None = None,
+        skipped: Sequence[str] = (),
     ) -> None:
         super().__init__(edits)
         self.reading = reading
+        self.skipped = tuple(skipped)
         self.places: tuple[str, ...] = tuple(places) if places is not None else _numbers(len(self))
         if len(self.places) != len(self):
             raise ValueError(f"{len(self)} edits but {len(self.places)} places")
@@ -38,7 +46,20 @@ class EditStream(list[Edit]):
     def take(self, indices: Iterable[int]) -> EditStream:
         """The edits at the given indices, in that order, with their places."""
         chosen = list(indices)
-        return EditStream([self[i] for i in chosen], [self.places[i] for i in chosen], self.reading)
+        return EditStream([self[i] for i in chosen], [self.places[i] for i in chosen], self.reading, self.skipped)
+
+    def without(self, wrong: Mapping[int, str]) -> EditStream:
+        """The stream without some edits, index -> why; each is listed with its place.
+
+        Raises:
+            DataError: Nothing would be left.
+        """
+        listed = [f"{self.places[index]}: {why}" for index, why in sorted(wrong.items())]
+        if listed and len(wrong) == len(self):
+            raise none_left(len(self), listed)
+        left = self.take(index for index in range(len(self)) if index not in wrong)
+        left.skipped = (*self.skipped, *listed)
+        return left
 
 
 def validate_stream(
@@ -46,6 +67,7 @@ def validate_stream(
     conflicts: str = "refuse",
     tokenizer: Any = None,
     max_tokens: int | None = None,
+    unusable: str = "refuse",
 ) -> EditStream:
     """Check a stream as a whole before anything expensive starts.
 
@@ -53,8 +75,11 @@ def validate_stream(
         edits: The stream; an `EditStream` lets problems name file and line, else they name the number.
         conflicts: What to do with two edits of the same prompt. `refuse`: a problem. `last_wins`: only
             the last one stays, where it stands.
-        tokenizer: Called with a list of texts, gives `input_ids`; with `max_tokens`, lengths are checked.
+        tokenizer: Called with a list of texts, gives `input_ids`; or an `elder.tokens.TextFormat`, which knows a chat
+            template. With `max_tokens`, lengths are checked.
         max_tokens: The context of the model, in tokens.
+        unusable: What to do with an edit whose texts are too long, cannot be seen or cannot be written. `refuse`: a
+            problem. `skip`: it is left out.
 
     Returns:
         The stream to apply.
@@ -63,10 +88,8 @@ def validate_stream(
         DataError: With all problems: an empty stream, a prompt that comes twice, an id that comes twice,
             a text that cannot be seen or written, a text longer than the context.
     """
-    if conflicts not in POLICIES:
-        raise DataError(f"conflicts must be one of {', '.join(POLICIES)}, found '{conflicts}'")
-    places = edits.places if isinstance(edits, EditStream) and len(edits.places) == len(edits) else None
-    stream = EditStream(edits, places, getattr(edits, "reading", None))
+    check_choices(conflicts, unusable)
+    stream = as_stream(edits)
     if not stream:
         raise DataError("there are no edits: the stream is empty")
     problems: list[str] = []
@@ -75,13 +98,52 @@ def validate_stream(
     else:
         last = {edit.prompt: index for index, edit in enumerate(stream)}
         stream = stream.take(index for index, edit in enumerate(stream) if last[edit.prompt] == index)
-    problems += text_problems(stream)
+    long = length_problems(stream, tokenizer, max_tokens) if tokenizer is not None and max_tokens is not None else []
+    unseen = text_problems(stream)
+    if unusable == "refuse":
+        problems += in_words(stream, unseen)
     problems += id_problems(stream)
-    if tokenizer is not None and max_tokens is not None:
-        problems += length_problems(stream, tokenizer, max_tokens)
+    if unusable == "refuse":
+        problems += in_words(stream, long)
     if problems:
         raise DataError(capped(problems))
-    return stream
+    return stream.without(first_problems([*unseen, *long])) if unusable == "skip" else stream
+
+
+def check_choices(conflicts: str, unusable: str) -> None:
+    """Refuse a word that is not known.
+
+    Raises:
+        DataError: There is no such choice.
+    """
+    for name, given, known in (("conflicts", conflicts, POLICIES), ("unusable", unusable, UNUSABLE)):
+        if given not in known:
+            raise DataError(f"{name} must be one of {', '.join(known)}, found '{given}'")
+
+
+def as_stream(edits: Sequence[Edit]) -> EditStream:
+    """Edits as a stream, with the places that they know."""
+    if not isinstance(edits, EditStream):
+        return EditStream(edits)
+    return EditStream(edits, edits.places if len(edits.places) == len(edits) else None, edits.reading, edits.skipped)
+
+
+def in_words(stream: EditStream, problems: Iterable[tuple[int, str]]) -> list[str]:
+    """Problems of edits, (index, why), with the places of these."""
+    return [f"{stream.places[index]}: {why}" for index, why in problems]
+
+
+def first_problems(problems: Iterable[tuple[int, str]]) -> dict[int, str]:
+    """For each edit that has a problem the first of them."""
+    found: dict[int, str] = {}
+    for index, why in problems:
+        found.setdefault(index, why)
+    return found
+
+
+def none_left(count: int, listed: Sequence[str]) -> DataError:
+    """The error about a stream of which no edit can be used."""
+    return DataError(capped([f"none of the {count} edits can be used", *listed]))
 
 
 def _numbers(count: int) -> tuple[str, ...]:
@@ -113,10 +175,9 @@ def prompt_problems(stream: EditStream) -> list[str]:
     return problems
 
 
-def text_problems(stream: EditStream) -> list[str]:
-    """Prompts and targets that nobody can see, and texts that no file can hold."""
-    pairs = zip(stream, stream.places, strict=True)
-    return [f"{place}: {wrong}" for edit, place in pairs for wrong in unusable_texts(edit)]
+def text_problems(stream: EditStream) -> list[tuple[int, str]]:
+    """Prompts and targets that nobody can see, and texts that no file can hold, with the index of their edit."""
+    return [(index, wrong) for index, edit in enumerate(stream) for wrong in unusable_texts(edit)]
 
 
 def id_problems(stream: EditStream) -> list[str]:
@@ -128,10 +189,10 @@ def id_problems(stream: EditStream) -> list[str]:
     ]
 
 
-def length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list[str]:
-    """Texts longer than the context: prompts with their target and its end, probes with their answer."""
+def length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list[tuple[int, str]]:
+    """Texts longer than the context, with the index of their edit: prompts and probes with their answer and its end."""
     labels: list[tuple[int, str]] = []
-    texts: list[str] = []
+    pairs: list[tuple[str, str | None]] = []
     for index, edit in enumerate(stream):
         parts = [("prompt and target", edit.prompt, edit.target)]
         parts += [(f"rephrases[{i}] and target", text, edit.target) for i, text in enumerate(edit.rephrases)]
@@ -139,13 +200,21 @@ def length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list
             parts += [(f"{name}[{i}]", probe.prompt, probe.answer) for i, probe in enumerate(getattr(edit, name))]
         for label, prompt, answer in parts:
             labels.append((index, label))
-            texts.append(f"{prompt} {answer}" if answer else prompt)
-    lengths = [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # one more for the token that ends the answer
+            pairs.append((prompt, answer))
     return [
-        f"{stream.places[index]}: {label} are {length} tokens long, the model reads {max_tokens} at most; shorten it"
-        for (index, label), length in zip(labels, lengths, strict=True)
+        (index, f"{label} are {length} tokens long, the model reads {max_tokens} at most; shorten it")
+        for (index, label), length in zip(labels, _lengths(pairs, tokenizer), strict=True)
         if length > max_tokens
     ]
+
+
+def _lengths(pairs: Sequence[tuple[str, str | None]], tokenizer: Any) -> list[int]:
+    """Tokens of each prompt with its answer, one more for the token that ends it."""
+    if hasattr(tokenizer, "lengths"):
+        found: list[int] = tokenizer.lengths(pairs)
+        return found
+    texts = [join(prompt, answer) if answer else prompt for prompt, answer in pairs]
+    return [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]
 
 
 def _short(text: str, width: int = 60) -> str:

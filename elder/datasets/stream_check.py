@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
@@ -16,13 +16,25 @@ from typing import Any
 from elder.datasets.reader import EditReader, Placed
 from elder.datasets.reading import Reading
 from elder.datasets.records import SHOWN, Problems
-from elder.datasets.stream import POLICIES, EditStream, id_problems, length_problems, prompt_problems, text_problems
+from elder.datasets.stream import (
+    EditStream,
+    check_choices,
+    first_problems,
+    id_problems,
+    in_words,
+    length_problems,
+    none_left,
+    prompt_problems,
+    text_problems,
+)
 from elder.edit import Edit, dataset_digest
 from elder.errors import DataError
 
 CHUNK = 500  # edits that are checked at once
+UNFIT = "edits that cannot be made"
 
 Progress = Callable[[int], None]
+Also = Callable[[EditStream], Mapping[int, str] | None]
 
 
 @dataclass(frozen=True)
@@ -33,11 +45,13 @@ class CheckedStream:
         edits: How many there are.
         digest: That of `dataset_digest`.
         reading: What was read, and what was left out.
+        skipped: The records that were left out because they cannot be edited: the place of each, and why.
     """
 
     edits: int
     digest: str
     reading: Reading
+    skipped: tuple[str, ...] = ()
 
 
 def check_stream(
@@ -45,8 +59,9 @@ def check_stream(
     conflicts: str = "refuse",
     tokenizer: Any = None,
     max_tokens: int | None = None,
-    also: Callable[[EditStream], Any] | None = None,
+    also: Also | None = None,
     progress: Progress | None = None,
+    unusable: str = "refuse",
 ) -> CheckedStream:
     """Check a stream as a whole in constant memory.
 
@@ -55,21 +70,22 @@ def check_stream(
         conflicts: As for `validate_stream`, and so the next two.
         tokenizer: Counts tokens.
         max_tokens: The longest context.
-        also: Another check of some edits of the stream, with their places; raises DataError.
+        also: Another check of some edits of the stream, with their places; raises DataError, or returns those that
+            are to be left out, index -> why.
         progress: Called with the number of edits that were read.
+        unusable: As for `validate_stream`; `read` knows it too.
 
     Raises:
         DataError: With all problems that `load_edits` and `validate_stream` would find, or else those of `also`.
             That there is no edit at all is left to the caller.
     """
-    if conflicts not in POLICIES:
-        raise DataError(f"conflicts must be one of {', '.join(POLICIES)}, found '{conflicts}'")
+    check_choices(conflicts, unusable)
     replaced: bytearray = bytearray()
     if conflicts == "last_wins":
         replaced = _replaced(read(), progress)
-    checks = _Checks(read(), replaced, progress, tokenizer, max_tokens, also)
+    checks = _Checks(read(), replaced, progress, tokenizer, max_tokens, also, unusable == "skip")
     digest = dataset_digest(checks.passing())
-    checks.reader.problems.raise_any()
+    checks.reader.finish()
     problems = Problems()
     _tell(problems, _repeats(checks.prompts), prompt_problems, read, replaced)
     same_prompt = set(_repeats(checks.prompts))
@@ -78,11 +94,13 @@ def check_stream(
     problems.count += checks.texts.count - len(checks.texts.shown)
     problems.raise_any()
     checks.others.raise_any()
-    return CheckedStream(checks.count, digest, checks.reader.reading)
+    if checks.skipped and not checks.count:
+        raise none_left(len(checks.prompts), checks.skipped)
+    return CheckedStream(checks.count, digest, checks.reader.reading, (*checks.reader.skipped, *checks.skipped))
 
 
 class _Checks:
-    """One way through a stream: every edit is checked, marked and handed on, except those that are replaced."""
+    """One way through a stream: every edit is checked, marked and handed on, except those that are left out."""
 
     def __init__(
         self,
@@ -91,9 +109,11 @@ class _Checks:
         progress: Progress | None,
         tokenizer: Any,
         max_tokens: int | None,
-        also: Callable[[EditStream], Any] | None,
+        also: Also | None,
+        skip: bool,
     ) -> None:
         self.reader, self.count = reader, 0
+        self._unusable, self._unfit, self._skip = list[str](), list[str](), skip
         self.prompts, self.ids = array("Q"), array("Q")
         self.texts, self.others = Problems(), Problems()
         self._replaced, self._progress, self._also = replaced, progress, also
@@ -104,18 +124,43 @@ class _Checks:
         standing = _standing(self.reader, self._replaced, self._progress)
         while placed := list(islice(standing, CHUNK)):
             chunk = EditStream([one.edit for one in placed], [one.where for one in placed])
-            self.texts.add(*text_problems(chunk))
-            if self._tokenizer is not None and self._max_tokens is not None:
-                self.texts.add(*length_problems(chunk, self._tokenizer, self._max_tokens))
-            if self._also is not None:
-                try:
-                    self._also(chunk)
-                except DataError as error:
-                    self.others.add(*error.problems)
             self.prompts.extend(_mark(edit.prompt) for edit in chunk)
             self.ids.extend(_mark(edit.id) for edit in chunk)
-            self.count += len(chunk)
-            yield from chunk
+            left = self._fit(self._usable(chunk))
+            self.count += len(left)
+            yield from left
+
+    @property
+    def skipped(self) -> list[str]:
+        """The edits that were left out, in the order in which a stream that is held lists them."""
+        return [*self._unusable, *self._unfit]
+
+    def _usable(self, chunk: EditStream) -> EditStream:
+        """The edits whose texts can be used, or all of them where the others are refused."""
+        problems = text_problems(chunk)
+        if self._tokenizer is not None and self._max_tokens is not None:
+            problems += length_problems(chunk, self._tokenizer, self._max_tokens)
+        if not self._skip:
+            self.texts.add(*in_words(chunk, problems))
+            return chunk
+        return self._leave_out(chunk, first_problems(problems), self._unusable)
+
+    def _fit(self, chunk: EditStream) -> EditStream:
+        """The edits that pass the other check, or all of them where it refuses some."""
+        if self._also is None:
+            return chunk
+        try:
+            return self._leave_out(chunk, self._also(chunk) or {}, self._unfit)
+        except DataError as error:
+            self.others.add(*error.problems)
+            return chunk
+
+    def _leave_out(self, chunk: EditStream, wrong: Mapping[int, str], listed: list[str]) -> EditStream:
+        if not wrong:
+            return chunk
+        listed += in_words(chunk, sorted(wrong.items()))
+        self.reader.reading.left_out[UNFIT] += len(wrong)
+        return chunk.take(index for index in range(len(chunk)) if index not in wrong)
 
 
 def _standing(reader: EditReader, replaced: bytearray, progress: Progress | None = None) -> Iterator[Placed]:

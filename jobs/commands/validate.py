@@ -31,6 +31,7 @@ def command(
     from elder.jobs.shared.preflight import check_members
     from elder.jobs.shared.wiring import quiet_libraries
     from elder.pipelines.config.run import kind_of, load_config
+    from elder.pipelines.run.inputs import left_out
 
     given = all_overrides(overrides, run_id)
     if kind_of(config, given) == "training":
@@ -48,7 +49,8 @@ def command(
     click.echo(whole.dump_yaml().rstrip())
     click.echo(f"# config ok, digest {whole.digest()[:16]}")
     click.echo(f"# data ok: {inputs.edits} edits, digest {inputs.digest[:16]}")
-    for line in inputs.lines:
+    lines = [*inputs.lines, *(left_out(inputs.skipped).splitlines() if inputs.skipped else ())]
+    for line in lines:
         click.echo(f"# {line}")
     runs = {member.name: member.config.digest() for member in several.members} if several else {}
     for name, digest in runs.items():
@@ -62,5 +64,6 @@ def command(
         "dataset_digest": inputs.digest,
         "read": inputs.read,
         "notes": list(notes),
+        **({"skipped": list(inputs.skipped)} if inputs.skipped else {}),
     }
     write_json(json_file, result | ({"runs": runs} if runs else {}))

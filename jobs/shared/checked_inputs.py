@@ -26,6 +26,7 @@ class CheckedInputs:
         lines: What was read and what was left out, in sentences.
         read: The same as plain JSON values.
         notes: Sentences on what could not be checked.
+        skipped: The records that were left out because they cannot be edited: the place of each, and why.
     """
 
     edits: int
@@ -33,6 +34,7 @@ class CheckedInputs:
     lines: list[str]
     read: dict[str, Any]
     notes: list[str]
+    skipped: tuple[str, ...] = ()
 
 
 def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedInputs:
@@ -51,7 +53,8 @@ def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedI
     tokenizer, positions = check_model(config, problems, notes)
     with noting(problems):
         stream = check_stream(config, tokenizer, positions, models_here(), _every_few_seconds(say))
-        checked = CheckedInputs(stream.edits, stream.digest, stream.reading.lines(), stream.reading.to_dict(), notes)
+        read = stream.reading
+        checked = CheckedInputs(stream.edits, stream.digest, read.lines(), read.to_dict(), notes, stream.skipped)
     with noting(problems):
         if models_here():
             check_text(config)

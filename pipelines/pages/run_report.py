@@ -95,6 +95,7 @@ def run_context(
              *_figures(row, worst_metrics))
             for row in worst
         ],
+        "skipped": [[line] for line in result.get("skipped", ())],
         "references": [_reference(one) for one in references],
         "pictures": {
             "scores.png": scores_over_edits(stages),

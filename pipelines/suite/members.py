@@ -26,8 +26,8 @@ from elder.pipelines.protocols import Store, Tracker
 from elder.pipelines.run.broker import failure
 from elder.pipelines.run.commits import RunState, RunTakenOver
 from elder.pipelines.run.driver import Runner
-from elder.pipelines.run.inputs import read_stream, read_tokenizer
-from elder.pipelines.run.requirements import needs_text, read_windows
+from elder.pipelines.run.inputs import read_stream, read_tokenizer, skipped_of
+from elder.pipelines.run.requirements import needs_text, read_windows, usable
 from elder.pipelines.run.resident import ResidentBases
 from elder.pipelines.run.result import make_result
 from elder.pipelines.run.spec import Event, EventHandler, RunSpec, WorkerParts
@@ -124,7 +124,8 @@ def streams_of(
     for member in members:
         key = (member.config.seed, member.config.data.edits)
         if key not in found:
-            found[key] = tuple(read(member.config) if read else read_stream(member.config, cache_dir, needs=False))
+            stream = read(member.config) if read else read_stream(member.config, cache_dir, needs=False)
+            found[key] = usable(stream, [m.config for m in members if (m.config.seed, m.config.data.edits) == key])
     return found
 
 
@@ -173,7 +174,9 @@ def _committed(member: Member, suite: SuiteContext) -> Mapping[str, Any]:
     """The result of what a member has committed; nothing of one whose record is damaged."""
     state = RunState(suite.store_factory(), member.config.run_id)
     try:
-        return make_result(RunSpec(member.config, suite.stream(member.config), suite.store_factory), state)
+        stream = suite.stream(member.config)
+        job = RunSpec(member.config, stream, suite.store_factory, skipped=skipped_of(stream))
+        return make_result(job, state)
     except AdapterError:
         return {**EMPTY, "run_id": state.run_id, "config_digest": member.config.digest()}
 
