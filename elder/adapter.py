@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from elder.adapter_files import load_manifest, read_weights, verify
 from elder.base import Base, Editor
+from elder.chat import Chat, chat_of
 from elder.editors.make import make_editor
 from elder.errors import AdapterError
 from elder.models.load import load_base
@@ -17,8 +19,11 @@ __all__ = ["load_adapter", "load_edited"]
 def load_adapter(directory: str | Path, base: Base) -> Editor:
     """An editor in the saved state on a base model that is loaded already.
 
+    Prompts go through the chat template if those of its edits did, whatever the base says.
+
     Raises:
         AdapterError: The directory is damaged, or the base model is not the one that was edited.
+        ModelError: The edits went through a chat template, and the tokenizer has none.
     """
     manifest = verify(directory)
     if "kind" in manifest:
@@ -29,9 +34,15 @@ def load_adapter(directory: str | Path, base: Base) -> Editor:
             f"{manifest['base']['dtype']}), not on {base.source} ({base.digest[:12]}, "
             f"{str(base.model.dtype).removeprefix('torch.')}); load it onto the base it was made on"
         )
-    editor = make_editor(manifest["method"], base, **manifest["options"])
+    editor = make_editor(manifest["method"], base.speaking(_chat(manifest, base)), **manifest["options"])
     editor.load_state_dict(read_weights(directory))  # verified above
     return editor
+
+
+def _chat(manifest: Mapping[str, Any], base: Base) -> Chat | None:
+    """The chat template as an adapter was made with it; earlier adapters were made without."""
+    told = manifest.get("chat")
+    return None if told is None else chat_of(base.tokenizer, "on", told["system"])
 
 
 def load_edited(directory: str | Path, base: str | Base | None = None, **options: Any) -> Editor:

@@ -37,13 +37,20 @@ def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any]
             asked for on all ranks before.
         extra: More entries for the manifest, such as run id and stage.
     """
+    chat = chat_record(editor.base)
     record = {
+        **({} if chat is None else {"chat": chat}),
         "method": editor.method,
         "options": editor.options.model_dump(),
         "edits": editor.edits_applied,
         **(extra or {}),
     }
     return write_directory(directory, editor.state_dict(), editor.base, record)
+
+
+def chat_record(base: Base) -> dict[str, Any] | None:
+    """How prompts go through a base's chat template, for a manifest; None: they do not."""
+    return None if base.chat is None else {"system": base.chat.system}
 
 
 def write_directory(

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from elder.chat import Chat
 from elder.edit import Edit
 from elder.errors import ConfigError, DataError
 from elder.runtime import Runtime
 from elder.state import weights_digest
+from elder.tokens import TextFormat, end_ids
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Base:
         source: What the user asked for: `world:small`, a directory, a hub id, an s3 address.
         runtime: Where it lives: one process or a sharded group.
         revision: Commit of a hub model, if known.
+        chat: Renders prompts by the model's chat template; None: prompts are sent as they are.
     """
 
     model: PreTrainedModel
@@ -37,7 +41,17 @@ class Base:
     source: str
     runtime: Runtime
     revision: str | None = None
+    chat: Chat | None = None
     _digest: str | None = field(default=None, repr=False)
+
+    @cached_property
+    def texts(self) -> TextFormat:
+        """How prompts and answers are written as ids: for training, measuring and serving alike."""
+        return TextFormat(self.tokenizer, self.chat, end_ids(self.model))
+
+    def speaking(self, chat: Chat | None) -> Base:
+        """The same base with prompts that go through another chat template, or through none."""
+        return self if chat == self.chat else replace(self, chat=chat)
 
     @property
     def digest(self) -> str:

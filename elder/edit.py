@@ -29,15 +29,16 @@ class Edit:
     """One fact to be changed: after the edit the model continues `prompt` with `target`.
 
     Attributes:
-        prompt: Text whose continuation changes; ends where the answer begins, without trailing space.
-        target: The new answer, without leading space.
-        subject: The entity the fact is about, as it stands in the prompt.
+        prompt: Text whose continuation changes; ends where the answer begins.
+        target: The new answer. `elder.joining` says how the two become one text.
+        subject: The entity the fact is about, as it stands in the prompt; see `elder.subjects.find_subject`.
         id: Content id; made from prompt, target and subject when empty.
         ground_truth: What the model said, or should have said, before.
         rephrases: Other wordings of `prompt`. The first half trains, the rest measures (see below).
         locality: Prompts whose continuation must not change.
         portability: Prompts whose answer follows from the new fact.
         source: Where the correction comes from; kept for the audit trail, like `author` and `reason`.
+        subject_at: Where the subject begins in the prompt, as the dataset knows it; None: its last occurrence.
     """
 
     prompt: str
@@ -51,6 +52,7 @@ class Edit:
     source: str | None = None
     author: str | None = None
     reason: str | None = None
+    subject_at: int | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -67,12 +69,20 @@ class Edit:
         seen = set(self.training_prompts)
         return tuple(text for text in self.rephrases[len(self.rephrases) // 2 :] if text not in seen)
 
+    def subject_place(self, text: str) -> int | None:
+        """Where the subject begins in a text that ends in the prompt, if the dataset knows it."""
+        if self.subject_at is None or not text.endswith(self.prompt):
+            return None
+        return len(text) - len(self.prompt) + self.subject_at
+
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values, empty fields left out; `from_dict` reads it back."""
         record: dict[str, Any] = {"id": self.id, "prompt": self.prompt, "target": self.target}
         for name in TEXT_FIELDS:
             if getattr(self, name) is not None:
                 record[name] = getattr(self, name)
+        if self.subject_at is not None:
+            record["subject_at"] = self.subject_at
         if self.rephrases:
             record["rephrases"] = list(self.rephrases)
         for name in ("locality", "portability"):
@@ -99,11 +109,14 @@ class Edit:
         if problems:
             raise DataError([f"{where}: {problem}" for problem in problems])
         texts = {name: record.get(name) for name in TEXT_FIELDS}
+        prompt, target = record["prompt"], record["target"].rstrip()
         return cls(
-            prompt=record["prompt"].rstrip(),
-            target=record["target"].strip(),
-            id=str(record.get("id") or ""),
-            rephrases=tuple(text.rstrip() for text in record.get("rephrases") or ()),
+            prompt=prompt,
+            target=target,
+            # Ids have always been made without the white space around: edits keep their names.
+            id=str(record.get("id") or content_id(prompt.rstrip(), target.strip(), texts["subject"])),
+            subject_at=record.get("subject_at"),
+            rephrases=tuple(record.get("rephrases") or ()),
             locality=tuple(_probe(p) for p in record.get("locality") or ()),
             portability=tuple(_probe(p) for p in record.get("portability") or ()),
             **texts,
@@ -127,7 +140,7 @@ def dataset_digest(edits: Sequence[Edit]) -> str:
 
 def _probe(record: Mapping[str, Any]) -> Probe:
     answer = record.get("answer")
-    return Probe(record["prompt"].rstrip(), answer.strip() if answer is not None else None)
+    return Probe(record["prompt"], answer.rstrip() if answer is not None else None)
 
 
 def _problems(record: Any) -> list[str]:
@@ -149,12 +162,25 @@ def _problems(record: Any) -> list[str]:
     for name in TEXT_FIELDS:
         if record.get(name) is not None and not isinstance(record[name], str):
             problems.append(f"field '{name}' must be text, found {type(record[name]).__name__}")
+    problems += _place_problems(record)
     rephrases = record.get("rephrases") or []
     if not isinstance(rephrases, list) or not all(isinstance(r, str) and r.strip() for r in rephrases):
         problems.append("field 'rephrases' must be a list of non-empty texts")
     for name in ("locality", "portability"):
         problems += _probe_problems(name, record.get(name) or [], answer_required=name == "portability")
     return problems
+
+
+def _place_problems(record: Mapping[str, Any]) -> list[str]:
+    at, subject, prompt = (record.get(name) for name in ("subject_at", "subject", "prompt"))
+    if at is None:
+        return []
+    if not isinstance(at, int) or isinstance(at, bool):
+        return [f"field 'subject_at' must be a whole number, found {type(at).__name__}"]
+    if not isinstance(subject, str) or not isinstance(prompt, str):
+        return ["field 'subject_at' needs a prompt and a subject"]
+    found = at >= 0 and prompt.startswith(subject, at)
+    return [] if found else [f"field 'subject_at' is {at}, where the subject '{subject}' does not begin in the prompt"]
 
 
 def _probe_problems(name: str, probes: Any, answer_required: bool) -> list[str]:

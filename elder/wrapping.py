@@ -10,16 +10,25 @@ from elder.models.load import wrap_base
 __all__ = ["wrap"]
 
 
-def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> Base:
+def wrap(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str | None = None,
+    *,
+    chat: str = "auto",
+    system: str | None = None,
+) -> Base:
     """A base model from a model and a tokenizer in memory; the model is frozen and put into eval mode.
 
     Args:
         model: A transformers causal language model.
         tokenizer: Its tokenizer.
         source: How reports and adapters call the model; default: where it was loaded from, if it knows.
+        chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`.
+        system: Text of a system message before each prompt, where there is a chat template.
 
     Raises:
-        ModelError: The model cannot be a base.
+        ModelError: The model cannot be a base, or has no chat template that could be used.
     """
     name = source or str(getattr(model.config, "name_or_path", "") or "") or f"{type(model).__name__} in memory"
-    return wrap_base(model, tokenizer, name)
+    return wrap_base(model, tokenizer, name, chat=chat, system=system)

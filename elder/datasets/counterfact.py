@@ -10,6 +10,7 @@ from typing import Any
 
 from elder.datasets.fields import Fields, LayoutOptions
 from elder.edit import Edit, Probe
+from elder.subjects import find_subject
 
 FIELDS = frozenset({"requested_rewrite"})
 
@@ -17,9 +18,9 @@ FIELDS = frozenset({"requested_rewrite"})
 def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit:
     """The edit of one case.
 
-    The prompt is the template with the subject filled in. Of the two paraphrases the first trains and the
-    second is held out. Locality probes are the neighbourhood prompts: other subjects of which the old
-    answer is true, so that answer is theirs.
+    The prompt is the template with the subject filled in, and the subject is the one in that place. Of the two
+    paraphrases the first trains and the second is held out. Locality probes are the neighbourhood prompts: other
+    subjects of which the old answer is true, so that answer is theirs.
 
     Raises:
         DataError: Required fields are missing or of the wrong type.
@@ -33,12 +34,14 @@ def build(record: Mapping[str, Any], options: LayoutOptions) -> Edit:
     neighbours = case.texts("neighborhood_prompts")[: options.locality_probes]
     rephrases = case.texts("paraphrase_prompts")
     case.raise_problems()
+    prompt, at = template.replace("{}", subject), template.index("{}")
     return Edit(
-        prompt=template.replace("{}", subject),
+        prompt=prompt,
         target=target,
         subject=subject,
         ground_truth=truth,
         rephrases=rephrases,
         locality=tuple(Probe(prompt, truth) for prompt in neighbours),
+        subject_at=None if find_subject(prompt, subject) == (at, at + len(subject)) else at,
         source=f"counterfact case {record['case_id']}" if "case_id" in record else "counterfact",
     )

@@ -16,7 +16,7 @@ from elder.datasets.catalogue import DATASETS, LAYOUTS, LAYOUTS_OF
 from elder.datasets.fields import LayoutOptions
 from elder.datasets.hub import hub_records
 from elder.datasets.records import Broken, Record, capped, read_records
-from elder.datasets.stream import EditStream, validate_stream
+from elder.datasets.stream import UNUSABLE, EditStream, validate_stream
 from elder.edit import Edit
 from elder.errors import DataError
 
@@ -37,6 +37,7 @@ def load_edits(
     target: str = "alt",
     max_words: int = 300,
     labels: tuple[str, ...] = (),
+    unusable: str = "refuse",
 ) -> EditStream:
     """Edits from a named dataset, a file or the hub.
 
@@ -54,6 +55,7 @@ def load_edits(
         target: zsRE and FEVER only: `alt` (counterfactual answer) or `answer` (true answer).
         max_words: SCOTUS only: words of an opinion that are kept.
         labels: SCOTUS only: names of labels that are numbers.
+        unusable: `refuse`: a record that is no edit is an error; `skip`: it is left out and listed in `skipped`.
 
     Returns:
         A list of edits that remembers where each one stands in its file.
@@ -68,10 +70,12 @@ def load_edits(
         problems.append(f"order must be one of {', '.join(ORDERS)}, found '{order}'")
     if limit is not None and limit < 0:
         problems.append(f"limit must be 0 or more, found {limit}")
+    if unusable not in UNUSABLE:
+        problems.append(f"unusable must be one of {', '.join(UNUSABLE)}, found '{unusable}'")
     if problems:
         raise DataError(problems)
     cut = limit if order == "given" else None
-    edits = _collect(str(source), path, cut, seed, split, options)
+    edits = _collect(str(source), path, cut, seed, split, options, unusable == "skip")
     if order == "shuffled":
         chosen = list(range(len(edits)))
         random.Random(f"order {seed}").shuffle(chosen)
@@ -80,7 +84,7 @@ def load_edits(
 
 
 def _collect(
-    source: str, path: str | Path | None, limit: int | None, seed: int, split: str, options: LayoutOptions
+    source: str, path: str | Path | None, limit: int | None, seed: int, split: str, options: LayoutOptions, skip: bool
 ) -> EditStream:
     """The first `limit` edits of a source, in its own order."""
     if source.startswith("world:"):
@@ -91,7 +95,7 @@ def _collect(
         edits = world_edits(source, limit, seed)
         return EditStream(edits, [f"{source} edit {index}" for index in range(len(edits))])
     records, layouts = _records(source, path, split)
-    return _build(records, layouts, limit, options)
+    return _build(records, layouts, limit, options, skip)
 
 
 def _records(source: str, path: str | Path | None, split: str) -> tuple[Iterator[Record | Broken], tuple[str, ...]]:
@@ -118,14 +122,14 @@ def _file_records(path: Path, split: str) -> Iterator[Record | Broken]:
 
 
 def _build(
-    records: Iterator[Record | Broken], layouts: tuple[str, ...], limit: int | None, options: LayoutOptions
+    records: Iterator[Record | Broken], layouts: tuple[str, ...], limit: int | None, options: LayoutOptions, skip: bool
 ) -> EditStream:
-    """Edits of records; every problem of every record that was read is collected before it is raised."""
+    """Edits of records; every problem of every record that was read is collected before it is raised or told."""
     edits: list[Edit] = []
     places: list[str] = []
     problems: list[str] = []
     wrong = 0
-    while limit is None or len(edits) + wrong < limit:
+    while limit is None or len(edits) + (0 if skip else wrong) < limit:
         record = next(records, None)
         if record is None:
             break
@@ -141,9 +145,9 @@ def _build(
         except DataError as error:
             wrong += 1
             problems += [f"{record.where}: {problem.removeprefix(': ')}" for problem in error.problems]
-    if problems:
+    if problems and not (skip and edits):
         raise DataError(capped(problems))
-    return EditStream(edits, places)
+    return EditStream(edits, places, problems)
 
 
 def _edit(record: Record, layouts: tuple[str, ...], options: LayoutOptions) -> Edit | None:

@@ -5,14 +5,16 @@ Knows nothing of files or layouts; a place is a text that someone else gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from elder.datasets.records import capped
 from elder.edit import Edit
 from elder.errors import DataError
+from elder.joining import join
 
 POLICIES = ("refuse", "last_wins")
+UNUSABLE = ("refuse", "skip")
 
 
 class EditStream(list[Edit]):
@@ -22,10 +24,12 @@ class EditStream(list[Edit]):
 
     Attributes:
         places: For every edit a text such as `edits.jsonl:17`.
+        skipped: What was left out of the source because it cannot be edited: the place of each record, and why.
     """
 
-    def __init__(self, edits: Iterable[Edit], places: Sequence[str] | None = None) -> None:
+    def __init__(self, edits: Iterable[Edit], places: Sequence[str] | None = None, skipped: Sequence[str] = ()) -> None:
         super().__init__(edits)
+        self.skipped = tuple(skipped)
         self.places: tuple[str, ...] = tuple(places) if places is not None else _numbers(len(self))
         if len(self.places) != len(self):
             raise ValueError(f"{len(self)} edits but {len(self.places)} places")
@@ -33,7 +37,20 @@ class EditStream(list[Edit]):
     def take(self, indices: Iterable[int]) -> EditStream:
         """The edits at the given indices, in that order, with their places."""
         chosen = list(indices)
-        return EditStream([self[i] for i in chosen], [self.places[i] for i in chosen])
+        return EditStream([self[i] for i in chosen], [self.places[i] for i in chosen], self.skipped)
+
+    def without(self, wrong: Mapping[int, str]) -> EditStream:
+        """The stream without some edits, index -> why; each is listed with its place.
+
+        Raises:
+            DataError: Nothing would be left.
+        """
+        told = [f"{self.places[index]}: {why}" for index, why in sorted(wrong.items())]
+        if told and len(wrong) == len(self):
+            raise DataError(capped([f"none of the {len(self)} edits can be used", *told]))
+        left = self.take(index for index in range(len(self)) if index not in wrong)
+        left.skipped = (*self.skipped, *told)
+        return left
 
 
 def validate_stream(
@@ -41,6 +58,7 @@ def validate_stream(
     conflicts: str = "refuse",
     tokenizer: Any = None,
     max_tokens: int | None = None,
+    unusable: str = "refuse",
 ) -> EditStream:
     """Check a stream as a whole before anything expensive starts.
 
@@ -48,8 +66,10 @@ def validate_stream(
         edits: The stream; an `EditStream` lets problems name file and line, else they name the number.
         conflicts: What to do with two edits of the same prompt. `refuse`: a problem. `last_wins`: only
             the last one stays, where it stands.
-        tokenizer: Called with a list of texts, gives `input_ids`; with `max_tokens`, lengths are checked.
+        tokenizer: Called with a list of texts, gives `input_ids`; or an `elder.tokens.TextFormat`, which knows a chat
+            template. With `max_tokens`, lengths are checked.
         max_tokens: The context of the model, in tokens.
+        unusable: What to do with an edit whose texts are too long. `refuse`: a problem. `skip`: it is left out.
 
     Returns:
         The stream to apply.
@@ -58,10 +78,10 @@ def validate_stream(
         DataError: With all problems: an empty stream, a prompt that comes twice, an id that comes twice,
             a text longer than the context.
     """
-    if conflicts not in POLICIES:
-        raise DataError(f"conflicts must be one of {', '.join(POLICIES)}, found '{conflicts}'")
-    places = edits.places if isinstance(edits, EditStream) and len(edits.places) == len(edits) else None
-    stream = EditStream(edits, places)
+    for name, given, known in (("conflicts", conflicts, POLICIES), ("unusable", unusable, UNUSABLE)):
+        if given not in known:
+            raise DataError(f"{name} must be one of {', '.join(known)}, found '{given}'")
+    stream = as_stream(edits)
     if not stream:
         raise DataError("there are no edits: the stream is empty")
     problems: list[str] = []
@@ -71,11 +91,19 @@ def validate_stream(
         last = {edit.prompt: index for index, edit in enumerate(stream)}
         stream = stream.take(index for index, edit in enumerate(stream) if last[edit.prompt] == index)
     problems += _id_problems(stream)
-    if tokenizer is not None and max_tokens is not None:
-        problems += _length_problems(stream, tokenizer, max_tokens)
+    long = _length_problems(stream, tokenizer, max_tokens) if tokenizer is not None and max_tokens is not None else []
+    if unusable == "refuse":
+        problems += [f"{stream.places[index]}: {why}" for index, why in long]
     if problems:
         raise DataError(capped(problems))
-    return stream
+    return stream.without(dict(reversed(long))) if unusable == "skip" else stream
+
+
+def as_stream(edits: Sequence[Edit]) -> EditStream:
+    """Edits as a stream, with the places that they know."""
+    if not isinstance(edits, EditStream):
+        return EditStream(edits)
+    return EditStream(edits, edits.places if len(edits.places) == len(edits) else None, edits.skipped)
 
 
 def _numbers(count: int) -> tuple[str, ...]:
@@ -115,10 +143,10 @@ def _id_problems(stream: EditStream) -> list[str]:
     ]
 
 
-def _length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list[str]:
-    """Texts longer than the context: prompts with their target and its end, probes with their answer."""
+def _length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list[tuple[int, str]]:
+    """Texts longer than the context, with the index of their edit: prompts and probes with their answer and its end."""
     labels: list[tuple[int, str]] = []
-    texts: list[str] = []
+    pairs: list[tuple[str, str | None]] = []
     for index, edit in enumerate(stream):
         parts = [("prompt and target", edit.prompt, edit.target)]
         parts += [(f"rephrases[{i}] and target", text, edit.target) for i, text in enumerate(edit.rephrases)]
@@ -126,13 +154,21 @@ def _length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> lis
             parts += [(f"{name}[{i}]", probe.prompt, probe.answer) for i, probe in enumerate(getattr(edit, name))]
         for label, prompt, answer in parts:
             labels.append((index, label))
-            texts.append(f"{prompt} {answer}" if answer else prompt)
-    lengths = [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # one more for the token that ends the answer
+            pairs.append((prompt, answer))
     return [
-        f"{stream.places[index]}: {label} are {length} tokens long, the model reads {max_tokens} at most; shorten it"
-        for (index, label), length in zip(labels, lengths, strict=True)
+        (index, f"{label} are {length} tokens long, the model reads {max_tokens} at most; shorten it")
+        for (index, label), length in zip(labels, _lengths(pairs, tokenizer), strict=True)
         if length > max_tokens
     ]
+
+
+def _lengths(pairs: Sequence[tuple[str, str | None]], tokenizer: Any) -> list[int]:
+    """Tokens of each prompt with its answer, one more for the token that ends it."""
+    if hasattr(tokenizer, "lengths"):
+        found: list[int] = tokenizer.lengths(pairs)
+        return found
+    texts = [join(prompt, answer) if answer else prompt for prompt, answer in pairs]
+    return [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]
 
 
 def _short(text: str, width: int = 60) -> str:

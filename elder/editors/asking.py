@@ -53,25 +53,30 @@ class Asking:
     edits: Any
 
     @overload
-    def ask(self, prompt: str, max_new_tokens: int = ...) -> Answer: ...  # type: ignore[overload-overlap]
+    def ask(self, prompt: str, max_new_tokens: int = ..., lines: int = ...) -> Answer: ...  # type: ignore[overload-overlap]
 
     @overload
-    def ask(self, prompt: Sequence[str], max_new_tokens: int = ...) -> list[Answer]: ...
+    def ask(self, prompt: Sequence[str], max_new_tokens: int = ..., lines: int = ...) -> list[Answer]: ...
 
-    def ask(self, prompt: str | Sequence[str], max_new_tokens: int = MAX_NEW_TOKENS) -> Answer | list[Answer]:
+    def ask(
+        self, prompt: str | Sequence[str], max_new_tokens: int = MAX_NEW_TOKENS, lines: int = 1
+    ) -> Answer | list[Answer]:
         """Answer a prompt greedily, or several in one batch, with the edit that answered.
+
+        A prompt goes through the chat template if those of the edits did.
 
         Safe to call from several threads. Under sharding it is collective.
 
         Args:
             prompt: A text, or texts.
             max_new_tokens: Longest answer, in tokens.
+            lines: Lines of an answer; it ends with the last of them, if not before.
 
         Raises:
             ValueError: A prompt without any token.
         """
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        answers = self._answers(texts, max_new_tokens) if texts else []
+        answers = self._answers(texts, max_new_tokens, lines) if texts else []
         return answers[0] if isinstance(prompt, str) else answers
 
     def without_edits(self) -> AbstractContextManager[None]:
@@ -84,19 +89,22 @@ class Asking:
         count = self.edits.count
         return f"<{self.method}: {count} edit{'' if count == 1 else 's'} on {self.base.source} ({kind}, {dtype})>"
 
-    def _answers(self, texts: Sequence[str], limit: int) -> list[Answer]:
+    def _answers(self, texts: Sequence[str], limit: int, lines: int) -> list[Answer]:
         base, tokenizer = self.base, self.base.tokenizer
         context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
-        decoder = Decoder.to_stop(tokenizer, limit, len(texts), context)
+        decoder = Decoder.to_stop(base.texts, limit, len(texts), context)
+        decoder = decoder.for_answer("\n" * (lines - 1), decoder.lead)
         ids, mask, positions = pad_left(
-            [encode_prompt(tokenizer, text) for text in texts], pad_id(tokenizer), base.runtime.device
+            [encode_prompt(base.texts, text) for text in texts], pad_id(tokenizer), base.runtime.device
         )
         room = limit if context is None else min(limit, int(context) - ids.shape[1])
         config = decoder.config(room)
         config.return_dict_in_generate = True
         inputs: dict[str, Tensor] = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         with torch.no_grad():
-            output: Any = base.runtime.generate(self.model, **inputs, generation_config=config)
+            output: Any = base.runtime.generate(
+                self.model, **inputs, generation_config=config, **decoder.criteria(ids.shape[1])
+            )
         said = [decoder.cut(row) for row in output.sequences[:, ids.shape[1] :].tolist()]
         found = [self._matched(output, row) for row in range(len(texts))]
         return [Answer(one.text, *match, one.finished) for one, match in zip(said, found, strict=True)]

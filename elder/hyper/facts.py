@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from elder.edit import Edit, Probe
 from elder.mixture.samples import Row, encode_rows
-from elder.tokens import encode_prompt
+from elder.tokens import Texts, encode_prompt
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class BlockRows:
 
 
 def block_rows(
-    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts,
     edits: Sequence[Edit],
     terminator: str,
     generator: torch.Generator | None,
@@ -42,16 +41,16 @@ def block_rows(
             rephrase, probe = (edit.heldout_rephrases or rephrases)[0], probes[0]
         else:
             rephrase, probe = rephrases[_draw(len(rephrases), generator)], probes[_draw(len(probes), generator)]
-        rows.edits.extend(encode_rows(tokenizer, (edit.prompt,), edit.target, owner, terminator))
-        rows.equivalents.extend(encode_rows(tokenizer, (rephrase,), edit.target, owner, terminator))
-        rows.unrelated.append(_probe_row(tokenizer, probe, owner))
+        rows.edits.extend(encode_rows(texts, (edit.prompt,), edit.target, owner, terminator))
+        rows.equivalents.extend(encode_rows(texts, (rephrase,), edit.target, owner, terminator))
+        rows.unrelated.append(_probe_row(texts, probe, owner))
     return rows
 
 
-def _probe_row(tokenizer: PreTrainedTokenizerBase, probe: Probe, owner: int) -> Row:
+def _probe_row(texts: Texts, probe: Probe, owner: int) -> Row:
     if probe.answer:
-        return encode_rows(tokenizer, (probe.prompt,), probe.answer, owner, "none")[0]
-    return Row(tuple(encode_prompt(tokenizer, probe.prompt)), (), owner, "")
+        return encode_rows(texts, (probe.prompt,), probe.answer, owner, "none")[0]
+    return Row(tuple(encode_prompt(texts, probe.prompt)), (), owner, "")
 
 
 def _draw(count: int, generator: torch.Generator) -> int:

@@ -91,7 +91,7 @@ class MetaTrainer:
         """
         begin, o = time.perf_counter(), self.options
         check_facts(edits)
-        rows = block_rows(self.base.tokenizer, edits, o.terminator, self._draws, o.own_prompt)
+        rows = block_rows(self.base.texts, edits, o.terminator, self._draws, o.own_prompt)
         factors = self._factors(rows.edits)
         self.network.observe(factors)
         applied = changes_of(self.network, factors, self.base.runtime, o.chunk)
@@ -217,13 +217,11 @@ class MetaTrainer:
         return max(sizes)
 
     def _measure(self, edits: Sequence[Edit]) -> dict[str, float]:
-        rows = block_rows(self.base.tokenizer, edits, self.options.terminator, None)
+        rows = block_rows(self.base.texts, edits, self.options.terminator, None)
         applied = changes_of(self.network, self._factors(rows.edits), self.base.runtime, self.options.chunk)
         figures = self._figures(self._try(applied, rows, gradients=False))
         # A probe without an answer is judged by what the unedited model says next.
-        told = [
-            Row(row.prompt, row.answer or (self.base.tokenizer.eos_token_id or 0,), 0, "") for row in rows.unrelated
-        ]
+        told = [Row(row.prompt, row.answer or (self.base.texts.end_id or 0,), 0, "") for row in rows.unrelated]
         with self.deltas.disabled():
             before = self._said(told)
         with self.deltas.trying({name: one.dense for name, one in applied.items()}):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from elder.errors import ConfigError, DataError
 from elder.metrics.batching import run_batched
 from elder.metrics.generation import Decoder
 from elder.metrics.scoring import Pair, score
-from elder.tokens import decode, encode_prompt, encode_target, end_ids, pad_id, pad_left
+from elder.tokens import decode, encode_continuation, encode_prompt, end_ids, pad_id, pad_left
 
 LENGTH = 2048  # context of a model whose config does not tell
 SLACK = 4  # tokens looked at beyond a stop string: a character may be cut at the edge
@@ -55,6 +55,7 @@ class Completer:
         self.base = subject if isinstance(subject, Base) else subject.base
         self.model = subject.model
         self.routed_at = None if isinstance(subject, Base) else subject.routed_at
+        self.texts = replace(self.base.texts, chat=None)  # who asks has put the chat template around already
         self.tokenizer, self.runtime, self.batch_size = self.base.tokenizer, self.base.runtime, batch_size
         known = getattr(self.base.model.config, "max_position_embeddings", None)
         self.context = int(context or known or LENGTH)
@@ -74,22 +75,23 @@ class Completer:
         if special is None and bos and text.startswith(str(bos)):
             special = False
         if special is None and text:
-            return encode_prompt(self.tokenizer, text)
+            return encode_prompt(self.texts, text)
         return list(self.tokenizer(text, add_special_tokens=special is not False)["input_ids"])
 
     def pair(self, prompt: str, continuation: str) -> Pair:
         """Prompt and continuation as ids; white space at the end of the prompt belongs to the continuation.
 
         Both are encoded as one text. Where the tokenizer merged over the seam, the continuation is encoded by the rule
-        that edits are trained by (`elder.tokens.encode_target`).
+        that edits are trained by (`elder.tokens.encode_continuation`). A prompt that a chat template has rendered stays
+        whole.
 
         Raises:
             DataError: The continuation has no tokens.
         """
-        head_text = prompt.rstrip()
+        head_text = prompt if self.texts.is_rendered(prompt) else prompt.rstrip()
         continuation = prompt[len(head_text) :] + continuation
         if head_text:
-            head, tail = self.encode(head_text), self._behind(head_text, continuation)
+            head, tail = self.encode(head_text), encode_continuation(self.texts, head_text, continuation)
         else:
             head, tail = [self.prefix], self.encode(continuation, special=False)
             if tail[:1] == head:
@@ -155,14 +157,6 @@ class Completer:
         return [found[ask] for ask in asks]
 
     # ---- parts --------------------------------------------------------------------------------------------------
-
-    def _behind(self, prompt: str, continuation: str) -> list[int]:
-        head, whole = self.encode(prompt), self.encode(prompt + continuation)
-        if whole[: len(head)] == head:
-            return whole[len(head) :]
-        if continuation[:1] == " " and continuation[1:].strip():
-            return encode_target(self.tokenizer, prompt, continuation[1:])
-        return self.encode(continuation, special=False)
 
     def _fitted(self, pair: Pair) -> Pair:
         if len(pair) <= self.context:

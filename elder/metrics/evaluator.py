@@ -6,7 +6,7 @@ Knows nothing of stages, stores or trackers. See docs/metrics.md for every defin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from elder.base import Editor
 from elder.edit import Edit
@@ -26,6 +26,7 @@ from elder.metrics.zsre import asked as zsre_asked
 from elder.metrics.zsre import token_accuracy
 
 FLUENCY_TOKENS = 64
+PLAIN = ".plain"  # ends the names of figures of plain completions, where prompts go through a chat template
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Evaluator:
         max_new_tokens: Most tokens of a free answer; targets that are longer get more room.
         batch_size: Most prompts in one forward.
         perplexity_text: Text of `perplexity`; the package's own by default.
+        completions: Where prompts go through a chat template, measure them as plain texts too; those figures have
+            `.plain` at the end of their names.
 
     Raises:
         ConfigError: A protocol is unknown or a size is not positive.
@@ -63,6 +66,7 @@ class Evaluator:
         max_new_tokens: int = 16,
         batch_size: int = 64,
         perplexity_text: str | None = None,
+        completions: bool = False,
     ) -> None:
         check_names(protocols, ())
         if max_new_tokens < 1 or batch_size < 1:
@@ -70,6 +74,11 @@ class Evaluator:
         self.editor = editor
         self.protocols = tuple(dict.fromkeys(protocols))
         self._prober = Prober(editor, max_new_tokens, batch_size)
+        self._plain: Evaluator | None = None
+        if completions and editor.base.chat is not None:
+            self._plain = Evaluator(editor, protocols, max_new_tokens, batch_size)
+            plain = replace(editor.base.texts, chat=None)
+            self._plain._prober = Prober(editor, max_new_tokens, batch_size, plain)
         self._text = TEXT if perplexity_text is None else perplexity_text
         self._base_perplexity: float | None = None
 
@@ -88,6 +97,14 @@ class Evaluator:
             ConfigError: A part is unknown.
             DataError: A prompt with its answer does not fit into the context of the model; lists all.
         """
+        found = self._measure(edits, parts, progress)
+        if self._plain is None:
+            return found
+        return found.with_others(self._plain._measure(edits, [p for p in parts if p != "perplexity"], progress), PLAIN)
+
+    def _measure(
+        self, edits: Sequence[Edit], parts: Sequence[str], progress: MeasuringProgress | None
+    ) -> EvaluationReport:
         check_names(self.protocols, parts)
         asked = questions(edits, parts)
         pairs = self._pairs(asked, edits, parts)
@@ -163,7 +180,7 @@ class Evaluator:
         prober, forced = self._prober, "forced" in self.protocols
         unrelated = list(dict.fromkeys(q.prompt for q in asked if q.part == "locality"))
         asks = list(dict.fromkeys(self._free_ask(q) for q in asked)) if "generate" in self.protocols else []
-        local = {(prompt, prober.max_new_tokens) for prompt in unrelated}
+        local = {Ask(prompt, prober.max_new_tokens) for prompt in unrelated}
         scoped = _scoped(edits) if "scope" in parts else []
         long = list(dict.fromkeys(edit.prompt for edit in edits)) if "fluency" in parts else []
         fresh = prober.unknown_to_base(unrelated)
@@ -191,7 +208,7 @@ class Evaluator:
     def _free_ask(self, question: Question) -> Ask:
         """Locality answers are as long as the base's remembered ones; others have room for their target."""
         if question.part == "locality" or question.answer is None:
-            return question.prompt, self._prober.max_new_tokens
+            return Ask(question.prompt, self._prober.max_new_tokens)
         return self._prober.ask(question.prompt, question.answer)
 
     def _judge(self, question: Question, answers: _Answers, ledger: ResultTable) -> None:

@@ -1,4 +1,4 @@
-"""Greedy free generation in batches, cut at the natural stop.
+"""Greedy free generation in batches, cut at the natural stop: an end token, or the end of the answer's last line.
 
 Knows nothing of edits or targets, and of editors only that their model generates.
 """
@@ -6,15 +6,16 @@ Knows nothing of edits or targets, and of editors only that their model generate
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from elder.metrics.batching import ProgressMeter, run_batched
 from elder.runtime import Runtime
-from elder.tokens import decode, pad_id, pad_left, stop_ids
+from elder.tokens import Texts, decode, format_of, newline_ids, pad_id, pad_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Continuation:
 
     Attributes:
         ids: The new tokens, the stop included.
-        text: Their text before the stop, outer white space stripped.
+        text: Their text before the stop, outer white space stripped, without what a chat template puts before answers.
         finished: Whether a natural stop came before the limit; otherwise `text` is not the whole answer.
     """
 
@@ -34,26 +35,57 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Decoder:
-    """How to generate: the tokenizer, its natural stops, how many tokens at most, how many prompts a batch."""
+    """How to generate, and where an answer ends.
+
+    Attributes:
+        tokenizer: Of the model.
+        stops: Its natural stops: end tokens, and for answers of one line all tokens with a newline.
+        limit: Most new tokens.
+        batch_size: Most prompts in one forward.
+        context: Most tokens of a row; None: no bound.
+        through: Run to the limit: EOS is never chosen, for long continuations.
+        lines: Lines of an answer; more than one are counted in the text, and newlines are then no `stops`.
+        lead: What answers begin with before their words, see `elder.tokens.TextFormat.lead`.
+        newlines: All tokens with a newline.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     stops: frozenset[int]
     limit: int
     batch_size: int
     context: int | None = None
-    through: bool = False  # run to the limit: EOS is never chosen, for long continuations
+    through: bool = False
+    lines: int = 1
+    lead: str = ""
+    newlines: frozenset[int] = frozenset()
 
     @classmethod
     def to_stop(
         cls,
-        tokenizer: PreTrainedTokenizerBase,
+        texts: Texts,
         limit: int,
         batch_size: int,
         context: int | None = None,
         ends: Collection[int] = (),
     ) -> Decoder:
-        """Generate until EOS, one of the model's own `ends` (`elder.tokens.end_ids`) or a newline."""
-        return cls(tokenizer, stop_ids(tokenizer, ends), limit, batch_size, context)
+        """Generate until EOS, one of the model's own ends (those of `texts`, and `ends`) or the end of the line."""
+        form = format_of(texts)
+        newlines = newline_ids(form.tokenizer)
+        stops = newlines | form.stops | frozenset(ends)
+        one = cls(form.tokenizer, stops, limit, batch_size, context, newlines=newlines)
+        return one.for_answer("", form.lead if form.chat is not None else "")
+
+    def for_answer(self, answer: str, lead: str = "", limit: int | None = None) -> Decoder:
+        """The same, with room for as many lines as an answer has, and for what a template puts before it.
+
+        Args:
+            answer: The answer that is looked for; empty: any, of one line.
+            lead: What is put before it.
+            limit: Most new tokens; default: as before.
+        """
+        lines = 1 + lead.count("\n") + answer.count("\n")
+        stops = self.stops | self.newlines if lines == 1 else self.stops - self.newlines
+        return replace(self, stops=stops, lines=lines, lead=lead, limit=limit or self.limit)
 
     def config(self, limit: int) -> GenerationConfig:
         """Plain greedy search; every field that a hub model's own generation config could bend is set."""
@@ -74,13 +106,45 @@ class Decoder:
             pad_token_id=pad_id(self.tokenizer),
         )
 
+    def criteria(self, width: int) -> dict[str, Any]:
+        """What generation is told beside the config: to count lines, where an answer has several."""
+        if self.lines == 1:
+            return {}
+        return {"stopping_criteria": StoppingCriteriaList([Lines(self.tokenizer, self.lines, width)])}
+
     def cut(self, ids: Sequence[int]) -> Continuation:
-        """Cut raw output behind the first natural stop."""
-        for index, token in enumerate(ids):
-            if token in self.stops:
-                kept = tuple(ids[: index + 1])
-                return Continuation(kept, decode(self.tokenizer, kept).split("\n")[0].strip(), True)
-        return Continuation(tuple(ids), decode(self.tokenizer, ids).strip(), False)
+        """Cut raw output after the first natural stop."""
+        end = next((index for index, token in enumerate(ids) if token in self.stops), None)
+        if self.lines > 1:
+            end = self._last_line(ids[: len(ids) if end is None else end + 1], end)
+        kept = tuple(ids if end is None else ids[: end + 1])
+        # An end token need not be a special one, whose text is left out; one with a newline may have words before it.
+        closed = bool(kept) and kept[-1] in self.stops and kept[-1] not in self.newlines
+        text = decode(self.tokenizer, kept[:-1] if closed else kept)
+        if end is not None or self.lines > 1:
+            text = "\n".join(text.split("\n")[: self.lines])
+        return Continuation(kept, self._words(text), end is not None)
+
+    def _last_line(self, ids: Sequence[int], end: int | None) -> int | None:
+        """Where the last line of an answer ends, if that is before the first end token."""
+        if decode(self.tokenizer, ids).count("\n") < self.lines:
+            return end
+        return next(i for i in range(len(ids)) if decode(self.tokenizer, ids[: i + 1]).count("\n") >= self.lines)
+
+    def _words(self, text: str) -> str:
+        return text.strip().removeprefix(self.lead.strip()).strip()
+
+
+class Lines(StoppingCriteria):
+    """Ends a row when what has been generated has so many newlines; new tokens begin at column `width`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, lines: int, width: int) -> None:
+        self.tokenizer, self.lines, self.width = tokenizer, lines, width
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """(B, T) -> (B,) bool."""
+        ended = [decode(self.tokenizer, row).count("\n") >= self.lines for row in input_ids[:, self.width :].tolist()]
+        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
 
 def generate(
@@ -114,6 +178,7 @@ def generate(
                 attention_mask=mask,
                 position_ids=positions,
                 generation_config=decoder.config(limit),
+                **decoder.criteria(width),
             )
         return [decoder.cut(row) for row in output[:, width:].tolist()]
 

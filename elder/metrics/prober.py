@@ -7,6 +7,7 @@ nothing of what the answers are judged against.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,16 @@ from elder.base import Editor
 from elder.metrics.batching import ProgressMeter, run_batched
 from elder.metrics.generation import Continuation, Decoder, generate
 from elder.metrics.scoring import Pair, TokenScores, score
-from elder.tokens import encode_prompt, encode_target, end_ids, pad_id, pad_left
+from elder.tokens import TextFormat, encode_prompt, encode_target, pad_id, pad_left
 
-Ask = tuple[str, int]
-"""A prompt and the most tokens its answer may have."""
+
+class Ask(NamedTuple):
+    """A prompt, the most tokens its answer may have, and the answer whose lines are given room (empty: one line)."""
+
+    prompt: str
+    limit: int
+    answer: str = ""
+
 
 SLACK = 3  # tokens beyond the target that a right answer may need before its natural stop: full stop, space, EOS
 
@@ -32,10 +39,11 @@ class Prober:
         editor: Whose model is asked.
         max_new_tokens: Most tokens of a free answer, unless its target is longer.
         batch_size: Most prompts in one forward.
+        texts: How prompts and answers are written as ids; default: as the base says.
     """
 
-    def __init__(self, editor: Editor, max_new_tokens: int, batch_size: int) -> None:
-        self.editor = editor
+    def __init__(self, editor: Editor, max_new_tokens: int, batch_size: int, texts: TextFormat | None = None) -> None:
+        self.editor, self.texts = editor, texts or editor.base.texts
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.tokenizer = editor.base.tokenizer
@@ -44,28 +52,28 @@ class Prober:
         self.context: int | None = None if context is None else int(context)
         self._prompts: dict[str, tuple[int, ...]] = {}
         self._targets: dict[tuple[str, str], tuple[int, ...]] = {}
-        ends = end_ids(editor.base.model)
-        self._stop = Decoder.to_stop(self.tokenizer, max_new_tokens, batch_size, self.context, ends)
+        self._stop = Decoder.to_stop(self.texts, max_new_tokens, batch_size, self.context)
         self._base_continuations: dict[str, Continuation] = {}
         self._base_scores: dict[Pair, TokenScores] = {}
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """The ids of a prompt."""
         if prompt not in self._prompts:
-            self._prompts[prompt] = tuple(encode_prompt(self.tokenizer, prompt))
+            self._prompts[prompt] = tuple(encode_prompt(self.texts, prompt))
         return self._prompts[prompt]
 
     def pair(self, prompt: str, answer: str) -> Pair:
         """A prompt with an answer behind it, as ids."""
         key = (prompt, answer)
         if key not in self._targets:
-            self._targets[key] = tuple(encode_target(self.tokenizer, prompt, answer))
+            self._targets[key] = tuple(encode_target(self.texts, prompt, answer))
         return Pair(self.prompt_ids(prompt), self._targets[key])
 
     def ask(self, prompt: str, answer: str) -> Ask:
-        """A prompt with room for its answer: `max_new_tokens`, or the next multiple that holds it."""
+        """A prompt with room for its answer: its lines, and `max_new_tokens` or the next multiple that holds it."""
         needed = len(self.pair(prompt, answer).target) + SLACK
-        return prompt, self.max_new_tokens * max(1, -(-needed // self.max_new_tokens))
+        limit = self.max_new_tokens * max(1, -(-needed // self.max_new_tokens))
+        return Ask(prompt, limit, answer if "\n" in answer else "")
 
     def too_long(self, pair: Pair) -> bool:
         """Whether a prompt with its answer does not fit into the context of the model."""
@@ -73,13 +81,18 @@ class Prober:
 
     def answers(self, asks: Iterable[Ask], meter: ProgressMeter | None = None) -> dict[Ask, Continuation]:
         """Free answers of the edited model, up to the natural stop."""
-        by_limit: dict[int, list[str]] = {}
-        for prompt, limit in dict.fromkeys(asks):
-            by_limit.setdefault(limit, []).append(prompt)
+        return self._free(dict.fromkeys(asks), meter)
+
+    def _free(self, asks: Iterable[Ask], meter: ProgressMeter | None) -> dict[Ask, Continuation]:
+        """Free answers of the model as it is."""
+        alike: dict[tuple[int, int, str], list[Ask]] = {}
+        for ask in asks:
+            key = (ask.limit, ask.answer.count("\n"), self.texts.starts_with(ask.prompt))
+            alike.setdefault(key, []).append(ask)
         found: dict[Ask, Continuation] = {}
-        for limit, prompts in sorted(by_limit.items()):
-            stop = Decoder(self.tokenizer, self._stop.stops, limit, self.batch_size, self.context)
-            found.update(zip(((p, limit) for p in prompts), self._generate(prompts, stop, meter), strict=True))
+        for (limit, _, lead), some in sorted(alike.items()):
+            stop = self._stop.for_answer(some[0].answer, lead, limit)
+            found.update(zip(some, self._generate([ask.prompt for ask in some], stop, meter), strict=True))
         return found
 
     def long_texts(self, prompts: Iterable[str], tokens: int, meter: ProgressMeter | None = None) -> dict[str, str]:
@@ -98,8 +111,8 @@ class Prober:
         missing = self.unknown_to_base(wanted)
         if missing:
             with self.editor.disabled():
-                found = self._generate(missing, self._stop, meter)
-            self._base_continuations.update(zip(missing, found, strict=True))
+                found = self._free([Ask(prompt, self.max_new_tokens) for prompt in missing], meter)
+            self._base_continuations.update({ask.prompt: said for ask, said in found.items()})
         return {prompt: self._base_continuations[prompt] for prompt in wanted}
 
     def scores(self, pairs: Iterable[Pair], meter: ProgressMeter | None = None) -> dict[Pair, TokenScores]:

@@ -6,7 +6,7 @@ Knows nothing of models; plain values only, so that it can be written, logged an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -39,6 +39,19 @@ class EvaluationReport:
             "protocols": list(self.protocols),
             "rows": [dict(row) for row in self.rows],
         }
+
+    def with_others(self, others: EvaluationReport, ending: str) -> EvaluationReport:
+        """The report with the figures of another one on the same edits, under their names and an ending."""
+        same = ("edit_id", "prompt", "target")
+        return replace(
+            self,
+            metrics={**self.metrics, **{f"{name}{ending}": value for name, value in others.metrics.items()}},
+            counts={**self.counts, **{f"{name}{ending}": value for name, value in others.counts.items()}},
+            rows=[
+                {**row, **{f"{name}{ending}": value for name, value in other.items() if name not in same}}
+                for row, other in zip(self.rows, others.rows, strict=True)
+            ],
+        )
 
     def worst(self, count: int = 10) -> list[dict[str, Any]]:
         """The rows with the lowest mean over their reliability and generalization figures, worst first."""

@@ -24,7 +24,7 @@ SENTENCES = (
 )
 
 
-def with_prefixes(prompt: str, count: int, seed: str) -> list[str]:
-    """The prompt behind `count` different sentences, chosen by the seed."""
+def prefixed(count: int, seed: str) -> list[str]:
+    """Contexts, with `{}` for the prompt after one of `count` different sentences, chosen by the seed."""
     chosen = random.Random(f"{seed}/prefix").sample(SENTENCES, min(count, len(SENTENCES)))
-    return [f"{sentence} {prompt}" for sentence in chosen]
+    return [f"{sentence} {{}}" for sentence in chosen]

@@ -1,6 +1,6 @@
 """Training rows: an edit becomes one row for each of its training prompts, all with the same answer.
 
-Knows the tokenizer and nothing of models.
+Knows how texts are encoded, and nothing of models.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from elder.edit import Edit
-from elder.tokens import encode_prompt, encode_target, pad_left
+from elder.tokens import Texts, encode_prompt, encode_target, format_of, pad_left
 
 IGNORED = -100
 
@@ -54,34 +53,33 @@ class RowBatch:
         return self.labels.shape[1]
 
 
-def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], target: str, owner: int, terminator: str
-) -> list[Row]:
+def encode_rows(texts: Texts, prompts: Sequence[str], target: str, owner: int, terminator: str) -> list[Row]:
     """The rows of one edit.
 
     Args:
-        tokenizer: Of the base model.
+        texts: How the base model's texts are encoded.
         prompts: Texts that are all to be continued by the target.
         target: The answer.
         owner: Number of the edit in its batch.
-        terminator: `none`, `eos` or `sentence` (a full stop, then eos).
+        terminator: `none`, `eos` or `sentence` (a full stop, then eos); eos is the id that ends a turn, where there
+            is a chat template.
     """
-    rows = []
+    rows, end = [], format_of(texts).end_id
     for prompt in prompts:
         answer = target.rstrip(".") + "." if terminator == "sentence" else target
-        ids = encode_target(tokenizer, prompt, answer)
-        if terminator != "none" and tokenizer.eos_token_id is not None:
-            ids = [*ids, int(tokenizer.eos_token_id)]
-        rows.append(Row(tuple(encode_prompt(tokenizer, prompt)), tuple(ids), owner, target))
+        ids = encode_target(texts, prompt, answer)
+        if terminator != "none" and end is not None:
+            ids = [*ids, end]
+        rows.append(Row(tuple(encode_prompt(texts, prompt)), tuple(ids), owner, target))
     return rows
 
 
-def edit_rows(tokenizer: PreTrainedTokenizerBase, edits: Sequence[Edit], terminator: str) -> list[Row]:
+def edit_rows(texts: Texts, edits: Sequence[Edit], terminator: str) -> list[Row]:
     """The rows of a batch of edits: the prompt and the training half of the rephrases of each."""
     return [
         row
         for owner, edit in enumerate(edits)
-        for row in encode_rows(tokenizer, edit.training_prompts, edit.target, owner, terminator)
+        for row in encode_rows(texts, edit.training_prompts, edit.target, owner, terminator)
     ]
 
 

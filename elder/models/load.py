@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from elder.base import Base
+from elder.chat import chat_of
 from elder.device import pick_device, pick_dtype
 from elder.errors import ModelError
 from elder.models.checkpoint import Checkpoint, read_checkpoint
@@ -37,6 +38,8 @@ def load_base(
     device: str = "auto",
     runtime: Runtime | None = None,
     cache_dir: str | Path | None = None,
+    chat: str = "auto",
+    system: str | None = None,
 ) -> Base:
     """Load a base model, frozen and in eval mode.
 
@@ -48,10 +51,12 @@ def load_base(
         device: auto, cpu, cuda or cuda:N; ignored when a runtime is given, which has its own.
         runtime: The group of processes that holds the model; default: this process alone.
         cache_dir: Where the embedded model is kept; default: the user's cache.
+        chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`.
+        system: Text of a system message before each prompt, where there is a chat template.
 
     Raises:
         ModelError: No such directory or hub id, no weights in it, no tokenizer, or not a causal language model.
-        ConfigError: Unknown dtype or device.
+        ConfigError: Unknown dtype, device or chat.
     """
     torch_dtype = pick_dtype(dtype)
     if runtime is None:
@@ -69,7 +74,7 @@ def load_base(
     tokenizer = together(lambda: load_tokenizer(source, revision, cache_dir), runtime)
     if not runtime.sharded:
         model = model.to(runtime.device)  # type: ignore[arg-type]
-    base = wrap_base(model, tokenizer, source, runtime, commit or revision)
+    base = wrap_base(model, tokenizer, source, runtime, commit or revision, chat, system)
     if runtime.world_size > 1:
         _ = base.digest  # computed by one rank for all, here where all are: later, rank 0 may save alone
     give_back_memory()
@@ -126,11 +131,14 @@ def wrap_base(
     source: str,
     runtime: Runtime | None = None,
     revision: str | None = None,
+    chat: str = "auto",
+    system: str | None = None,
 ) -> Base:
     """Freeze a model that is in memory already and make a `Base` of it.
 
     A model that PEFT adapted (a PeftModel, or what is inside) is merged into a copy first and stays as it is. So does
-    the tokenizer: where it has no padding token, the base gets a copy that pads with the end token.
+    the tokenizer: where it has no padding token, the base gets a copy that pads with the end token. `chat` and `system`
+    are those of `load_base`.
 
     Raises:
         ModelError: The tokenizer has ids that the model has no embedding for, or nothing to pad with; or adapters
@@ -150,7 +158,8 @@ def wrap_base(
         tokenizer.pad_token = tokenizer.eos_token
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     commit = getattr(model.config, "_commit_hash", None) or revision
-    return Base(model, tokenizer, source, runtime or LocalRuntime(next(model.parameters()).device), commit)
+    here = runtime or LocalRuntime(next(model.parameters()).device)
+    return Base(model, tokenizer, source, here, commit, chat_of(tokenizer, chat, system))
 
 
 def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:

@@ -85,6 +85,11 @@ def _number(given: Any) -> Any:
     return given
 
 
+def _switch(given: Any) -> Any:
+    """YAML reads `on` and `off` as true and false."""
+    return ("on" if given else "off") if isinstance(given, bool) else given
+
+
 def _whole(given: Any) -> Any:
     number = _number(given)
     return int(number) if isinstance(number, float) and number.is_integer() else given
@@ -117,5 +122,6 @@ Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 NotNegative = Annotated[float, Field(ge=0), BeforeValidator(_number)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_number)]
+Switch = BeforeValidator(_switch)
 Listed = Annotated[tuple[T, ...], AfterValidator(_different), BeforeValidator(_items), _OrOneItem()]
 Layers = Annotated[tuple[Whole, ...], AfterValidator(_rising), BeforeValidator(_tuple)]

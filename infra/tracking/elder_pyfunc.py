@@ -45,7 +45,7 @@ def save_model(path: Path, adapter: Path, model_id: str, run_id: str) -> dict[st
     signature = ModelSignature(
         inputs=Schema([ColSpec("string")]),
         outputs=Schema([ColSpec("string")]),
-        params=ParamSchema([ParamSpec("max_new_tokens", "long", MAX_NEW_TOKENS)]),
+        params=ParamSchema([ParamSpec("max_new_tokens", "long", MAX_NEW_TOKENS), ParamSpec("lines", "long", 1)]),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it asks for an input example, for which the base would have to be loaded
@@ -120,19 +120,20 @@ class ElderModel:
 
         Args:
             model_input: Prompts: a text, a list of texts, or a table with a column `prompt`.
-            params: `max_new_tokens`.
+            params: `max_new_tokens`; `lines`, the most lines of an answer (1).
 
         Returns:
-            One answer for each prompt: the text up to the end of the sequence or the line.
+            One answer for each prompt: the text up to the end of the sequence or of its last line.
         """
         from elder.metrics.generation import Decoder, generate
-        from elder.tokens import encode_prompt, end_ids
+        from elder.tokens import encode_prompt
 
         base, model = self._editor.base, self._editor.model
         limit = int((params or {}).get("max_new_tokens", MAX_NEW_TOKENS))
         context = getattr(model.config, "max_position_embeddings", None)
-        decoder = Decoder.to_stop(base.tokenizer, limit, BATCH, context, end_ids(base.model))
-        ids = [tuple(encode_prompt(base.tokenizer, prompt)) for prompt in _prompts(model_input)]
+        decoder = Decoder.to_stop(base.texts, limit, BATCH, context)
+        decoder = decoder.for_answer("\n" * (int((params or {}).get("lines", 1)) - 1), decoder.lead)
+        ids = [tuple(encode_prompt(base.texts, prompt)) for prompt in _prompts(model_input)]
         return [said.text for said in generate(model, ids, decoder, base.runtime)]
 
 

@@ -57,10 +57,22 @@ def test_wordings_that_are_trained_are_never_held_out() -> None:
     assert edit.heldout_rephrases == ()
 
 
-def test_space_around_texts_is_taken_off() -> None:
-    probe = {"prompt": "d ", "answer": " e "}
-    edit = Edit.from_dict({"prompt": "a ", "target": " b ", "rephrases": ["c  "], "locality": [probe]})
-    assert (edit.prompt, edit.target, edit.rephrases, edit.locality) == ("a", "b", ("c",), (Probe("d", "e"),))
+def test_texts_are_kept_as_they_are_written_but_for_space_after_answers() -> None:
+    probe = {"prompt": "d\n", "answer": " e "}
+    edit = Edit.from_dict({"prompt": "a\n", "target": " b\n", "rephrases": ["c "], "locality": [probe]})
+    assert (edit.prompt, edit.target, edit.rephrases, edit.locality) == ("a\n", " b", ("c ",), (Probe("d\n", " e"),))
+    assert edit.id == content_id("a", "b", None)  # as it was when the space was taken off
+
+
+def test_the_place_of_a_subject_is_a_place_where_it_begins() -> None:
+    record = {"prompt": "Ana is the mother of Ana and", "target": "b", "subject": "Ana", "subject_at": 0}
+    edit = Edit.from_dict(record)
+    assert edit.to_dict()["subject_at"] == edit.subject_at == 0
+    assert edit.subject_place(f"It rained. {edit.prompt}") == len("It rained. ")
+    assert edit.subject_place("Ana is") is None
+    for at, said in ((4, "does not begin"), (-1, "does not begin"), ("0", "whole number"), (True, "whole number")):
+        assert said in wrong({**record, "subject_at": at})[0]
+    assert "needs a prompt and a subject" in wrong({"prompt": "a", "target": "b", "subject_at": 0})[0]
 
 
 def test_all_that_is_wrong_is_told_with_the_place() -> None:

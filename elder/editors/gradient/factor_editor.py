@@ -147,7 +147,7 @@ class FactorEditor(WrittenEditor[str]):
             row
             for owner, edit in enumerate(edits)
             for row in encode_rows(
-                self.base.tokenizer,
+                self.base.texts,
                 edit.training_prompts if o.rephrases else (edit.prompt,),
                 edit.target,
                 owner,

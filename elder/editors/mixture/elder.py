@@ -74,7 +74,7 @@ class ElderEditor(MixtureEditor):
         return [*super().trainable(), *self.router.parameters()]
 
     def _learn(self, edits: Sequence[Edit]) -> tuple[list[EditOutcome], list[float]]:
-        rows = edit_rows(self.base.tokenizer, edits, self.options.terminator)
+        rows = edit_rows(self.base.texts, edits, self.options.terminator)
         parts = self.trainer.prepare(rows)
         allocation = self.allocator.allocate([row.label for row in rows]).to(self.base.runtime.device)
         tokens = sum(len(row.answer) for row in rows)

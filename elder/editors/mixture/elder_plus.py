@@ -33,7 +33,7 @@ from elder.mixture.calibration import ThresholdCalibrator
 from elder.mixture.codes import CodeStore
 from elder.mixture.deferral import Deferral, HammingDeferral, KeyDeferral
 from elder.mixture.keys import KeyMemory
-from elder.mixture.prefixes import with_prefixes
+from elder.mixture.prefixes import prefixed
 from elder.mixture.replay_buffer import ReplayBuffer
 from elder.mixture.router import Router, guided_loss, keep_top
 from elder.mixture.samples import Row, encode_rows
@@ -201,11 +201,9 @@ class ElderPlusEditor(MixtureEditor):
         """Training rows of a batch, owners numbered in the whole stream, and their prompts."""
         rows, prompts = [], []
         for number, edit in enumerate(edits, start=first):
-            texts = [
-                *edit.training_prompts,
-                *with_prefixes(edit.prompt, self.options.prefixes, f"{self.options.seed}/{number}"),
-            ]
-            rows += encode_rows(self.base.tokenizer, texts, edit.target, number, self.options.terminator)
+            contexts = prefixed(self.options.prefixes, f"{self.options.seed}/{number}")
+            texts = [*edit.training_prompts, *(self.base.texts.within(one, edit.prompt) for one in contexts)]
+            rows += encode_rows(self.base.texts, texts, edit.target, number, self.options.terminator)
             prompts += texts
         return rows, prompts
 

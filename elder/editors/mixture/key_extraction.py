@@ -117,7 +117,9 @@ def _keys(
             continue
         filled[owner] += 1
         background = _background(units, owners, owner)
-        places = pick_subject(context.base.tokenizer, text, edit.subject, unit, background, keys.subject_tokens)
+        places = pick_subject(
+            context.base.texts, text, edit.subject, unit, background, keys.subject_tokens, edit.subject_place(text)
+        )
         subject[owner, j, : len(places)], real[owner, j, : len(places)] = unit[places], True
         answer[owner, j], tokens[owner, j, : len(unit)], prompt[owner, j, : len(unit)] = last, unit, True
         worded[owner, j] = text in edit.training_prompts

@@ -68,7 +68,7 @@ class MixtureEditor(Asking):
         self.edits = MixtureEdits(
             self._version(()),
             self.model.get_input_embeddings(),
-            stop_ids(base.tokenizer),
+            stop_ids(base.tokenizer, base.texts.stops),
             self._low_block(),
             f"method {self.method}, on {base.source}",
         )

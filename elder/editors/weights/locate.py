@@ -133,7 +133,8 @@ class LocateEditor(WrittenEditor[int]):
             SolverError: A batch has no sound solution, or would change a block too much; it was not written.
         """
         check_edits(edits)
-        check_subjects(edits)
+        if self.options.needs_subject:
+            check_subjects(edits)
         self.prepare()
         begin = time.perf_counter()
         outcomes: list[EditOutcome] = []
@@ -302,13 +303,15 @@ class LocateEditor(WrittenEditor[int]):
         return done
 
     def _write_all(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...]]:
-        tokenizer, o, last = self.base.tokenizer, self.options, self.layers[-1]
+        how_written, o, last = self.base.texts, self.options, self.layers[-1]
         contexts, count = self.contexts(), len(batch)
         texts = contexts.texts
-        prompts = [prompt_row(tokenizer, i, edit, text, o.fact_token) for i, edit in enumerate(batch) for text in texts]
+        prompts = [
+            prompt_row(how_written, i, edit, text, o.fact_token) for i, edit in enumerate(batch) for text in texts
+        ]
         rows = [
-            [rewriting_row(tokenizer, i, edit, text, o.fact_token) for text in texts]
-            + [essence_row(tokenizer, i, edit, o.kl_position == "end", o.fact_token)]
+            [rewriting_row(how_written, i, edit, text, o.fact_token) for text in texts]
+            + [essence_row(how_written, i, edit, o.kl_position == "end", o.fact_token)]
             for i, edit in enumerate(batch)
         ]
         bare = slice(0, None, len(texts))  # the bare prompt is the first text of each edit

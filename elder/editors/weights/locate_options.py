@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from elder.options.fields import Count, Layers, Natural, NotNegative, Positive, Settings, Whole, setting
 
 
 class LocateOptions(Settings):
     """What ROME, MEMIT, EMMET and AlphaEdit share: where they write and how they find values."""
-
-    needs_subject: ClassVar[bool] = True  # edits must name a subject that stands in the prompt
 
     layers: Layers | None = setting(None, "blocks that are written; default: the method's, by relative depth")
     fact_token: Literal["subject_last", "last"] = setting(
@@ -46,6 +44,11 @@ class LocateOptions(Settings):
     bos: bool = setting(
         False, "count begin-of-text tokens in the statistics; they are sinks with keys unlike all others"
     )
+
+    @property
+    def needs_subject(self) -> bool:
+        """Whether edits must name a subject that stands in the prompt."""
+        return self.fact_token == "subject_last"
 
     @property
     def needs_statistics(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from elder.datasets import DATASETS, load_edits
-from elder.edit import Edit, Probe
+from elder.edit import Edit, Probe, content_id
 from elder.errors import DataError, ModelError
 
 FULL = Edit(
@@ -44,7 +44,7 @@ def problems_of(source: str, path: Path | None = None, **options: Any) -> list[s
 def test_an_edit_survives_the_way_through_a_file(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, FULL.to_dict(), "", {"prompt": "A ", "target": " b "})
     edits = load_edits("jsonl", path)
-    assert edits == [FULL, Edit("A", "b")]
+    assert edits == [FULL, Edit("A ", " b", id=content_id("A", "b", None))]
     assert edits.places == (f"{path}:1", f"{path}:3")
     assert load_edits(path) == edits, "a path alone is a source too"
 

@@ -85,6 +85,13 @@ def test_counterfact_original(tmp_path: Path) -> None:
     assert "7" in str(edit.source)
 
 
+def test_counterfact_knows_the_place_of_its_subject(tmp_path: Path) -> None:
+    rewrite = {**CASE["requested_rewrite"], "prompt": "{} is the mother of Ada Kelbury, and plays the"}
+    early, usual = load(tmp_path, "counterfact", {**CASE, "requested_rewrite": rewrite}, CASE)
+    assert early.subject_at == 0
+    assert usual.subject_at is None  # where it is looked for anyway
+
+
 @pytest.mark.parametrize(("probes", "count"), [(0, 0), (4, 4), (None, 10)])
 def test_counterfact_probes_can_be_limited(tmp_path: Path, probes: int | None, count: int) -> None:
     assert len(load(tmp_path, "counterfact", CASE, locality_probes=probes)[0].locality) == count

@@ -87,3 +87,15 @@ def test_all_kinds_of_problems_come_together() -> None:
 def test_a_stream_needs_a_place_for_each_edit() -> None:
     with pytest.raises(ValueError, match="2 edits but 1 places"):
         EditStream([Edit("A", "b"), Edit("C", "b")], ["f:1"])
+
+
+def test_texts_that_are_too_long_can_be_left_out_and_are_listed() -> None:
+    edits = EditStream([Edit("a b c d", "e"), Edit("A", "b"), Edit("a b c d e", "f")], ["f:1", "f:2", "f:3"])
+    left = validate_stream(edits, tokenizer=Words(), max_tokens=5, unusable="skip")
+    assert (list(left), left.places) == ([edits[1]], ("f:2",))
+    assert [line.split(":")[1] for line in left.skipped] == ["1", "3"]
+    assert "7 tokens long" in left.skipped[0]
+    with pytest.raises(DataError, match="none of the 2 edits can be used"):
+        validate_stream(edits.take([0, 2]), tokenizer=Words(), max_tokens=5, unusable="skip")
+    assert "keep" in problems_of([Edit("A", "b")], unusable="keep")[0]
+    assert validate_stream(left).skipped == left.skipped

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from elder.edit import Edit
 from elder.mixture.calibration import ENOUGH, ThresholdCalibrator
-from elder.mixture.prefixes import SENTENCES, with_prefixes
+from elder.mixture.prefixes import SENTENCES, prefixed
 from elder.mixture.replay_buffer import ReplayBuffer
 from elder.mixture.samples import Row, collate, edit_rows, encode_rows
 from elder.mixture.subject import distinctive_tokens, pick_subject, subject_tokens
@@ -115,13 +115,13 @@ def test_the_state_of_a_ledger_makes_the_same_draws() -> None:
 
 
 def test_prefixes_are_different_sentences_chosen_by_the_seed() -> None:
-    texts = with_prefixes("The sea is", 3, "0/5")
-    assert texts == with_prefixes("The sea is", 3, "0/5")
-    assert texts != with_prefixes("The sea is", 3, "0/6")
-    assert len(set(texts)) == 3
-    assert all(t.endswith(" The sea is") and t.removesuffix(" The sea is") in SENTENCES for t in texts)
-    assert with_prefixes("The sea is", 0, "0/5") == []
-    assert len(with_prefixes("x", 99, "0")) == len(SENTENCES)
+    contexts = prefixed(3, "0/5")
+    assert contexts == prefixed(3, "0/5")
+    assert contexts != prefixed(3, "0/6")
+    assert len(set(contexts)) == 3
+    assert all(text.endswith(" {}") and text.removesuffix(" {}") in SENTENCES for text in contexts)
+    assert prefixed(0, "0/5") == []
+    assert len(prefixed(99, "0")) == len(SENTENCES)
 
 
 # ---- subjects -------------------------------------------------------------------------------------------------------
@@ -146,14 +146,16 @@ def test_a_subject_that_is_not_there_has_no_tokens(subject: str | None) -> None:
 class Slow:
     """The byte tokenizer without character offsets."""
 
-    is_fast, eos_token_id, eos_token, bos_token_id = False, None, None, 0
+    is_fast = False
 
     def __init__(self, bos: bool) -> None:
         self.fast = make_tokenizer(bos)
 
-    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        assert not options
-        return {"input_ids": self.fast(text)["input_ids"]}
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": self.fast(text, add_special_tokens=add_special_tokens)["input_ids"]}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.fast, name)
 
 
 @pytest.mark.parametrize("bos", [True, False])

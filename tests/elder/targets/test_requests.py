@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from elder.base import Base
+from elder.edit import Edit
 from elder.errors import DataError
 from elder.runtime import LocalRuntime
 from elder.targets.contexts import SEEDS, sample_contexts
 from elder.targets.requests import check_subjects, essence_row, prompt_row, rewriting_row, subject_end
 from elder.tokens import decode
-from tests.elder.tiny import EDITS
+from tests.elder.tiny import EDITS, make_tokenizer
 
 
 def text_of(base: Base, ids: tuple[int, ...]) -> str:
@@ -66,6 +67,35 @@ def test_subjects_that_do_not_stand_in_their_prompt_are_all_named() -> None:
     assert len(caught.value.problems) == 2
     assert "has no subject" in caught.value.problems[1]
     check_subjects(EDITS)
+
+
+PLACES = (
+    ("Al, who grew up in Alabama, works as a", "Al", 1),
+    ("Is Ana of the Anatolian plain? Ana is one, said Anatol. She is", "Ana", 33),
+    ("The US won in RUSSIA and its leader is", "US", 5),
+)
+
+
+@pytest.mark.parametrize(("prompt", "subject", "at"), PLACES)
+def test_a_fact_is_written_at_the_name_and_not_inside_another_word(prompt: str, subject: str, at: int) -> None:
+    row = prompt_row(make_tokenizer(bos=False), 0, Edit(prompt, "x", subject=subject), "{}")
+    assert row.at == at  # a byte is a token: an index is a place in the text
+
+
+def test_the_place_that_the_dataset_knows_counts_behind_any_context() -> None:
+    edit = Edit("Ana is the mother of Ana and of", "x", subject="Ana", subject_at=0)
+    for context in ("{}", "Ana and Ana. {}"):
+        row = prompt_row(make_tokenizer(bos=False), 0, edit, context)
+        assert row.at == context.index("{}") + 2
+
+
+def test_an_edit_without_a_subject_is_written_at_the_end_of_its_prompt(base: Base) -> None:
+    edit = Edit("Who is mayor of Brend? It is", "Ula")
+    row = prompt_row(base.tokenizer, 0, edit, "{}", "last")
+    assert row.at == len(row.ids) - 1
+    assert text_of(base, essence_row(base.tokenizer, 0, edit, False, "last").ids) == f"{edit.prompt} is a"
+    with pytest.raises(DataError, match="does not stand in"):
+        prompt_row(base.tokenizer, 0, edit, "{}")
 
 
 def test_contexts_are_sampled_from_the_model_and_repeat_with_the_seed(base: Base) -> None:

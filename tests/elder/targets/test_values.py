@@ -77,7 +77,7 @@ def test_the_prefix_cached_forward_is_the_whole_forward(base: Base) -> None:
 
 def test_rows_that_begin_with_their_subject(base: Base) -> None:
     """GPT-2 has no token in front: such rows have no prefix at all, alone and beside rows that have one."""
-    first = replace(EDITS[0], prompt="Arlo lies by", subject="A")
+    first = replace(EDITS[0], prompt="Arlo lies by", subject="A", subject_at=0)
     lone = rewriting_row(base.tokenizer, 0, first, "{}")
     other = rewriting_row(base.tokenizer, 1, EDITS[1], "{}")
     for rows in ([lone], [lone, other]):

@@ -1,0 +1,127 @@
+"""A prompt as a chat client sends it: rendered by the tokenizer's chat template, up to where the assistant speaks.
+
+Knows the tokenizer; nothing of models, edits or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from elder.errors import ConfigError, ModelError
+
+MODES = ("auto", "on", "off")
+MARK = "Elder0placeholder"  # stands for a message while the template is looked at; no template changes such a word
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Renders prompts as the message of a user.
+
+    Attributes:
+        tokenizer: Has the template.
+        system: Text of a system message before it; None: none is sent, and the template may put its own.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    system: str | None = None
+
+    def render(self, prompt: str) -> str:
+        """The conversation with one question, up to where the answer begins.
+
+        Raises:
+            ModelError: The template refuses it.
+        """
+        return self._apply([self._user(prompt)], add_generation_prompt=True)
+
+    @cached_property
+    def head(self) -> str:
+        """What stands before the user's words: BOS, a system message, the user's header."""
+        return self.render(MARK).partition(MARK)[0]
+
+    @cached_property
+    def tail(self) -> str:
+        """What a rendered prompt ends in: everything after the user's words, the assistant's header included."""
+        return self.render(MARK).rpartition(MARK)[2]
+
+    @cached_property
+    def lead(self) -> str:
+        """What an answer begins with in this template, before its words: nothing, a space, an empty thought."""
+        return self._around[0]
+
+    @cached_property
+    def closing(self) -> str:
+        """What the template puts after an answer: the token that ends a turn, mostly."""
+        return self._around[1]
+
+    def holds(self, prompt: str) -> bool:
+        """Whether a prompt is rendered already: it ends as the template ends where the assistant is to speak."""
+        tail = self.tail.strip()
+        return bool(tail) and prompt.rstrip().endswith(tail)
+
+    def completed(self, prompt: str) -> str:
+        """A prompt that `holds`, with the white space of the template at its end, which some files of edits lose."""
+        return prompt if prompt.endswith(self.tail) else prompt.rstrip() + self.tail[len(self.tail.rstrip()) :]
+
+    def check(self) -> None:
+        """Try the template.
+
+        Raises:
+            ModelError: It refuses a plain question, or the system message, or leaves the words out.
+        """
+        if MARK not in self.render(MARK):
+            raise ModelError("data.chat: the chat template leaves the user's words out; set data.chat to off")
+
+    @cached_property
+    def _around(self) -> tuple[str, str]:
+        """Lead and closing of an answer, read off a whole conversation."""
+        answer = {"role": "assistant", "content": f"{MARK}1"}
+        try:
+            whole = self._apply([self._user(MARK), answer], add_generation_prompt=False)
+        except ModelError:
+            return "", ""
+        before, _, after = whole.rpartition(f"{MARK}1")
+        head = self.render(MARK)
+        return (before[len(head) :] if before.startswith(head) else ""), after
+
+    def _user(self, prompt: str) -> dict[str, str]:
+        return {"role": "user", "content": prompt}
+
+    def _apply(self, messages: list[dict[str, str]], **how: Any) -> str:
+        if self.system is not None:
+            messages = [{"role": "system", "content": self.system}, *messages]
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **how))
+        except Exception as error:  # a template is its author's program: it may raise anything
+            key = "data.chat" if self.system is None else "data.system"
+            raise ModelError(f"{key}: the tokenizer's chat template refuses it: {error}") from error
+
+
+def chat_of(tokenizer: PreTrainedTokenizerBase, mode: str = "auto", system: str | None = None) -> Chat | None:
+    """How prompts are rendered, or None where they are plain texts.
+
+    Args:
+        tokenizer: Of the model.
+        mode: `auto`: by the template where there is one; `on`: there must be one; `off`: never.
+        system: Text of the system message.
+
+    Raises:
+        ConfigError: An unknown mode.
+        ModelError: There is no template, or it refuses to render.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"data.chat: expected one of {', '.join(MODES)}, found '{mode}'")
+    has = bool(tokenizer.chat_template)
+    if mode == "on" and not has:
+        raise ModelError("data.chat: it is on, but the model's tokenizer has no chat template; set it to auto or off")
+    if mode == "off" or not has:
+        if system is not None:
+            why = "data.chat is off" if has else "the model's tokenizer has none"
+            raise ModelError(f"data.system: only chat templates send it, and {why}; take it out")
+        return None
+    chat = Chat(tokenizer, system)
+    chat.check()
+    return chat
