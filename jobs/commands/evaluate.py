@@ -87,7 +87,9 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
         model.source, revision=model.revision, dtype=model.dtype, device=model.device, cache_dir=home()
     )
     edited = elder.load_edited(directory, base=base)
-    evaluator = Evaluator(edited, wanted.protocols, wanted.max_new_tokens, wanted.batch_size, read_text(config))
+    evaluator = Evaluator(
+        edited, wanted.protocols, wanted.max_new_tokens, wanted.batch_size, read_text(config), wanted.completions
+    )
     with console.status(f"measuring {len(edits)} edits") as status:
         parts = tuple(dict.fromkeys((*wanted.parts, "perplexity")))
         report = evaluator.measure(edits, parts, lambda done, of: status.update(f"{done}/{of} prompts"))

@@ -29,6 +29,7 @@ def command(
     from elder.jobs.shared.preflight import check_inputs, check_members
     from elder.jobs.shared.wiring import quiet_libraries
     from elder.pipelines.config.run import kind_of, load_config
+    from elder.pipelines.run.inputs import left_out, skipped_of
 
     check_json_target(json_file)
     given = all_overrides(overrides, run_id)
@@ -47,6 +48,9 @@ def command(
     click.echo(whole.dump_yaml().rstrip())
     click.echo(f"# config ok, digest {whole.digest()[:16]}")
     click.echo(f"# data ok: {len(inputs.edits)} edits, digest {inputs.digest[:16]}")
+    skipped = skipped_of(inputs.edits)
+    if skipped:
+        click.echo("\n".join(f"# {line}" for line in left_out(skipped).splitlines()))
     runs = {member.name: member.config.digest() for member in several.members} if several else {}
     for name, digest in runs.items():
         click.echo(f"# run {name}: digest {digest[:16]}")
@@ -58,5 +62,6 @@ def command(
         "edits": len(inputs.edits),
         "dataset_digest": inputs.digest,
         "notes": list(notes),
+        **({"skipped": list(skipped)} if skipped else {}),
     }
     write_json(json_file, told | ({"runs": runs} if runs else {}))

@@ -19,7 +19,7 @@ from elder.jobs.shared.wiring import check_addresses, home
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.inputs import load_stream
-from elder.pipelines.run.requirements import check_blocks, check_subjects, check_text, read_windows
+from elder.pipelines.run.requirements import check_blocks, check_subjects, check_text, read_windows, usable
 
 if TYPE_CHECKING:
     from elder.pipelines.config.suite import SuiteConfig
@@ -92,6 +92,7 @@ def check_inputs(config: RunConfig) -> Inputs:
     with noting(problems):
         edits = load_stream(config, tokenizer, positions)
         if models_here():
+            edits = usable(edits, [config])
             check_subjects(config, edits)
     with noting(problems):
         if models_here():
@@ -117,7 +118,7 @@ def check_members(whole: SuiteConfig) -> list[str]:
         return [NO_MODELS]
     tokenizer, positions = tokenizer_of(whole.run, notes)
     blocks = _blocks(whole.run)
-    streams: dict[tuple[int, int | None], list[Edit]] = {}
+    streams: dict[tuple[int, int | None], Sequence[Edit]] = {}
     texts: set[tuple[Any, ...]] = set()
     problems: list[str] = []
     for member in whole.members:
@@ -125,7 +126,8 @@ def check_members(whole: SuiteConfig) -> list[str]:
         key, text = (config.seed, config.data.edits), tuple(config.editor.options.get(name) for name in TEXT)
         try:
             if key not in streams:
-                streams[key] = load_stream(config, tokenizer, positions)
+                alike = [m.config for m in whole.members if (m.config.seed, m.config.data.edits) == key]
+                streams[key] = usable(load_stream(config, tokenizer, positions), alike)
         except InputError as error:
             raise ConfigError(whole.named(member.name, error)) from error
         known = None if text in texts else tokenizer

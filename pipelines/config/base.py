@@ -33,9 +33,16 @@ class StagedConfig(Settings):
 
     Attributes:
         DIGEST_EXCLUDED: Keys and sections that cannot change the result.
+        DIGEST_DEFAULTS: Keys that came later: at these values a run is what it was without them.
     """
 
     DIGEST_EXCLUDED: ClassVar[tuple[str, ...]]
+    DIGEST_DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "data.chat": "auto",
+        "data.system": None,
+        "data.unusable": "refuse",
+        "evaluation.completions": False,
+    }
 
     if TYPE_CHECKING:  # every kind declares these with its own help, and in its own order
         name: str
@@ -88,7 +95,12 @@ class StagedConfig(Settings):
     def kept(self) -> dict[str, Any]:
         """Dotted key -> value of all that the digest covers."""
         excluded = tuple(f"{name}." for name in self.DIGEST_EXCLUDED)
-        return {k: v for k, v in flatten(self.to_dict()).items() if not f"{k}.".startswith(excluded)}
+        new = self.DIGEST_DEFAULTS
+        return {
+            k: v
+            for k, v in flatten(self.to_dict()).items()
+            if not f"{k}.".startswith(excluded) and not (k in new and v == new[k])
+        }
 
 
 def diff(old: StagedConfig, new: StagedConfig) -> list[str]:

@@ -48,7 +48,8 @@ def config_reference() -> str:
             lines.append(f"\n## {head or 'The run'}\n\n{HEAD}")
         lines.append(_row(row))
     lines.append("\nThe config digest, which must be equal for a run to be continued, leaves out: ")
-    lines.append(_listed(RunConfig.DIGEST_EXCLUDED) + ".\n")
+    lines.append(_listed(RunConfig.DIGEST_EXCLUDED) + ". At their defaults it leaves out, too: ")
+    lines.append(_listed(RunConfig.DIGEST_DEFAULTS) + ".\n")
     lines += [_only_for("tune"), *_rows(TuneSection, "tune")]
     excluded = _listed(f"tune.{name}" for name in TuneConfig.DIGEST_EXCLUDED)
     lines.append(f"The digest of a search leaves out, beside what a run's does: {excluded}.\n")

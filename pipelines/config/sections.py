@@ -17,6 +17,7 @@ from elder.options.fields import (
     OneOf,
     Positive,
     Settings,
+    Switch,
     Text,
     setting,
 )  # fmt: skip
@@ -45,12 +46,23 @@ class DataPlace(Settings):
         None, "The file, .gz or not, of sources that need one (JSONL, or the dataset's format)."
     )
     edits: Count | None = setting(None, "How many edits to take; `null` takes all.")
+    chat: Annotated[Literal["auto", "on", "off"], Switch] = setting(
+        "auto",
+        "Whether prompts go through the chat template of the model's tokenizer, in training and measuring alike: "
+        "`auto`: if it has one; `on`: it must have one; `off`: prompts are plain texts.",
+    )
+    system: Text | None = setting(None, "Text of a system message before each prompt; `null` sends none.")
 
 
 class DataConfig(DataPlace):
     """Which edits, in which order."""
 
     order: Literal["given", "shuffled"] = setting("given", "Order of the stream; `shuffled` uses `seed`.")
+    unusable: Literal["refuse", "skip"] = setting(
+        "refuse",
+        "Records that cannot be edited (broken, without a subject where the method needs one, longer than the "
+        "context): stop before work starts, or leave them out and list them.",
+    )
 
 
 class StreamConfig(Settings):
@@ -93,6 +105,10 @@ class EvaluationConfig(Settings):
     batch_size: Count = setting(64, "Prompts measured at once on each worker.")
     perplexity_text: Text | None = setting(
         None, "Text file whose perplexity is measured as an alarm; `null` takes the built-in text."
+    )
+    completions: bool = setting(
+        False,
+        "Where prompts go through a chat template: measure them as plain texts too (`reliability.generate.plain`).",
     )
     probes: Natural = setting(3, "Edits whose answers are shown before and after at the end.")
 

@@ -17,7 +17,7 @@ from elder.pipelines.planning.sharding import decide_sharding
 from elder.pipelines.protocols import Store, Tracker
 from elder.pipelines.run.commits import Commit
 from elder.pipelines.run.driver import Driver, Runner, drive
-from elder.pipelines.run.inputs import read_stream, read_text, read_tokenizer
+from elder.pipelines.run.inputs import left_out, read_stream, read_text, read_tokenizer, skipped_of
 from elder.pipelines.run.requirements import needs_text, read_windows
 from elder.pipelines.run.spec import EventHandler, RunSpec, WorkerParts
 
@@ -59,7 +59,10 @@ def run_edit(
         RunTakenOver: Another driver of the same run was started after this one.
         ElderError: The job failed; committed stages stand.
     """
-    stream = read_stream(config, cache_dir) if edits is None else list(edits)
+    stream = read_stream(config, cache_dir) if edits is None else edits
+    skipped = skipped_of(stream)
+    if skipped:
+        on_event({"kind": "note", "text": left_out(skipped)})
     if windows is None and needs_text(config):
         windows = read_windows(config, *read_tokenizer(config, cache_dir))
     job = RunSpec(
@@ -71,6 +74,7 @@ def run_edit(
         perplexity_text=read_text(config),
         kit=kit or WorkerParts(),
         windows=windows,
+        skipped=skipped,
     )
     return drive(job, tracker, on_event, tags or {}, runner or choose_runner(config), EditDriver)
 

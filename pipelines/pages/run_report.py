@@ -70,7 +70,7 @@ def report_blocks(
     )
     blocks += _retention(result["retention"], retention_of or _reliability(result["final"]))
     blocks += _pictures(("loss.png", training_loss(losses), "Training loss of every batch"))
-    blocks += _examples(examples) + _worst(rows)
+    blocks += _examples(examples) + _worst(rows) + _skipped(result.get("skipped", ()))
     blocks += [Heading("Time"), Table(("what", "value"), [(name, float(v)) for name, v in result["timing"].items()])]
     blocks += _references(references)
     if config:
@@ -193,6 +193,13 @@ def _retention(matrix: Sequence[Sequence[float]], name: str) -> list[Block]:
     summary = retention_summary(matrix)
     blocks.append(Table(("summary", "value"), list(summary.items())))
     return blocks + _pictures(("retention.png", retention_map(matrix, name), f"Retention matrix of {name}"))
+
+
+def _skipped(skipped: Sequence[str]) -> list[Block]:
+    if not skipped:
+        return []
+    told = Text(f"{len(skipped)} records of the data cannot be edited (`data.unusable: skip`).")
+    return [Heading("Left out"), told, Table(("record",), [(line,) for line in skipped])]
 
 
 def _examples(examples: Sequence[Row]) -> list[Block]:

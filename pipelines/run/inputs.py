@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from elder.datasets.records import capped
+from elder.datasets.stream import EditStream
 from elder.edit import Edit
 from elder.errors import ConfigError, DataError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
-from elder.pipelines.run.requirements import check_blocks, check_subjects
+from elder.pipelines.run.requirements import check_blocks, check_subjects, usable
 
 
-def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = True) -> list[Edit]:
+def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = True) -> EditStream:
     """The edits of the config, checked as a whole against the base model's tokenizer and context.
 
     Args:
@@ -26,11 +29,12 @@ def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = 
     tokenizer, context = read_tokenizer(config, cache_dir, needs)
     stream = load_stream(config, tokenizer, context)
     if needs:
+        stream = usable(stream, [config])
         check_subjects(config, stream)
     return stream
 
 
-def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None = None) -> list[Edit]:
+def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None = None) -> EditStream:
     """The stream of edits of a config, read and checked as a whole.
 
     Args:
@@ -40,14 +44,42 @@ def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None 
 
     Raises:
         DataError: The data are missing, malformed, duplicate, contradictory or too long; all of it at once.
+        ModelError: A chat template is asked for and there is none, or it does not render.
     """
     from elder.datasets import load_edits, validate_stream
 
     data = config.data
-    edits = load_edits(data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed)
+    texts = None if tokenizer is None else text_format(config, tokenizer)
+    edits = load_edits(
+        data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed, unusable=data.unusable
+    )
     if not edits:
         raise DataError(f"{data.path or data.source}: holds no edits; give a file with at least one (data.path)")
-    return validate_stream(edits, conflicts=config.stream.conflicts, tokenizer=tokenizer, max_tokens=positions)
+    conflicts = config.stream.conflicts
+    return validate_stream(edits, conflicts, tokenizer=texts, max_tokens=positions, unusable=data.unusable)
+
+
+def skipped_of(stream: Sequence[Edit]) -> tuple[str, ...]:
+    """What was left out of a stream because it cannot be edited: the place of each record, and why."""
+    return stream.skipped if isinstance(stream, EditStream) else ()
+
+
+def left_out(skipped: Sequence[str]) -> str:
+    """What was left out of a stream, in words; the first of it in full."""
+    several = f"{len(skipped)} records were" if len(skipped) > 1 else "1 record was"
+    return "\n".join([f"{several} left out, which cannot be edited:", *(f"  {line}" for line in capped([*skipped]))])
+
+
+def text_format(config: StagedConfig, tokenizer: Any) -> Any:
+    """How prompts are written as ids for the base model (an `elder.tokens.TextFormat`).
+
+    Raises:
+        ModelError: A chat template is asked for and there is none, or it does not render.
+    """
+    from elder.chat import chat_of
+    from elder.tokens import TextFormat
+
+    return TextFormat(tokenizer, chat_of(tokenizer, config.data.chat, config.data.system))
 
 
 def read_tokenizer(config: StagedConfig, cache_dir: Path | None, needs: bool = True) -> tuple[Any, int | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from elder.datasets.stream import EditStream, as_stream
 from elder.edit import Edit
 from elder.errors import ConfigError
 from elder.pipelines.config.base import StagedConfig
@@ -16,13 +17,35 @@ from elder.pipelines.config.run import RunConfig
 STATISTICS = "statistics"  # folder of the store that all runs share
 
 
+def usable(stream: Sequence[Edit], configs: Sequence[RunConfig]) -> EditStream:
+    """The edits that every method of some configs can make; what is left out is listed in `EditStream.skipped`.
+
+    All of them, where `data.unusable` is `refuse`: then `check_subjects` says what is wrong.
+
+    Raises:
+        DataError: None would be left.
+    """
+    asked = [config for config in configs if config.data.unusable == "skip" and needs_subject(config)]
+    if not asked:
+        return as_stream(stream)
+    from elder.targets.requests import subject_problem
+
+    wrong = {index: why for index, edit in enumerate(stream) if (why := subject_problem(edit))}
+    return as_stream(stream).without(wrong)
+
+
+def needs_subject(config: RunConfig) -> bool:
+    """Whether the method writes at subjects."""
+    return bool(getattr(config.editor_options(), "needs_subject", False))
+
+
 def check_subjects(config: RunConfig, edits: Sequence[Edit]) -> None:
     """Every edit names a subject that stands in its prompt, if the method writes at subjects.
 
     Raises:
         DataError: All edits for which that is not so, by their ids.
     """
-    if getattr(config.editor_options(), "needs_subject", False):
+    if needs_subject(config):
         from elder.targets.requests import check_subjects as check
 
         check(edits)

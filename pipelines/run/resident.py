@@ -47,7 +47,8 @@ class ResidentBases:
         """The base of a job, loaded if it is not here. Collective."""
         model = job.config.model
         where = (job.sharding, str(runtime.device), runtime.world_size, runtime.sharded)
-        key = (model.source, model.revision, model.dtype, job.cache_dir, *where)
+        said = (job.config.data.chat, job.config.data.system)
+        key = (model.source, model.revision, model.dtype, job.cache_dir, *said, *where)
         if self._base is None or key != self._key:
             self._base = None
             gc.collect()  # the old weights go before the new ones come

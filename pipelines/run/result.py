@@ -41,6 +41,7 @@ def make_result(
         "adapter": _adapter(state, last),
         "registered": dict(registered) if registered else None,
         "timing": timing(commits),
+        **({"skipped": list(job.skipped)} if job.skipped else {}),
     }
 
 

@@ -5,6 +5,7 @@ Plain data and picklable factories; heavy imports happen where a part is made. K
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from elder.base import Base, Editor
 from elder.edit import Edit, dataset_digest
-from elder.errors import ElderError
+from elder.errors import AdapterError, ElderError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import ADAPTER_FILES
@@ -69,7 +70,13 @@ class WorkerParts:
             resolve_source(model.source, job.cache_dir)
         runtime.barrier()
         return load_base(
-            model.source, revision=model.revision, dtype=model.dtype, runtime=runtime, cache_dir=job.cache_dir
+            model.source,
+            revision=model.revision,
+            dtype=model.dtype,
+            runtime=runtime,
+            cache_dir=job.cache_dir,
+            chat=job.config.data.chat,
+            system=job.config.data.system,
         )
 
     def editor(self, job: RunSpec, base: Base) -> Editor:
@@ -97,7 +104,14 @@ class WorkerParts:
         from elder.metrics.evaluator import Evaluator
 
         wanted = job.config.evaluation
-        return Evaluator(editor, wanted.protocols, wanted.max_new_tokens, wanted.batch_size, job.perplexity_text)
+        return Evaluator(
+            editor,
+            wanted.protocols,
+            wanted.max_new_tokens,
+            wanted.batch_size,
+            job.perplexity_text,
+            wanted.completions,
+        )
 
     def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
         """Write the adapter directory of the editor's state."""
@@ -113,7 +127,22 @@ class WorkerParts:
         """Put an editor into the state that those files hold."""
         from safetensors.torch import load_file
 
+        from elder.adapter_files import chat_record
+
+        manifest = json.loads((directory / ADAPTER_FILES[1]).read_text(encoding="utf-8"))
+        made, now = manifest.get("chat"), chat_record(editor.base)
+        if made != now:
+            raise AdapterError(
+                f"the committed edits were made with {_spoken(made)}, this run has {_spoken(now)}; set data.chat and "
+                "data.system as they were, or begin a new run"
+            )
         editor.load_state_dict(load_file(directory / ADAPTER_FILES[0]))
+
+
+def _spoken(chat: Mapping[str, Any] | None) -> str:
+    if chat is None:
+        return "plain prompts"
+    return "the chat template" + ("" if chat["system"] is None else f" and the system message {chat['system']!r}")
 
 
 @dataclass(frozen=True)
@@ -133,6 +162,7 @@ class RunSpec:
         validation: What is measured after every stage, when that is not the edits of the stream themselves.
         data_digest: Digest of the data, when the stream is made from them.
         trained: The trained editor that the run was begun with.
+        skipped: Records that were left out of the stream, each with its place and why.
         windows: Text of the method's statistics, cut into rows; None: rank 0 reads it if the method needs one.
     """
 
@@ -149,6 +179,7 @@ class RunSpec:
     data_digest: str = ""
     trained: TrainedPin | None = None
     windows: Windows | None = None
+    skipped: Sequence[str] = ()
 
     @property
     def stages(self) -> tuple[StagePlan, ...]:

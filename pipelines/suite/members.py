@@ -25,8 +25,8 @@ from elder.pipelines.planning.sharding import decide_sharding
 from elder.pipelines.protocols import Store, Tracker
 from elder.pipelines.run.commits import RunState, RunTakenOver
 from elder.pipelines.run.driver import Runner
-from elder.pipelines.run.inputs import read_stream, read_text, read_tokenizer
-from elder.pipelines.run.requirements import needs_text, read_windows
+from elder.pipelines.run.inputs import read_stream, read_text, read_tokenizer, skipped_of
+from elder.pipelines.run.requirements import needs_text, read_windows, usable
 from elder.pipelines.run.resident import ResidentBases
 from elder.pipelines.run.result import make_result
 from elder.pipelines.run.spec import Event, EventHandler, RunSpec, WorkerParts
@@ -117,6 +117,7 @@ class SuiteContext:
             cache_dir=self.cache_dir,
             perplexity_text=read_text(config),
             kit=self.kit,
+            skipped=skipped_of(self.stream(config)),
         )
 
     def stream(self, config: RunConfig) -> Sequence[Edit]:
@@ -136,7 +137,8 @@ def streams_of(
     for member in members:
         key = (member.config.seed, member.config.data.edits)
         if key not in found:
-            found[key] = tuple(read(member.config) if read else read_stream(member.config, cache_dir, needs=False))
+            stream = read(member.config) if read else read_stream(member.config, cache_dir, needs=False)
+            found[key] = usable(stream, [m.config for m in members if (m.config.seed, m.config.data.edits) == key])
     return found
 
 

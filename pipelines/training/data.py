@@ -16,6 +16,7 @@ from elder.datasets import EditStream, load_edits, validate_stream
 from elder.edit import Edit, Probe, dataset_digest
 from elder.errors import ConfigError, DataError
 from elder.pipelines.config.training import TrainConfig
+from elder.pipelines.run.inputs import text_format
 
 
 class Blocks(Sequence[Edit]):
@@ -128,9 +129,10 @@ def read_training(config: TrainConfig, tokenizer: Any = None, positions: int | N
     else:
         measured = load_edits(own.source, path=_path(own.path), limit=own.edits, seed=config.seed, target=data.target)
     problems: list[str] = []
+    texts = None if tokenizer is None else text_format(config, tokenizer)
     for part in (facts, measured):
         try:
-            validate_stream(part, tokenizer=tokenizer, max_tokens=positions)
+            validate_stream(part, tokenizer=texts, max_tokens=positions)
         except DataError as error:
             problems += error.problems
     problems += _met_again(facts, measured)

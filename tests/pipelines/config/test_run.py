@@ -157,6 +157,23 @@ def test_on_the_command_line_text_is_what_was_typed() -> None:
         config_of("", "evaluation.protocols=[1, forced]")
 
 
+def test_on_and_off_are_what_is_written_and_not_what_yaml_reads() -> None:
+    assert [config_of(f"data: {{chat: {word}}}").data.chat for word in ("on", "off", "auto", "'off'")] == [
+        "on", "off", "auto", "off",
+    ]  # fmt: skip
+    assert config_of("", "data.chat=off").data.chat == "off"
+    assert config_of(config_of("data: {chat: off}").dump_yaml()).data.chat == "off"
+    with pytest.raises(ConfigError, match="'maybe' is not one of auto, on, off"):
+        config_of("data: {chat: maybe}")
+
+
+def test_keys_that_came_later_are_in_the_digest_where_they_say_something_new() -> None:
+    usual = config_of("run_id: r").digest()
+    for line in ("data: {chat: off}", "data: {system: Be brief.}", "data: {unusable: skip}",
+                 "evaluation: {completions: true}"):  # fmt: skip
+        assert config_of(f"run_id: r\n{line}").digest() != usual, line
+
+
 def test_a_copy_with_other_values_is_checked_too() -> None:
     config = config_of("", "run_id=r1")
     assert config.replace(run_id="r2").replace(run_id="r1") == config

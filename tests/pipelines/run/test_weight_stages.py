@@ -14,6 +14,7 @@ from elder.errors import AdapterError, ConfigError, DataError
 from elder.jobs.shared.preflight import check_inputs
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState
+from elder.pipelines.run.inputs import skipped_of
 from elder.pipelines.run.local_runner import run_locally
 from elder.pipelines.run.spec import RunSpec
 from tests.cluster.tiny import SHADES, THINGS, make_edits, write_model
@@ -177,6 +178,26 @@ def test_edits_without_a_subject_are_told_by_id_before_anything_starts(tmp_path:
             check()
     assert job.store_factory().list("") == []
     check_inputs(bad.replace(editor=make_config(editor={"method": "elder"}).editor))  # others need no subject
+
+
+def test_records_that_cannot_be_edited_are_left_out_and_listed_where_asked(
+    tmp_path: Path, model: str, text: str
+) -> None:
+    good = '{"prompt": "The colour of t1 is", "target": "s1", "subject": "t1"}'
+    lost = '{"id": "lost", "prompt": "The colour of t2 is", "target": "s1", "subject": "t9"}'
+    job = make_job(tmp_path, "memit", model, text)
+    config = _with_data(job, tmp_path, f'{good}\n{lost}\n{{"prompt": "The colour of t3 is"}}\n')
+    config = config.replace(data=config.data.replace(unusable="skip"))
+    notes: list[Mapping[str, Any]] = []
+    found = run_edit(config, job.store_factory, RecordingTracker(), notes.append)
+    assert found["stages"][0]["edits"] == 1
+    assert len(found["skipped"]) == 2
+    assert "edits.jsonl:3: field 'target' is missing" in found["skipped"][0]
+    assert "edits.jsonl:2: edit lost: the subject 't9' does not stand in" in found["skipped"][1]
+    assert any("2 records were left out" in str(note.get("text")) for note in notes)
+    assert skipped_of(check_inputs(config).edits) == tuple(found["skipped"])
+    ends = config.replace(editor=make_job(tmp_path, "memit", model, text, fact_token="last").config.editor)
+    assert len(skipped_of(check_inputs(ends).edits)) == 1  # it needs no subject
 
 
 def _with_data(job: RunSpec, root: Path, line: str | None = None) -> Any:

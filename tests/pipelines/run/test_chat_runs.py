@@ -1,0 +1,42 @@
+"""A run is continued through the chat template that it was begun with, or not at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from elder.chat import chat_of
+from elder.errors import AdapterError
+from elder.pipelines.run.spec import RunSpec, WorkerParts
+from elder.runtime import LocalRuntime
+from tests.elder.chat_templates import TEMPLATES, chat_tokenizer
+from tests.pipelines.fakes import FakeEditor, FakeKit, StoreAt, make_config, make_edits
+
+
+def editor_with(job: RunSpec, mode: str, system: str | None = None) -> FakeEditor:
+    base = FakeKit().base(job, LocalRuntime("cpu"))
+    return FakeEditor(replace(base, chat=chat_of(chat_tokenizer(TEMPLATES["ChatML"]), mode, system)), 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({}, "made with plain prompts, this run has the chat template and the system message 'Be brief.'"),
+        ({"chat": {"system": None}}, "made with the chat template, this run has"),
+        ({"chat": {"system": "Be brief."}}, ""),
+    ],
+)
+def test_a_run_goes_on_as_it_was_begun(tmp_path: Path, made: dict[str, object], message: str) -> None:
+    job = RunSpec(make_config(), make_edits(2), StoreAt(str(tmp_path / "store")))
+    before, now = editor_with(job, "off"), editor_with(job, "on", "Be brief.")
+    FakeKit().save(tmp_path, before, {})
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **made}))
+    if not message:
+        WorkerParts().restore(tmp_path, now)  # type: ignore[arg-type]
+        return
+    with pytest.raises(AdapterError, match=message):
+        WorkerParts().restore(tmp_path, now)  # type: ignore[arg-type]
