@@ -19,20 +19,17 @@ from elder.editors.make import make_editor
 from elder.editors.mixture import elder as elder_module
 from elder.editors.mixture import elder_plus as plus_module
 from elder.errors import ModelError
-from elder.registry import options_class
 from elder.state import state_digest, weights_digest
 from tests.elder.edited.talk import INSIDE, MIXED, OUTSIDE, Alone, inputs_of, said
-from tests.elder.editors.test_contract import OWN, SMALL
-from tests.elder.tiny import EDITS, METHODS, OTHERS, logits_of, padded
+from tests.elder.tiny import EDITS, METHODS, OPTIONS, OTHERS, logits_of, padded
+from tests.methods import small
 
 MORE = 5
 WEIGHTS = ("rome", "memit", "ultraedit")
 
 
 def editor_of(method: str, base: Base, **options: Any) -> Any:
-    known = options_class(method).model_fields
-    small = {name: value for name, value in SMALL.items() if name in known}
-    return make_editor(method, base, **{**small, **OWN.get(method, {}), **options})
+    return make_editor(method, base, **{**small(method), **OPTIONS.get(method, {}), **options})
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +122,7 @@ def test_a_copy_of_changed_weights(written: Callable[[str], Any], method: str, h
 def test_another_number_format_is_that_of_the_edited_model_only(
     edited_once: Callable[..., Any], method: str, family: str, change: str
 ) -> None:
-    editor = make_editor(method, edited_once(method, family).base, **OWN[method])
+    editor = make_editor(method, edited_once(method, family).base, **OPTIONS[method])
     editor.load_state_dict(edited_once(method, family).state_dict())
     base, inputs = editor.base, padded(editor.base, MIXED)
     digest, before, state = editor.base_digest(), logits_of(base.model, inputs), state_digest(editor.state_dict())
@@ -310,7 +307,7 @@ def test_a_batch_that_fails_changes_nothing(
 def test_a_batch_that_fails_in_a_new_group_leaves_no_group(
     base_of: Callable[..., Base], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**OWN["elder-plus"], "parameters_per_edit": 10**6}
+    options = {**OPTIONS["elder-plus"], "parameters_per_edit": 10**6}
     editor, twin = (make_editor("elder-plus", base_of("llama"), **options) for _ in range(2))
     for each in (editor, twin):
         each.edit(EDITS[:2])

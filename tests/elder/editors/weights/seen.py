@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from elder.forward.value_row import ValueRow
 from torch import Tensor, nn
 
+from elder.forward.upper import ValueRow
 from elder.models.anatomy import anatomy
 
 
