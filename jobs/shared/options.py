@@ -27,10 +27,9 @@ def config_arguments(function: F) -> F:
 
 def json_option(function: F) -> F:
     """`--json FILE`: the machine-readable result."""
-    return click.option(
-        "--json", "json_file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write the result.",
-        callback=_writable,
-    )(function)  # fmt: skip
+    kind = click.Path(dir_okay=False, path_type=Path)
+    help = "Write the result."
+    return click.option("--json", "json_file", metavar="FILE", type=kind, help=help, callback=_writable)(function)
 
 
 def mlflow_option(function: F) -> F:
