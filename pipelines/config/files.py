@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import yaml
 
 import elder
+from elder.datasets.records import capped
 from elder.errors import ConfigError, FormerNameWarning
 from elder.options.messages import suggestion
 from elder.paths import user_path
@@ -142,7 +143,7 @@ def parse_document(text: str, source: str) -> Document:
             problems.append(f"{source}:{number}: {key}: duplicate key (first at {places[key]})")
         places[key] = f"{source}:{number}"
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(capped(problems))
     return refuse_logins(renamed(Document(values, source, places)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,21 +28,20 @@ LOADERS: Mapping[str, tuple[str, Any]] = {
 }
 
 
-def sources(section: str) -> list[str]:
-    """The texts of the packaged configs that have a section; without one: those that have none of them."""
-    texts = [path.read_text(encoding="utf-8") for path in packaged_configs().values()]
+@cache
+def sources(section: str) -> tuple[tuple[str, Any], ...]:
+    """Texts and values of the packaged configs that have a section; without one: of those that have none of them."""
     named = {name for name, _ in LOADERS.values() if name}
-    return [
-        text for text in texts if (section in yaml.safe_load(text) if section else not named & {*yaml.safe_load(text)})
-    ]
+    texts = [path.read_text(encoding="utf-8") for path in packaged_configs().values()]
+    pairs = [(text, yaml.safe_load(text)) for text in texts]
+    return tuple(pair for pair in pairs if named & {*pair[1]} == ({section} if section else set()))
 
 
-def mutated_yaml(rng: Random, text: str) -> bytes:
+def mutated_yaml(rng: Random, text: str, values: Any) -> bytes:
     """A YAML text with some changes."""
     if rng.random() < 0.4:
         return mutated_bytes(rng, text.encode())
-    value = mutated_value(rng, yaml.safe_load(text))
-    dumped = yaml.dump(value, sort_keys=False, allow_unicode=rng.random() < 0.5)
+    dumped = yaml.dump(mutated_value(rng, values), sort_keys=False, allow_unicode=rng.random() < 0.5)
     return dumped.encode("utf-8", errors=rng.choice(("surrogatepass", "backslashreplace")))
 
 
@@ -70,10 +70,10 @@ def _case(kind: str) -> Case:
     section, load = LOADERS[kind]
 
     def make(rng: Random, folder: Path) -> Callable[[], object]:
-        text = rng.choice(sources(section))
+        text, values = rng.choice(sources(section))
         path = folder / "run.yaml"
-        path.write_bytes(mutated_yaml(rng, text) if rng.random() < 0.8 else text.encode())
-        given = overrides(rng, yaml.safe_load(text)) if rng.random() < 0.5 else []
+        path.write_bytes(mutated_yaml(rng, text, values) if rng.random() < 0.8 else text.encode())
+        given = overrides(rng, values) if rng.random() < 0.5 else []
 
         def call() -> object:
             config = load(str(path), given)

@@ -14,7 +14,7 @@ ODD_TEXTS = (
     "", " ", "\n", "\t\r", "\u200b", "\u200b\u2060\ufeff", "\x00", "\x07\x1b[31m", "\ud83d", "e\u0301", "\u202eabc",
     "007", "NaN", "null", "-1", "1e308", "1e999", "true", "../../../etc/passwd", "/etc/passwd", "~", "~nobody-here/x",
     "C:\\x",
-    "a/b", ".", "..", "manifest.json", "x" * 300, "x" * 70_000, "{}", "[]", "{0}", "%s", "\\", "'", '"', "*a", "&a",
+    "a/b", ".", "..", "manifest.json", "x" * 300, "x" * 10_000, "{}", "[]", "{0}", "%s", "\\", "'", '"', "*a", "&a",
     "!!float", "2026-01-31", "1:30", "0x1f", "https://u:pw@host/x", "s3://bucket/prefix", "file:///", "hub:", "world:",
     "world:nowhere", "jsonl", "models:/x@y",
 )  # fmt: skip
