@@ -42,9 +42,11 @@ def main() -> None:
     if done.returncode:
         sys.exit(done.returncode)
     print(*(line for line in done.stdout.splitlines() if line.startswith("#")), sep="\n")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{given.records:,} records ({size:.0f} MiB): {seconds:.1f} s, {given.records / seconds:,.0f} records/s")
-    print(f"peak resident memory {peak:.0f} MiB")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime
+    print(f"{given.records:,} records ({size:.0f} MiB): {cpu:.1f} CPU seconds ({seconds:.1f} s on the clock),", end=" ")
+    print(f"{given.records / cpu:,.0f} records a CPU second")
+    print(f"peak resident memory {used.ru_maxrss / 1024:.0f} MiB")
 
 
 def records(count: int) -> Iterator[dict[str, Any]]:

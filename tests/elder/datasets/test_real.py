@@ -35,6 +35,24 @@ def test_a_published_file_is_read_whole(source: str, name: str, count: int) -> N
         assert sum(bool(edit.locality) for edit in edits) > count / 2
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "counts", "left_out"),
+    [
+        ("mquake", "mquake_hard_429", (429, 1716, 1287), 0),
+        ("mquake", "mquake_cf_akew_354", (354, 436, 1062), 0),
+        ("akew", "mquake_cf_akew_354", (354, 436, 2706 + 1062), 0),
+        ("rippleedits", "rippleedits_popular_710", (710, 710, 572), 214),
+    ],
+)
+def test_sets_of_portability_are_read_whole(
+    source: str, name: str, counts: tuple[int, int, int], left_out: int
+) -> None:
+    reading = load_edits(source, DATA / "common" / f"{name}.jsonl.gz").reading
+    assert reading is not None
+    assert (reading.records, reading.edits, reading.portability) == counts
+    assert sum(reading.left_out.values()) == left_out
+
+
 def test_counterfact_has_the_fields_that_the_measurements_need() -> None:
     edits = load_edits("counterfact", DATA / "counterfact_genuine.jsonl.gz", limit=400)
     assert all(len(edit.heldout_rephrases) == 1 and len(edit.training_prompts) == 2 for edit in edits)

@@ -40,8 +40,8 @@ def as_lines(path: Path, values: list[Any] | None = None) -> Path:
 
 
 def as_parquet(path: Path) -> Path:
-    pyarrow = pytest.importorskip("pyarrow")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows()), path)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows()), path)
     return path
 
 
@@ -143,10 +143,10 @@ def test_a_boolean_in_json_is_refused_with_a_hint(tmp_path: Path, source: str) -
 
 
 def test_typed_columns_of_parquet_are_refused_where_their_text_is_not_known(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
     path = tmp_path / "typed.parquet"
     table = pyarrow.Table.from_pylist([{"prompt": "A", "target_new": datetime.date(1999, 5, 4)}])
-    pyarrow.parquet.write_table(table, path)
+    parquet.write_table(table, path)
     with pytest.raises(DataError, match=r"row 0: field 'target_new' must be text, found date; write the column as"):
         load_edits(path)
 
