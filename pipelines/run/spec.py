@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from elder.base import Base, Editor
 from elder.edit import Edit, dataset_digest
-from elder.errors import AdapterError, ElderError
+from elder.errors import AdapterError, AdapterFileError, ElderError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import ADAPTER_FILES
@@ -125,10 +125,13 @@ class WorkerParts:
     def restore(self, directory: Path, editor: Editor) -> None:
         """Put an editor into the state that those files hold."""
         from elder.adapter_files import chat_record
-        from elder.manifest import load_manifest
+        from elder.json_text import JsonError, parse_json
         from elder.tensor_files import read_tensors
 
-        made, now = load_manifest(directory).get("chat"), chat_record(editor.base)
+        try:
+            made, now = parse_json((directory / ADAPTER_FILES[1]).read_bytes()).get("chat"), chat_record(editor.base)
+        except JsonError as error:
+            raise AdapterFileError(f"'{directory / ADAPTER_FILES[1]}' cannot be read: {error}") from error
         if made != now:
             raise AdapterError(
                 f"the committed edits were made with {_in_words(made)}, this run has {_in_words(now)}; set data.chat "

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from elder.datasets import EditReader, check_stream, load_edits, open_edits, validate_stream
+from elder.datasets import EditReader, EditStream, check_stream, load_edits, open_edits, validate_stream
+from elder.datasets.stream_check import CheckedStream
 from elder.edit import dataset_digest
 from elder.errors import DataError
 
@@ -68,6 +69,61 @@ def test_it_finds_what_the_whole_stream_shows(tmp_path: Path, name: str, conflic
     assert read == held
     mended = ("repeated", "far apart", "replaced ids", "a flood") if conflicts == "last_wins" else ()
     assert isinstance(held, str) == (name in ("clean", *mended)), held
+
+
+@pytest.mark.parametrize("name", ["clean", "too long", "broken last", "nothing usable", "all too long", "repeated"])
+def test_what_is_left_out_is_the_same_read_or_held(tmp_path: Path, name: str) -> None:
+    records = {
+        **STREAMS,
+        "broken last": [edit("A"), "{", {"prompt": "x"}, edit("one two three four five"), edit("B")],
+        "nothing usable": ["{", {"prompt": "x"}],
+        "all too long": [edit("one two three four five"), edit("one two three four six")],
+    }[name]
+    path = write(tmp_path / "edits.jsonl", records)
+    found: list[Any] = []
+    for check in (
+        lambda: _held(validate_stream(load_edits("jsonl", path, unusable="skip"), "refuse", words, 5, "skip")),
+        lambda: _read(check_stream(reader(path, unusable="skip"), "refuse", words, 5, unusable="skip")),
+    ):
+        try:
+            found.append(check())
+        except DataError as error:
+            found.append(error.problems)
+    assert found[0] == found[1]
+    counts = {"clean": (1203, 0), "too long": (1, 2), "broken last": (2, 3)}
+    assert (found[0][:2] == counts[name]) if name in counts else all(isinstance(line, str) for line in found[0])
+
+
+def _held(stream: EditStream) -> tuple[Any, ...]:
+    return len(stream), len(stream.skipped), dataset_digest(stream), stream.skipped
+
+
+def _read(found: CheckedStream) -> tuple[Any, ...]:
+    return found.edits, len(found.skipped), found.digest, found.skipped
+
+
+def test_the_limit_counts_usable_edits_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "edits.jsonl", ["{", edit("A"), {"prompt": "x"}, edit("B"), edit("C")])
+    edits = load_edits("jsonl", path, limit=2, unusable="skip")
+    assert [one.prompt for one in edits] == ["A", "B"]
+    assert [line.split(": ")[0] for line in edits.skipped] == [f"{path}:1", f"{path}:3"]
+    assert edits.reading is not None
+    assert edits.reading.left_out == {"records that cannot be edited": 2}
+    found = check_stream(reader(path, limit=2, unusable="skip"), unusable="skip")
+    assert (found.edits, found.skipped, found.reading) == (2, edits.skipped, edits.reading)
+    with pytest.raises(DataError, match=":1: not valid JSON"):
+        load_edits("jsonl", path, limit=1)
+    with pytest.raises(DataError, match="unusable must be one of"):
+        open_edits("jsonl", path, unusable="keep")
+
+
+def test_another_check_may_leave_edits_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "edits.jsonl", [edit(f"P{i}") for i in range(3)])
+    found = check_stream(reader(path), also=lambda edits: {1: "no"}, unusable="skip")
+    assert (found.edits, found.skipped) == (2, (f"{path}:2: no",))
+    assert found.reading.left_out == {"edits that cannot be made": 1}
+    with pytest.raises(DataError, match="none of the 3 edits can be used"):
+        check_stream(reader(path), also=lambda edits: dict.fromkeys(range(len(edits)), "no"), unusable="skip")
 
 
 def test_what_is_replaced_is_counted(tmp_path: Path) -> None:
