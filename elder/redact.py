@@ -24,11 +24,12 @@ _LOGIN = re.compile(
 )
 _WORDS = "secret|passw(?:or)?d|credential|signature|api_?key|access_?key|(?:auth|session)[_-]?token"
 _SECRET = rf"[\w.-]{{0,40}}(?:{_WORDS})[\w.-]{{0,40}}"
+_PLACEHOLDER = r"(?-i: TOKEN | FILE | PATH | SECRET | PASSWORD ) (?! [\w-] )"  # an instruction, no value
 _NAMED = re.compile(
     rf"""(  (?: {_SECRET} | (?<=[?&]) token ) \s?=\s?["']?    # PASSWORD=..., ?token=...
          |  ["'] {_SECRET} ["'] \s?:\s? ["']               # "password": "..."
          |  authorization \W{{1,4}} (?: bearer | basic ) [ ]  # a header
-    ) [^\s"'&,;)}}]+""",
+    ) (?! {_PLACEHOLDER} ) [^\s"'&,;)}}]+""",
     re.VERBOSE | re.IGNORECASE,
 )
 

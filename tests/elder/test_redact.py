@@ -25,6 +25,7 @@ SEEN = (
     "https://host:8080/path@v1", "models:/facts@champion", "s3://bucket/prefix", "file:///tmp/x", "me@example.org",
     "editor.fact_token: 'x' is not one of last", "editor.fact_token=last", "export RAY_AUTH_TOKEN instead",
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on the workers too)", "subject_tokens=8", "a basic question",
+    "export RAY_AUTH_TOKEN=TOKEN, or export RAY_AUTH_TOKEN_PATH=FILE, or write it",
 )  # fmt: skip
 
 

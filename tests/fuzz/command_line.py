@@ -66,7 +66,7 @@ def _case(verb: str) -> Case:
 def _no_work():  # type: ignore[no-untyped-def]
     from elder.jobs.commands import edit
 
-    return patch.multiple(edit, perform_and_write=lambda *_: {}, finish=lambda *_: None)
+    return patch.multiple(edit, perform=lambda *_: {}, finish=lambda *_: None)
 
 
 def _mutated(rng: Random, line: list[str]) -> list[str]:

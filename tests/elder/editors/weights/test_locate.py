@@ -234,7 +234,7 @@ def test_a_value_that_is_no_number_is_refused_before_it_is_written(base: Base) -
     editor = make("memit", base)
     editor.edit(EDITS[:2])
     before = state_digest(editor.state_dict())
-    editor.options = editor.options.replace(lr=1e38, clamp=1e38)
+    editor.options = editor.options.model_copy(update={"lr": 1e38, "clamp": 1e38})  # beyond what options may be
     with pytest.raises(SolverError, match=rf"no value was found for edit {EDITS[2].id}"):
         editor.edit(EDITS[2:4])
     assert state_digest(editor.state_dict()) == before
