@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,17 @@ def test_a_broken_run_continues_and_logs_what_is_missing(tmp_path: Path) -> None
     result = run(tmp_path, second, kit)
     assert sorted(second.metrics) == [4, 8, 10]  # all of it: repeating changes nothing
     assert [s["state_digest"] for s in result["stages"]] == [s["state_digest"] for s in whole["stages"]]
+
+
+def test_who_takes_over_is_told_who_may_still_hold_the_room(tmp_path: Path) -> None:
+    kit, events = FakeKit(mishaps=(Mishap("raise", 5, str(tmp_path / "struck")),)), []
+    with pytest.raises(ValueError, match="stumbled"):
+        run(tmp_path, kit=kit)
+    factory = StoreAt(str(tmp_path / "store"))
+    run_edit(make_config(), factory, RecordingTracker(), events.append, edits=make_edits(10), kit=kit)
+    note = next(event["text"] for event in events if event["kind"] == "note")
+    assert note.startswith("driver 2 of this run; an older one that is alive stops at its next stage")
+    assert f"keep their room until then (the last: host {socket.gethostname()}, process {os.getpid()}" in note
 
 
 def _count_fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
