@@ -85,6 +85,12 @@ class Tracker(Protocol):
         store has the directory; a tracker may keep that instead of a large copy.
         """
 
+    def logged(self, tables: Sequence[str], stages: Sequence[int]) -> tuple[set[str], dict[int, str]]:
+        """Which of these the started run has already: names of tables, and stages whose adapter is READY -> model id.
+
+        They need not be logged again. A tracker that keeps nothing needs none of them.
+        """
+
     def register(self, model_id: str, name: str, alias: str | None, tags: Mapping[str, str]) -> int:
         """Register a logged model as a new version of `name` (once), set the alias; returns the version."""
 

@@ -7,7 +7,9 @@ a continuation needs, so that a resumed training equals an undisturbed one. Know
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -87,18 +89,21 @@ class MetaTrainer:
 
         Raises:
             DataError: A fact has no rephrase or no locality prompt.
-            SolverError: The losses are not finite; the networks were left as they were.
+            SolverError: The losses are not finite; networks, normalisers and draws were left as they were.
         """
         begin, o = time.perf_counter(), self.options
         check_facts(edits)
-        rows = block_rows(self.base.texts, edits, o.terminator, self._draws, o.own_prompt)
-        factors = self._factors(rows.edits)
-        self.network.observe(factors)
-        applied = changes_of(self.network, factors, self.base.runtime, o.chunk)
-        trial = self._try(applied, rows, gradients=True)
-        figures = self._figures(trial) | {"change": self._largest(applied)}
-        if not all(map(torch.isfinite, torch.tensor(list(figures.values())))):
-            raise SolverError(f"the losses of a block are not finite ({figures}): lower editor.lr or editor.meta_lr")
+        with self._untouched_by_errors():
+            rows = block_rows(self.base.texts, edits, o.terminator, self._draws, o.own_prompt)
+            factors = self._factors(rows.edits)
+            self.network.observe(factors)
+            applied = changes_of(self.network, factors, self.base.runtime, o.chunk)
+            trial = self._try(applied, rows, gradients=True)
+            figures = self._figures(trial) | {"change": self._largest(applied)}
+            if not all(map(torch.isfinite, torch.tensor(list(figures.values())))):
+                raise SolverError(
+                    f"the losses of a block are not finite ({figures}): lower editor.lr or editor.meta_lr"
+                )
         backward(self.network, factors, applied, trial.gradients, self.base.runtime, o.chunk)
         self.steps_done += 1
         norm = 0.0
@@ -173,6 +178,18 @@ class MetaTrainer:
             zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             adam.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         return adam
+
+    @contextmanager
+    def _untouched_by_errors(self) -> Iterator[None]:
+        """Normalisers and draws as they were, if what is done here raises."""
+        seen = {shape: replace(moments) for shape, moments in self.network.normalisers.items()}
+        draws = self._draws.get_state()
+        try:
+            yield
+        except BaseException:
+            self.network.normalisers = seen
+            self._draws.set_state(draws)
+            raise
 
     def _replicated(self) -> list[Tensor]:
         """All tensors that every rank computes alone, from the same gradients and factors."""

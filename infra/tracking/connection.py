@@ -66,15 +66,15 @@ class Connection:
                 return None
             raise self._unreachable(error) from error
 
-    def all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """All pages of a search."""
+    def all(self, method: str, *args: Any, limit: int | None = None, **kwargs: Any) -> list[Any]:
+        """All pages of a search, or as many as hold the first `limit` things."""
         found, token = [], None
         while True:
             page = self.call(method, *args, page_token=token, **kwargs)
             found += page
             token = page.token
-            if not token:
-                return found
+            if not token or (limit is not None and len(found) >= limit):
+                return found[:limit]
 
     def experiment(self, name: str) -> str:
         """The id of an experiment, which is made when it is new.

@@ -38,6 +38,13 @@ class NullTracker:
         self, stage: int, directory: Path, metrics: Mapping[str, float], step: int, source: str | None = None
     ) -> str:
         """An id made from run and stage, the same at every call."""
+        return self._model_id(stage)
+
+    def logged(self, tables: Sequence[str], stages: Sequence[int]) -> tuple[set[str], dict[int, str]]:
+        """All of them: there is nothing to fetch them for."""
+        return set(tables), {stage: self._model_id(stage) for stage in stages}
+
+    def _model_id(self, stage: int) -> str:
         return "m-" + hashlib.sha256(f"{self._run}/{stage}".encode()).hexdigest()[:32]
 
     def register(self, model_id: str, name: str, alias: str | None, tags: Mapping[str, str]) -> int:

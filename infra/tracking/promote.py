@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from elder.errors import ConfigError, InputError
-from elder.infra.tracking.read import MODEL_ID, AdapterRef, aliases_of, registered_version, resolve_ref
+from elder.infra.tracking.read import MODEL_ID, AdapterRef, aliases_of, last_metrics, registered_version, resolve_ref
 
 if TYPE_CHECKING:
     from elder.infra.tracking.connection import Connection
@@ -197,7 +197,7 @@ def show_model(mlflow: Connection, name: str) -> dict[str, Any]:
     for version in versions:
         logged = mlflow.find("get_logged_model", version.tags.get(MODEL_ID) or version.model_id or "")
         tags = {} if logged is None else logged.tags
-        metrics = {} if logged is None else {metric.key: metric.value for metric in logged.metrics or ()}
+        metrics = {} if logged is None else last_metrics(logged)
         rows.append(
             {
                 "version": int(version.version),

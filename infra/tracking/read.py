@@ -26,7 +26,7 @@ MODEL_ID, MANIFEST, STORED_AT = "elder.model_id", "elder.manifest_sha256", "elde
 PARENT, VERSIONS = "mlflow.parentRunId", "mlflow.modelVersions"
 ADAPTER_FOLDER = "data/adapter"
 REPORT, RESULT = "report", "result.json"
-MANY = 1000  # trials of a search that are looked at
+PAGE = 1000  # runs that one request asks for
 LISTED = 10  # how many names an error lists
 FORMS = "expected a run id, runs:/ID/stage-0007, models:/NAME/3 or models:/NAME@champion"
 
@@ -97,9 +97,9 @@ def list_runs(mlflow: Connection, experiment: str | None, limit: int, trials: bo
     if not ids:
         return []
     wanted = f"tags.`{RUN_ID}` != ''" + ("" if trials else f" AND tags.`{PARENT}` IS NULL")
-    found = mlflow.call("search_runs", ids, wanted, max_results=limit, order_by=["attributes.start_time DESC"])
-    own = {run.info.run_id for run in found}
-    below = mlflow.call("search_runs", ids, f"tags.`{PARENT}` != ''", max_results=MANY) if own else []
+    newest = ["attributes.start_time DESC"]
+    found = mlflow.all("search_runs", ids, wanted, limit=limit, max_results=min(limit, PAGE), order_by=newest)
+    below = mlflow.all("search_runs", ids, f"tags.`{PARENT}` != ''", max_results=PAGE) if found else []
     count = Counter(run.data.tags[PARENT] for run in below)
     return [{**_summary(run, names), "trials": count[run.info.run_id]} for run in found]
 
@@ -128,7 +128,7 @@ def show_run(mlflow: Connection, run_id: str) -> dict[str, Any]:
 def _trials(mlflow: Connection, parent: Any) -> list[dict[str, Any]]:
     """The runs below a run, by name, with the parameters in which they differ."""
     wanted = f"tags.`{PARENT}` = '{parent.info.run_id}'"
-    found = mlflow.call("search_runs", [parent.info.experiment_id], wanted, max_results=MANY)
+    found = mlflow.all("search_runs", [parent.info.experiment_id], wanted, max_results=PAGE)
     keys = sorted({key for run in found for key in run.data.params if key not in ("run_id", "name")})
     differing = [key for key in keys if len({run.data.params.get(key) for run in found}) > 1]
     rows = [
@@ -256,7 +256,7 @@ def _reference(model: Any) -> AdapterRef:
     tags = model.tags
     if STAGE not in tags or model.status != "READY":
         raise InputError(f"models:/{model.model_id} is not a committed adapter of elder (status {model.status})")
-    metrics = {metric.key: metric.value for metric in model.metrics or ()}
+    metrics = last_metrics(model)
     run_id, stage = tags.get(RUN_ID, ""), int(tags[STAGE])
     place = model.artifact_location
     digest, stored_at = tags.get(MANIFEST), tags.get(STORED_AT)
@@ -282,7 +282,7 @@ def _summary(run: Any, experiments: dict[str, str]) -> dict[str, Any]:
 
 def _stage(mlflow: Connection, model: Any) -> dict[str, Any]:
     versions = json.loads(model.tags.get(VERSIONS, "[]"))
-    metrics = {metric.key: metric.value for metric in model.metrics or ()}
+    metrics = last_metrics(model)
     edits = int(model.tags.get("elder.edits", 0))
     return {
         "stage": int(model.tags[STAGE]),
@@ -297,6 +297,12 @@ def _stage(mlflow: Connection, model: Any) -> dict[str, Any]:
 def _version(mlflow: Connection, name: str, version: int) -> dict[str, Any]:
     model = mlflow.find("get_registered_model", name)
     return {"name": name, "version": version, "aliases": [] if model is None else aliases_of(model, version)}
+
+
+def last_metrics(model: Any) -> dict[str, float]:
+    """Of a logged model, each metric at its highest step; MLflow gives those of all steps, in no order."""
+    points = sorted(model.metrics or (), key=lambda metric: (metric.step, metric.timestamp))
+    return {metric.key: metric.value for metric in points}
 
 
 def aliases_of(model: Any, version: int) -> list[str]:

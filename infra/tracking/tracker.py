@@ -45,6 +45,8 @@ from elder.redact import redact, redacted
 BATCH = 100  # MLflow takes at most so many parameters in one call (metrics: 1000)
 LIMIT_MB = 256.0  # servers that pass artifacts on time out on much larger ones
 CREATOR = "elder.creator"  # tag by which a driver knows the runs that its own requests made
+TABLES = "mlflow.loggedArtifacts"  # tag with the tables that MLflow's page shows
+TAG_CHARS = 8000  # longest value of a tag
 DIGEST_CHARS = 36  # longest dataset digest that MLflow takes
 
 
@@ -132,10 +134,21 @@ class MlflowTracker:
         """A table that MLflow's page can show; logged again, it replaces the first."""
         file = name if name.endswith(".json") else f"{name}.json"
         self._log_text(file, table_text(rows))
-        tag = "mlflow.loggedArtifacts"
-        tables = json.loads(self._mlflow.call("get_run", self._run).data.tags.get(tag, "[]"))
-        if {"path": file, "type": "table"} not in tables:
-            self._mlflow.call("set_tag", self._run, tag, json.dumps([*tables, {"path": file, "type": "table"}]))
+        tables = self._tables()
+        if file not in tables:
+            text = json.dumps([{"path": name, "type": "table"} for name in (*tables, file)])
+            if len(text) <= TAG_CHARS:  # MLflow would cut it off, and then shows no table at all
+                self._mlflow.call("set_tag", self._run, TABLES, text)
+
+    def logged(self, tables: Sequence[str], stages: Sequence[int]) -> tuple[set[str], dict[int, str]]:
+        """Which tables its page shows, and which stages have a READY model, with its id."""
+        models = mlflow_read.stage_models(self._mlflow, self._experiment, self._run) if stages else []
+        ready = {int(model.tags[STAGE]): str(model.model_id) for model in models if model.status == "READY"}
+        return set(tables) & set(self._tables()), {stage: ready[stage] for stage in stages if stage in ready}
+
+    def _tables(self) -> list[str]:
+        text = self._mlflow.call("get_run", self._run).data.tags.get(TABLES, "[]")
+        return re.findall(r'"path": "([^"]+)"', text)  # a tag that was cut off is no JSON
 
     def log_adapter(
         self, stage: int, directory: Path, metrics: Mapping[str, float], step: int, source: str | None = None

@@ -267,7 +267,7 @@ def check_stored(package: SubmissionPackage, packed: Any) -> None:
 
         check_same_runs([member.config for member in packed.read_back().members], store)
     elif package.request.command == "tune":
-        from elder.pipelines.config.search import parse_tune_config, tune_diff
+        from elder.pipelines.config.search import not_continued, parse_tune_config
 
         try:
             text = store.get(f"tunes/{package.run_id}/config.yaml").decode()
@@ -275,9 +275,9 @@ def check_stored(package: SubmissionPackage, packed: Any) -> None:
             return
         before = parse_tune_config(text, f"config of search {package.run_id}")
         now = package.whole.replace(run=run_of(packed))
-        if before.digest() != now.digest():
+        if changes := not_continued(before, now):
             head = f"search '{package.run_id}' exists with another config; undo these changes to continue it:"
-            raise ConfigError([head, *(f"  {line}" for line in tune_diff(before, now))])
+            raise ConfigError([head, *(f"  {line}" for line in changes)])
 
 
 def variables(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:

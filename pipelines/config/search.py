@@ -179,6 +179,16 @@ def tune_diff(old: TuneConfig, new: TuneConfig) -> list[str]:
     return lines
 
 
+def not_continued(old: TuneConfig, new: TuneConfig) -> list[str]:
+    """The differences with which a search cannot be continued, in the form of `tune_diff`: all but more trials."""
+    had, wanted = old.tune.trials, new.tune.trials
+    if wanted >= had:
+        old = old.replace(tune=old.tune.replace(trials=wanted))
+    fewer = f"tune.trials: {had} -> {wanted}"
+    lines = tune_diff(old, new)
+    return [f"{line} (a search can be given more trials, not fewer)" if line == fewer else line for line in lines]
+
+
 def _read_space(section: TuneSection, document: Document, problems: list[str]) -> dict[str, Domain]:
     space: dict[str, Domain] = {}
     written = flatten_space(section.space)

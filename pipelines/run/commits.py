@@ -217,12 +217,15 @@ class RunState:
         """
         newest = self._last_claim() if number else 0
         if newest > number:
-            who = json.loads(self.store.get(self._driver_key(newest)))
-            shown = ", ".join(f"{name} {value}" for name, value in sorted(who.items()))
             raise RunTakenOver(
-                f"another driver has taken over run '{self.run_id}' ({shown}); this one stops. What is committed "
-                "is kept, and the other resumes from it"
+                f"another driver has taken over run '{self.run_id}' ({self.driver_text(newest)}); this one "
+                "stops. What is committed is kept, and the other resumes from it"
             )
+
+    def driver_text(self, number: int) -> str:
+        """Host, process and start of a driver, for people."""
+        who = json.loads(self.store.get(self._driver_key(number)))
+        return ", ".join(f"{name} {value}" for name, value in sorted(who.items()))
 
     def _last_claim(self) -> int:
         names = (key.rpartition("/")[2].removesuffix(".json") for key in self.store.list(f"{self.root}/{DRIVERS}/"))

@@ -86,7 +86,10 @@ class Driver(ABC):
     def run(self, runner: Runner) -> dict[str, Any]:
         """Start or continue, then bring the record up to date and close the run."""
         if self.job.claim > 1:
-            self._note(f"driver {self.job.claim} of this run; an older one that is alive stops at its next stage")
+            self._note(
+                f"driver {self.job.claim} of this run; an older one that is alive stops at its next stage, and its "
+                f"workers keep their room until then (the last: {self.state.driver_text(self.job.claim - 1)})"
+            )
         self.publisher.start()
         url = self.tracker.url()
         if url:

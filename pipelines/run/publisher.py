@@ -1,8 +1,8 @@
 """Tells the tracker what is committed. Nothing else is ever logged, so a driver that dies loses nothing.
 
 Every call may be repeated (the protocol says so), hence: after each commit, and once more at the end, log all
-that this process has not logged yet. A tracker that fails for a while delays the record, not the edits.
-Must not know MLflow or Ray.
+that this process has not logged yet and the tracker does not have from an earlier one. A tracker that fails for a
+while delays the record, not the edits. Must not know MLflow or Ray.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Publisher(BackgroundLog):
             self._begin()
 
     def catch_up(self) -> None:
-        """Log every committed stage that this process has not logged.
+        """Log what the tracker lacks of every committed stage that this process has not logged.
 
         Raises:
             RunTakenOver: Another driver keeps the record now.
@@ -140,9 +140,16 @@ class Publisher(BackgroundLog):
         with self._lock:
             self.state.check_claim(self._claim)
             self._begin()
-            for commit in self.state.commits():
-                if commit.stage not in self.models:
-                    self.models[commit.stage] = self._log(commit)
+            new = [commit for commit in self.state.commits() if commit.stage not in self.models]
+            if not new:
+                return
+            stages = [commit.stage for commit in new if adapter_files(commit)]
+            tables, models = self.tracker.logged([_table(commit) for commit in new], stages)
+            for commit in new:
+                if _table(commit) not in tables and commit.stage not in models:
+                    self._log_figures(commit)
+                known = models.get(commit.stage)
+                self.models[commit.stage] = self._log_adapter(commit) if known is None else known
 
     def _begin(self) -> None:
         if self._started:
@@ -155,17 +162,24 @@ class Publisher(BackgroundLog):
         self.tracker.log_dataset(**self._dataset)
         self._started = True
 
-    def _log(self, commit: Commit) -> str:
-        """Metrics at step = edits applied, the table of edits, the adapter as a logged model; returns its id."""
+    def _log_figures(self, commit: Commit) -> None:
+        """Metrics at step = edits applied, then the table of edits: the table is the sign that both are logged."""
         timing = {f"time.{name}": value for name, value in commit.timing.items()}
         own = commit.edits - commit.first
         if commit.timing.get("edit_s"):
             timing["time.edits_per_s"] = own / commit.timing["edit_s"]
         self.tracker.log_metrics({**commit.metrics, **timing}, step=commit.edits)
-        self.tracker.log_table(f"edits/stage-{commit.stage:04d}.json", self.state.read_rows(commit))
+        self.tracker.log_table(_table(commit), self.state.read_rows(commit))
+
+    def _log_adapter(self, commit: Commit) -> str:
+        """The adapter as a logged model, the last of what is logged of a stage; returns its id."""
         if not adapter_files(commit):
             return ""  # edits that were applied in isolation leave none
         with tempfile.TemporaryDirectory() as folder:
             directory = self.state.fetch(commit, Path(folder) / "adapter")
             source = self.state.adapter_uri(commit)
             return self.tracker.log_adapter(commit.stage, directory, commit.metrics, commit.edits, source)
+
+
+def _table(commit: Commit) -> str:
+    return f"edits/stage-{commit.stage:04d}.json"

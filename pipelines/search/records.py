@@ -2,19 +2,21 @@
 
 A trial is a run of its own (`pipelines.run.commits`); here are the suggestion, written before it starts, and the
 record, written when it has ended. Both are created once and never changed, so an interrupted search knows what was
-done. Knows nothing of Ray, searchers or trackers.
+done. Only the number of trials may grow. Knows nothing of Ray, searchers or trackers.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from elder.errors import AdapterError, ConfigError
-from elder.pipelines.config.search import TuneConfig, parse_tune_config, tune_diff
+from elder.pipelines.config.run import parse_config
+from elder.pipelines.config.search import TuneConfig, not_continued, parse_tune_config
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import ADAPTER_FILES, Commit, RunState
 
@@ -42,7 +44,7 @@ class TrialRecord:
     """What became of a trial, or of a repetition of a finalist.
 
     Attributes:
-        name: `t0003`, or `f01-s2` for the run of the best finalist with the base seed + 2.
+        name: `t0003`, or `f01-s2` for the run of the first finalist with the base seed + 2.
         parameters: What was tried.
         seed: The seed of the run.
         status: `finished`, `pruned` (stopped between stages) or `failed`.
@@ -98,6 +100,8 @@ class TuneState:
     ) -> None:
         """Write down what the search is at its first start; at later starts, check that it is the same.
 
+        A search may be given more trials than before, whether it has ended or not; that is written down too.
+
         Raises:
             ConfigError: It exists with another config, other edits or another trained editor; every difference is
                 named.
@@ -108,11 +112,10 @@ class TuneState:
         if trained is not None:
             record["trained"] = dict(trained)
         if not self.store.create(self.key("config.yaml"), config.dump_yaml().encode()):
-            before = parse_tune_config(self.store.get(self.key("config.yaml")).decode(), f"config of {self.tune_id}")
-            if before.digest() != config.digest():
+            changes = not_continued(self._config(), config)
+            if changes:
                 head = f"search '{self.tune_id}' exists with another config; undo these changes to continue it, or "
-                changes = [f"  {line}" for line in tune_diff(before, config)]
-                raise ConfigError([f"{head}leave run_id out to start a new one:", *changes])
+                raise ConfigError([f"{head}leave run_id out to start a new one:", *(f"  {line}" for line in changes)])
         if not self.store.create(self.key("tune.json"), _json(record)):
             known = self.record() or {}
             before_data = known["dataset_digest"]
@@ -127,6 +130,9 @@ class TuneState:
                     f"{known['trained']['digest'][:12]}, now {trained['digest'][:12]}); give back the old one, or "
                     "leave run_id out to start a new one"
                 )
+        if self._config().digest() != config.digest():  # the config last: what broke off before it is done again
+            self.store.put(self.key("tune.json"), _json({**(self.record() or {}), "config_digest": config.digest()}))
+            self.store.put(self.key("config.yaml"), config.dump_yaml().encode())
 
     def record(self) -> dict[str, Any] | None:
         """What was written down at the first start; None before it."""
@@ -159,16 +165,37 @@ class TuneState:
         found = [TrialRecord(**self._read(key)) for key in self.store.list(self.key("results/"))]
         return {record.name: record for record in found}
 
+    def repetitions(self, keys: Iterable[str]) -> dict[int, dict[str, Any]]:
+        """What the runs that repeat finalists try, ended or not: number in their name -> value of each dotted key."""
+        pattern = re.compile(rf"runs/{re.escape(self.run_id('f'))}(\d+)-s\d+/config\.yaml")
+        found: dict[int, dict[str, Any]] = {}
+        for key in self.store.list(f"runs/{self.run_id('f')}"):
+            at = pattern.fullmatch(key)
+            if at is not None and int(at[1]) not in found:
+                values = parse_config(self.store.get(key).decode(), key).to_dict()
+                named = ((name, *name.partition(".")[::2]) for name in keys)
+                found[int(at[1])] = {name: values[section][option] for name, section, option in named}
+        return found
+
     def result(self) -> dict[str, Any] | None:
-        """The result of a search that has ended, or None."""
+        """The result of a search that has ended with as many trials as it has been given, or None."""
         try:
-            return dict(json.loads(self.store.get(self.key("result.json"))))
+            found = dict(json.loads(self.store.get(self.key("result.json"))))
         except KeyError:
             return None
+        known = (self.record() or {}).get("config_digest"), self._config().digest()  # another version may digest others
+        return found if found["config_digest"] in known else None
 
     def close(self, result: Mapping[str, Any]) -> None:
-        """Write the result down; the first one is kept."""
-        self.store.create(self.key("result.json"), _json(result))
+        """Write the result down; the first one is kept, unless it was of fewer trials than the search has now."""
+        if self.store.create(self.key("result.json"), _json(result)):
+            return
+        if self.result() is None and result["config_digest"] == self._config().digest():
+            self.store.put(self.key("result.json"), _json(result))
+
+    def _config(self) -> TuneConfig:
+        """The config of the last start that changed it."""
+        return parse_tune_config(self.store.get(self.key("config.yaml")).decode(), f"config of {self.tune_id}")
 
     def forget_adapters(self, name: str) -> None:
         """Delete the adapters of all stages of a run but its last; figures and commits stay."""
@@ -189,9 +216,9 @@ def trial_name(number: int) -> str:
     return f"t{number:04d}"
 
 
-def repeat_name(rank: int, seed: int) -> str:
-    """`f01-s2`: of the finalist of a rank (from 1), the run with the base seed + 2."""
-    return f"f{rank:02d}-s{seed}"
+def repeat_name(number: int, seed: int) -> str:
+    """`f01-s2`: of the first finalist that was repeated, the run with the base seed + 2."""
+    return f"f{number:02d}-s{seed}"
 
 
 def seconds_of(commits: Sequence[Commit]) -> float:

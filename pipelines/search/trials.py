@@ -6,6 +6,7 @@ asks it; it knows nothing of Ray.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -53,11 +54,13 @@ class Repeats:
 
     Attributes:
         rank: From 1, by the objective of the trial.
+        number: In the names of its runs: the rank, unless the search was given more trials after others were repeated.
         trial: The record of the trial.
         runs: Records of the others; those that have ended.
     """
 
     rank: int
+    number: int
     trial: TrialRecord
     runs: Sequence[TrialRecord] = ()
 
@@ -114,6 +117,7 @@ class Trials:
         self.suggestions = dict(state.suggestions())
         self.records = state.records()
         self.running: dict[str, Running] = {}
+        self._repeated = state.repetitions(config.space)
         self.total = config.tune.trials
         self.replayed = len(self.records)
         self._opened, self.stages, self._on_event = opened, stages, on_event
@@ -203,10 +207,12 @@ class Trials:
     def finalists(self) -> list[Repeats]:
         """The best few with the runs that repeat them, in the order of the ranking."""
         tune = self.config.tune
-        found = []
-        for rank, trial in enumerate(self.ranking()[: tune.finalists if tune.seeds > 1 else 0], 1):
-            runs = [self.records.get(repeat_name(rank, i)) for i in range(1, tune.seeds)]
-            found.append(Repeats(rank, trial, [run for run in runs if run is not None]))
+        best = self.ranking()[: tune.finalists if tune.seeds > 1 else 0]
+        found: list[Repeats] = []
+        for rank, trial in enumerate(best, 1):
+            number = self._number(rank, trial.parameters, [one.number for one in found])
+            runs = [self.records.get(repeat_name(number, i)) for i in range(1, tune.seeds)]
+            found.append(Repeats(rank, number, trial, [run for run in runs if run is not None]))
         return found
 
     def winner(self) -> Repeats | None:
@@ -219,7 +225,7 @@ class Trials:
                 continue
             if best is None or better(mean, best.mean or 0.0, self.config.tune.mode):
                 best = one
-        return best or (Repeats(1, ranking[0]) if ranking else None)
+        return best or (Repeats(1, 1, ranking[0]) if ranking else None)
 
     def commits(self, name: str) -> list[Commit]:
         """What a run has committed."""
@@ -265,10 +271,17 @@ class Trials:
         seed = self.config.run.seed
         for one in self.finalists():
             for i in range(1, self.config.tune.seeds):
-                name = repeat_name(one.rank, i)
+                name = repeat_name(one.number, i)
                 if name not in self.records and name not in self.running:
+                    self._repeated[one.number] = dict(one.trial.parameters)
                     return self._run(name, one.trial.parameters, seed + i)
         return None
+
+    def _number(self, rank: int, parameters: Mapping[str, Any], others: Sequence[int]) -> int:
+        """The number of a finalist's runs: that of runs which have tried this, else one of which there are none."""
+        same = (number for number, tried in sorted(self._repeated.items()) if tried == parameters)
+        free = (number for number in itertools.chain([rank], itertools.count(1)) if number not in self._repeated)
+        return next(number for number in itertools.chain(same, free) if number not in others)
 
     def _run(self, name: str, parameters: Mapping[str, Any], seed: int) -> Running:
         return Running(name, self.config.trial_config(parameters, self.state.run_id(name), seed), parameters)

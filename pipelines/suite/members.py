@@ -225,6 +225,11 @@ class ChildTracker:
         """See `Tracker.log_adapter`; nothing where adapters stay in the store alone."""
         return self._inner.log_adapter(stage, directory, metrics, step, source) if self._adapters else ""
 
+    def logged(self, tables: Sequence[str], stages: Sequence[int]) -> tuple[set[str], dict[int, str]]:
+        """See `Tracker.logged`; no adapter is needed where they stay in the store alone."""
+        found, models = self._inner.logged(tables, stages)
+        return found, models if self._adapters else dict.fromkeys(stages, "")
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 

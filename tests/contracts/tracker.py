@@ -76,6 +76,15 @@ class TrackerContract:
         assert tracker.log_adapter(0, adapter, {"reliability.generate": 1.0}, step=10) == first
         assert tracker.log_adapter(1, adapter, {"reliability.generate": 0.5}, step=20) != first
 
+    def test_what_is_logged_is_known_to_the_next_driver(self, tracker: Tracker, tmp_path: Path) -> None:
+        tracker.start("run-1", "demo", CONFIG, TAGS)
+        tracker.log_table("edits/stage-0000.json", [{"edit_id": "x"}])
+        model = tracker.log_adapter(0, write_adapter(tmp_path / "stage"), {}, step=10)
+        tracker.finish("FAILED")
+        tracker.start("run-1", "demo", CONFIG, TAGS)
+        assert tracker.logged(["edits/stage-0000.json"], [0]) == ({"edits/stage-0000.json"}, {0: model})
+        assert tracker.logged([], []) == (set(), {})
+
     def test_register_is_once_for_each_model(self, tracker: Tracker, tmp_path: Path) -> None:
         tracker.start("run-1", "demo", CONFIG, TAGS)
         adapter = write_adapter(tmp_path / "stage")

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -217,6 +218,7 @@ class RecordingTracker(NullTracker):
         self.registered: list[tuple[str, str | None]] = []
         self.statuses: list[str] = []
         self.starts = 0
+        self.calls: Counter[str] = Counter()  # how often something of a stage was logged
 
     def _may_fail(self, call: str) -> None:
         if self.failing.get(call, 0) > 0:
@@ -232,21 +234,28 @@ class RecordingTracker(NullTracker):
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         self._may_fail("log_metrics")
+        self.calls["log_metrics"] += 1
         self.metrics[step] = dict(values)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         self.artifacts.add(f"{folder}/{path.name}".lstrip("/"))
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.calls["log_table"] += 1
         self.tables[name] = [dict(row) for row in rows]
 
     def log_adapter(
         self, stage: int, directory: Path, metrics: Mapping[str, float], step: int, source: str | None = None
     ) -> str:
         self._may_fail("log_adapter")
+        self.calls["log_adapter"] += 1
         self.sources[stage] = source
         self.adapters[stage] = (directory / "manifest.json").read_text()
         return super().log_adapter(stage, directory, metrics, step)
+
+    def logged(self, tables: Sequence[str], stages: Sequence[int]) -> tuple[set[str], dict[int, str]]:
+        known, models = super().logged(tables, stages)
+        return known & set(self.tables), {stage: models[stage] for stage in stages if stage in self.adapters}
 
     def register(self, model_id: str, name: str, alias: str | None, tags: Mapping[str, str]) -> int:
         self.registered.append((name, alias))

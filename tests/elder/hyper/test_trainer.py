@@ -14,7 +14,7 @@ from elder.base import Base
 from elder.edit import Edit, Probe
 from elder.editors.make import make_editor
 from elder.editors.weights.rollback import rolled_back
-from elder.errors import AdapterError, ConfigError, DataError
+from elder.errors import AdapterError, ConfigError, DataError, SolverError
 from elder.hyper.fact_checks import check_facts
 from elder.hyper.facts import block_rows
 from elder.hyper.meta import changes_of
@@ -92,6 +92,23 @@ def test_a_resumed_training_is_the_undisturbed_one_to_the_bit(base: Base, kind: 
             trainer.step(block)
     assert state_digest(second.state_dict()) == state_digest(straight.state_dict())
     assert straight.validate(FACTS, 4) == second.validate(FACTS, 4)
+
+
+def test_a_block_that_is_not_finite_leaves_everything_as_it_was(base: Base, kind: str) -> None:
+    trainer, twin = trainer_of(kind, base), trainer_of(kind, base)
+    for one in (trainer, twin):
+        one.step(FACTS[:2])
+    before = {name: value.clone() for name, value in trainer.state_dict().items()}
+    rates = trainer.network.log_lr.data.clone()
+    trainer.network.log_lr.data.fill_(1000.0)  # a rate of infinity
+    with pytest.raises(SolverError, match="not finite"):
+        trainer.step(FACTS[2:])
+    trainer.network.log_lr.data.copy_(rates)
+    after = trainer.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert any(name.startswith("normaliser.") for name in before)
+    assert trainer.step(FACTS[2:])["loss"] == twin.step(FACTS[2:])["loss"]
+    assert state_digest(trainer.state_dict()) == state_digest(twin.state_dict())
 
 
 def test_ranks_compute_the_gradient_of_one_process(base: Base, kind: str) -> None:

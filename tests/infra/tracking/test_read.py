@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from elder.errors import AdapterError, InputError
 from elder.infra.tracking.read import AdapterRef, resolve_ref
@@ -55,6 +56,34 @@ def test_runs_by_experiment_and_limit(filled: Path) -> None:
     assert [row["run_id"] for row in runs(filled, limit=1)] == ["run-2"]
     with pytest.raises(InputError, match=r"no experiment 'typo'.*facts experiment, other"):
         runs(filled, experiment="typo")
+
+
+def test_runs_and_trials_are_read_over_all_pages(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = MlflowTracker(database, "searches")
+    for name, trials in (("s1", 5), ("s2", 2)):
+        parent = tracker.start(name, name, CONFIG, {})
+        for number in range(trials):
+            tracker.start(f"{name}-t{number:04d}", f"t{number}", CONFIG, {}, parent)
+    monkeypatch.setattr("elder.infra.tracking.read.PAGE", 2)
+    assert [(row["run_id"], row["trials"]) for row in runs(database)] == [("s2", 2), ("s1", 5)]
+    assert len(runs(database, trials=True)) == 9
+    assert len(runs(database, trials=True, limit=3)) == 3
+    assert [row["run_id"] for row in show(database, "s1")["trials"]] == [f"s1-t{number:04d}" for number in range(5)]
+
+
+def test_metrics_of_a_model_are_those_of_its_highest_step(database: Path, tmp_path: Path) -> None:
+    tracker = MlflowTracker(database, "x")
+    run = tracker.start("run-1", "first", CONFIG, {})
+    model = tracker.log_adapter(0, write_adapter(tmp_path / "a"), {"rising": 0.1, "falling": 0.1}, 10)
+    tracker.register(model, "facts", None, {})
+    client = MlflowClient(f"sqlite:///{database}")
+    for key, order in (("rising", (20, 30)), ("falling", (30, 20))):
+        for step in order:
+            client.log_metric(run, key, step / 100, step=step, model_id=model)
+    expected = {"rising": 0.3, "falling": 0.3}
+    assert resolve("run-1", database).metrics == expected
+    assert show(database, "run-1")["stages"][0]["metrics"] == expected
+    assert show(database, "models:/facts")["versions"][0]["metrics"] == expected
 
 
 def test_no_runs_yet(database: Path) -> None:

@@ -153,6 +153,29 @@ def test_a_failed_model_is_replaced(tracker: MlflowTracker, client: MlflowClient
     assert tracker.log_adapter(0, adapter, {}, 10) != first
 
 
+def test_only_what_is_complete_counts_as_logged(
+    tracker: MlflowTracker, database: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    tracker.log_table("edits/stage-0000.json", [{"edit_id": "x"}])
+    whole, half = (tracker.log_adapter(stage, write_adapter(tmp_path / str(stage)), {}, 10) for stage in (0, 1))
+    client.finalize_logged_model(half, "PENDING")
+    tables = ["edits/stage-0000.json", "edits/stage-0001.json"]
+    assert again(database).logged(tables, [0, 1, 2]) == ({"edits/stage-0000.json"}, {0: whole})
+
+
+def test_tables_beyond_what_a_tag_holds_are_logged_and_not_shown(
+    tracker: MlflowTracker, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elder.infra.tracking.tracker.TAG_CHARS", 60)
+    for stage in (0, 1):
+        tracker.log_table(f"edits/stage-000{stage}.json", [{"edit_id": "x"}])
+    run = client.search_runs([client.get_experiment_by_name("tests/of tracker").experiment_id])[0]
+    assert [one["path"] for one in json.loads(run.data.tags["mlflow.loggedArtifacts"])] == ["edits/stage-0000.json"]
+    files = {item.path for item in client.list_artifacts(run.info.run_id, "edits")}
+    assert files == {"edits/stage-0000.json", "edits/stage-0001.json"}
+    assert tracker.logged(["edits/stage-0000.json", "edits/stage-0001.json"], [])[0] == {"edits/stage-0000.json"}
+
+
 def test_tables_are_replaced_and_shown(tracker: MlflowTracker, client: MlflowClient, tmp_path: Path) -> None:
     for count in (1, 2):
         tracker.log_table("per_edit", [{"edit_id": str(n), "ok": True} for n in range(count)])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from elder.errors import ConfigError, ElderError, UnreachableError
+from elder.infra.tracking.null import NullTracker
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.planning.sharding import decide_sharding, worker_memory
 from elder.pipelines.run import retry as patience
-from elder.pipelines.run.commits import RunState
+from elder.pipelines.run.commits import Commit, RunState
 from elder.pipelines.run.driver import StageRefused
 from elder.pipelines.run.inputs import read_text
 from elder.pipelines.run.local_runner import run_locally
@@ -106,6 +109,69 @@ def test_a_broken_run_continues_and_logs_what_is_missing(tmp_path: Path) -> None
     result = run(tmp_path, second, kit)
     assert sorted(second.metrics) == [4, 8, 10]  # all of it: repeating changes nothing
     assert [s["state_digest"] for s in result["stages"]] == [s["state_digest"] for s in whole["stages"]]
+
+
+def test_who_takes_over_is_told_who_may_still_hold_the_room(tmp_path: Path) -> None:
+    kit, events = FakeKit(mishaps=(Mishap("raise", 5, str(tmp_path / "struck")),)), []
+    with pytest.raises(ValueError, match="stumbled"):
+        run(tmp_path, kit=kit)
+    factory = StoreAt(str(tmp_path / "store"))
+    run_edit(make_config(), factory, RecordingTracker(), events.append, edits=make_edits(10), kit=kit)
+    note = next(event["text"] for event in events if event["kind"] == "note")
+    assert note.startswith("driver 2 of this run; an older one that is alive stops at its next stage")
+    assert f"keep their room until then (the last: host {socket.gethostname()}, process {os.getpid()}" in note
+
+
+def _count_fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is read of committed stages from now on: adapters and tables of edits, by stage."""
+    read: list[str] = []
+    fetch, read_rows = RunState.fetch, RunState.read_rows
+
+    def fetching(state: RunState, commit: Commit, directory: Path, names: Any = None) -> Path:
+        read.append(f"adapter {commit.stage}")
+        return fetch(state, commit, directory, names)
+
+    def reading(state: RunState, commit: Commit) -> list[dict[str, Any]]:
+        read.append(f"rows {commit.stage}")
+        return read_rows(state, commit)
+
+    monkeypatch.setattr(RunState, "fetch", fetching)
+    monkeypatch.setattr(RunState, "read_rows", reading)
+    return read
+
+
+def test_a_resumed_run_logs_and_fetches_what_is_missing_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit, tracker = FakeKit(mishaps=(Mishap("raise", 9, str(tmp_path / "struck")),)), RecordingTracker()
+    with pytest.raises(ValueError, match="stumbled"):
+        run(tmp_path, tracker, kit)
+    assert tracker.calls == {"log_metrics": 2, "log_table": 2, "log_adapter": 2}
+    tracker.calls.clear()
+    read = _count_fetches(monkeypatch)
+    result = run(tmp_path, tracker, kit, tracking={"register": "model"})
+    assert len(result["stages"]) == 3
+    assert tracker.calls == {"log_metrics": 1, "log_table": 1, "log_adapter": 1}
+    assert [one for one in read if one.startswith("adapter")] == ["adapter 1", "adapter 2"]  # resumed from, logged
+    assert result["registered"] == {"name": "model", "version": 1}
+
+
+def test_half_a_stage_in_the_record_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = RecordingTracker({"log_adapter": 1000})
+    with pytest.raises(UnreachableError):
+        run(tmp_path, tracker)
+    assert tracker.calls["log_table"] > 0
+    done = len(tracker.tables)
+    tracker.failing.clear()
+    tracker.calls.clear()
+    run(tmp_path, tracker)
+    assert tracker.calls == {"log_metrics": 3 - done, "log_table": 3 - done, "log_adapter": 3}
+    assert sorted(tracker.metrics) == [4, 8, 10]
+
+
+def test_without_a_tracker_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = _count_fetches(monkeypatch)
+    factory = StoreAt(str(tmp_path / "store"))
+    run_edit(make_config(), factory, NullTracker(), edits=make_edits(10), kit=FakeKit())
+    assert not [one for one in read if one.startswith("adapter")]
 
 
 def test_another_config_under_the_same_id_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from elder.errors import ConfigError, ElderError, UnreachableError
 from elder.pipelines.config.run import parse_config
+from elder.pipelines.config.search import TuneConfig
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.run.commits import RunState
+from elder.pipelines.search.driver import run_tune
 from tests.pipelines.fakes import Mishap, RecordingTracker, StoreAt, leave_out_plots, make_edits
 from tests.pipelines.tune_fakes import EDITS, Inline, Stop, TuneKit, make_search, score, search
 
@@ -116,10 +118,80 @@ def test_another_config_under_the_same_id_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         search(tmp_path, make_search(trials=7, space={"editor.lr": {"choice": [1e-3]}}))
     text = str(caught.value)
-    assert "tune.trials: 6 -> 7" in text
+    assert "tune.trials" not in text  # more trials need not be undone
     assert "tune.space" in text
     assert "exists with another config" in text
     assert search(tmp_path, make_search(concurrent=2, keep="all", cluster={"max_failures": 9}))["tune_id"] == "s1"
+
+
+def test_an_ended_search_is_given_more_trials(tmp_path: Path) -> None:
+    first, runner = search(tmp_path, _seeded(trials=3)), Inline()
+    result = search(tmp_path, _seeded(trials=9), runner=runner)
+    whole = search(tmp_path / "whole", _seeded(trials=9, finalists=0))
+    assert [(t["trial"], t["objective"]) for t in result["trials"]] == [
+        (t["trial"], t["objective"]) for t in whole["trials"]
+    ]
+    assert [one["trial"] for one in first["finalists"]] == ["t0001", "t0002"]
+    assert [one["trial"] for one in result["finalists"]] == ["t0006", "t0001"]  # another first, the old first second
+    assert result["finalists"][1]["runs"] == first["finalists"][0]["runs"]
+    assert runner.begun == 6 + 1
+    _check_finalists(result, tmp_path)
+    again = Inline()
+    assert search(tmp_path, _seeded(trials=9), runner=again) == result
+    assert again.begun == 0
+    written = (tmp_path / "store" / "tunes" / "s1" / "best.yaml").read_text()
+    assert result["best"]["trial"] in written.splitlines()[0]
+
+
+def test_fewer_trials_or_another_seed_are_refused(tmp_path: Path) -> None:
+    search(tmp_path, make_search(trials=3))
+    longer = search(tmp_path, make_search(trials=4))
+    with pytest.raises(ConfigError, match=r"tune.trials: 4 -> 3 \(a search can be given more trials, not fewer\)"):
+        search(tmp_path, make_search(trials=3))
+    config = make_search(trials=5)
+    with pytest.raises(ConfigError, match=r"(?s)exists with another config.*seed: 0 -> 1"):
+        search(tmp_path, config.replace(run=config.run.replace(seed=1)))
+    other = make_search(trials=5)
+    with pytest.raises(ConfigError, match="other edits"):
+        run_tune(other, StoreAt(str(tmp_path / "store")), RecordingTracker, edits=lambda run: make_edits(8),
+                 kit=TuneKit(), runner=Inline())  # fmt: skip
+    assert search(tmp_path, make_search(trials=4)) == longer  # nothing of what was refused is written
+
+
+@pytest.mark.parametrize("stages", [10, 13])
+def test_a_search_that_broke_off_while_it_repeated_is_given_more_trials(tmp_path: Path, stages: int) -> None:
+    with pytest.raises(Stop):
+        search(tmp_path, _seeded(trials=3), runner=Inline(stages_left=stages))
+    result = search(tmp_path, _seeded(trials=9))
+    assert len(result["trials"]) == 9
+    _check_finalists(result, tmp_path)
+
+
+def test_an_exhausted_grid_given_more_trials_ends_as_before(tmp_path: Path) -> None:
+    space = {"editor.rank": {"choice": [4, 8]}}
+    first = search(tmp_path, make_search(searcher="grid", trials=3, space=space))
+    runner = Inline()
+    result = search(tmp_path, make_search(searcher="grid", trials=5, space=space), runner=runner)
+    assert runner.begun == 0
+    assert {**essence(result), "config_digest": ""} == {**essence(first), "config_digest": ""}
+
+
+def _seeded(**tune: Any) -> TuneConfig:
+    """A search whose later trials overtake the first ones."""
+    config = make_search(**tune)
+    return config.replace(run=config.run.replace(seed=1))
+
+
+def _check_finalists(result: dict[str, Any], root: Path) -> None:
+    """Every repetition has tried what its trial tried, and none is counted twice."""
+    runs = [run for one in result["finalists"] for run in one["runs"]]
+    assert len(runs) == len(set(runs)) == 4
+    for one in result["finalists"]:
+        for run, value in zip(one["runs"], one["objectives"], strict=True):
+            config = parse_config((root / "store" / "runs" / run / "config.yaml").read_text())
+            assert {key: config.editor.options[key.partition(".")[2]] for key in one["parameters"]} == one["parameters"]
+            held = score(config, 2), 0.99
+            assert value == pytest.approx(2 * held[0] * held[1] / sum(held))
 
 
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
