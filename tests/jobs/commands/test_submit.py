@@ -340,8 +340,9 @@ def test_a_search_travels_whole_and_its_trials_are_counted(tmp_path: Path, monke
     assert run_status_of(facts, "s").words(0.0) == "2 of 5 trials done"
     store.put("tunes/s/config.yaml", (target / "run/config.yaml").read_bytes())
     check_stored(parcel, config)
-    with pytest.raises(ConfigError, match=r"tune\.trials: 5 -> 6"):
-        check_stored(resolve_request(replace(wanted, arguments=("search.yaml", "tune.trials=6"))), config)
+    check_stored(resolve_request(replace(wanted, arguments=("search.yaml", "tune.trials=6"))), config)
+    with pytest.raises(ConfigError, match=r"tune\.trials: 5 -> 4"):
+        check_stored(resolve_request(replace(wanted, arguments=("search.yaml", "tune.trials=4"))), config)
 
 
 SLEEPS = """

@@ -56,9 +56,9 @@ def test_a_search_from_its_config_to_an_edited_model(elder: Elder, small_run: li
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "again.json").read_text())["trials"] == result["trials"]
     assert (tmp_path / "other" / "best.yaml").read_text() == (out / "best.yaml").read_text()
-    refused = elder("tune", "tune/elder_demo", *given, "run_id=s1", "tune.trials=4")
+    refused = elder("tune", "tune/elder_demo", *given, "run_id=s1", "tune.trials=2")
     assert refused.code == 2
-    assert "tune.trials: 3 -> 4" in refused.err
+    assert "tune.trials: 3 -> 2 (a search can be given more trials, not fewer)" in refused.err
 
     edited = elder("edit", result["best"]["config"], "cluster.workers=0", "--json", "edit.json", "run_id=e1",
                    "tracking.register=null")  # fmt: skip
