@@ -79,3 +79,43 @@ def test_maps_that_are_told_apart_are_what_they_were(how: str) -> None:
     assert type(twin) is kind
     assert torch.equal(twin.weight, one.weight)
     assert twin.weight is not one.weight
+
+
+@pytest.mark.parametrize("how", ["itself", "copied", "pickled"])
+def test_hooks_of_maps_that_are_told_apart_run_in_their_forward(how: str) -> None:
+    one, x = nn.Linear(2, 2), torch.ones(1, 2)
+    one.register_forward_pre_hook(_Doubles())
+    one.register_forward_hook(_Adds())
+    wanted = nn.functional.linear(2 * x, one.weight, one.bias) + 1
+    tell_apart([one])
+    assert not one._forward_hooks
+    twin = {
+        "itself": lambda: one,
+        "copied": lambda: copy.deepcopy(one),
+        "pickled": lambda: pickle.loads(pickle.dumps(one)),
+    }
+    assert torch.equal(twin[how]()(x), wanted)
+
+
+@pytest.mark.parametrize("special", ["with_kwargs", "always_call", "a forward of its own"])
+def test_other_hooks_stay_where_they_are(special: str) -> None:
+    one, x = nn.Linear(2, 2), torch.ones(1, 2)
+    wanted = one(x) + 1
+    if special == "a forward of its own":  # as accelerate gives it to a map that lies on another device
+        one.forward = one.forward  # type: ignore[method-assign]
+        one.register_forward_hook(_Adds())
+    else:
+        one.register_forward_hook(lambda *args: args[-1] + 1, **{special: True})  # type: ignore[arg-type]
+    tell_apart([one])
+    assert len(one._forward_hooks) == 1
+    assert torch.equal(one(x), wanted)
+
+
+class _Doubles:
+    def __call__(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return 2 * args[0]
+
+
+class _Adds:
+    def __call__(self, _: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        return output + 1
