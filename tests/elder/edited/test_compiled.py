@@ -88,7 +88,7 @@ def test_hooks_of_maps_that_are_told_apart_run_in_their_forward(how: str) -> Non
     one.register_forward_hook(_Adds())
     wanted = nn.functional.linear(2 * x, one.weight, one.bias) + 1
     tell_apart([one])
-    assert not one._forward_hooks
+    assert one.after  # torch itself has nothing to call any more
     twin = {
         "itself": lambda: one,
         "copied": lambda: copy.deepcopy(one),
@@ -107,7 +107,7 @@ def test_other_hooks_stay_where_they_are(special: str) -> None:
     else:
         one.register_forward_hook(lambda *args: args[-1] + 1, **{special: True})  # type: ignore[arg-type]
     tell_apart([one])
-    assert len(one._forward_hooks) == 1
+    assert not one.after
     assert torch.equal(one(x), wanted)
 
 
