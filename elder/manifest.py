@@ -49,6 +49,8 @@ class _MadeOn(_Part):
 
 class _Chat(_Part):
     system: str | None
+    plain: bool = False
+    template: Sha256 | None = None
 
 
 class _Manifest(_Files):

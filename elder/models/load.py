@@ -49,7 +49,8 @@ def load_base(
         device: auto, cpu, cuda or cuda:N; ignored when a runtime is given, which has its own.
         runtime: The group of processes that holds the model; default: this process alone.
         cache_dir: Where the embedded model is kept; default: the user's cache.
-        chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`.
+        chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`;
+            `both`: as `on`, and edits are trained and measured as plain texts too.
         system: Text of a system message before each prompt, where there is a chat template.
 
     Raises:
