@@ -220,7 +220,10 @@ def load_tokenizer(
     if adapter is not None and not any((adapter.place / name).exists() for name in TOKENIZER_FILES):
         return load_tokenizer(adapter.base, adapter.revision, cache_dir)
     check_json_files(place, source)
-    return _from_pretrained(AutoTokenizer, place, source, revision=revision)  # type: ignore[no-any-return]
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, place, source, revision=revision)
+    with refusing(source, "AutoTokenizer"):
+        tokenizer("A")  # values that are wrong show when they are used
+    return tokenizer
 
 
 def _from_pretrained(factory: Any, place: str, source: str, **options: Any) -> Any:

@@ -125,7 +125,7 @@ def test_values_of_a_wrong_kind_are_refused_by_their_keys(
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "C:\\x", "a\\b", ".hidden", MANIFEST, "a\0"]
+    "name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "C:\\x", "a\\b", ".hidden", MANIFEST, "a\0", "é" * 128]
 )
 def test_a_manifest_lists_plain_names_only(folder: Path, base: Base, name: str) -> None:
     change(folder, lambda m: m["files"].update({name: {"sha256": "0" * 64, "bytes": 1}}))
