@@ -51,7 +51,7 @@ def load_adapter(directory: str | Path, base: Base) -> Editor:
 def _chat(manifest: Mapping[str, Any], base: Base) -> Chat | None:
     """The chat template as an adapter was made with it; earlier adapters were made without."""
     kept = manifest.get("chat")
-    return None if kept is None else chat_of(base.tokenizer, "on", kept["system"])
+    return None if kept is None else chat_of(base.tokenizer, "both" if kept.get("plain") else "on", kept["system"])
 
 
 def load_edited(directory: str | Path, base: str | Base | None = None, **options: Any) -> Editor:

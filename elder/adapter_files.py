@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from elder.base import Base, Editor
+from elder.chat import chat_record
 from elder.errors import AdapterFileError
 from elder.manifest import FORMAT, MANIFEST, WEIGHTS, fingerprint, load_manifest, verify
 from elder.state import state_digest
@@ -36,7 +37,7 @@ def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any]
             asked for on all ranks before.
         extra: More entries for the manifest, such as run id and stage.
     """
-    chat = chat_record(editor.base)
+    chat = chat_record(editor.base.chat)
     record = {
         **({} if chat is None else {"chat": chat}),
         "method": editor.method,
@@ -45,11 +46,6 @@ def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any]
         **(extra or {}),
     }
     return write_directory(directory, editor.state_dict(), editor.base, record)
-
-
-def chat_record(base: Base) -> dict[str, Any] | None:
-    """How prompts go through a base's chat template, for a manifest; None: they do not."""
-    return None if base.chat is None else {"system": base.chat.system}
 
 
 def write_directory(

@@ -5,6 +5,8 @@ Knows the tokenizer; nothing of models, edits or files.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from elder.errors import ConfigError, ModelError
 
-MODES = ("auto", "on", "off")
+MODES = ("auto", "on", "off", "both")
 MARK = "Elder0placeholder"  # stands for a message while the template is looked at; no template changes such a word
 
 
@@ -24,10 +26,12 @@ class Chat:
     Attributes:
         tokenizer: Has the template.
         system: Text of a system message before it; None: none is sent, and the template may put its own.
+        plain: Whether edits are trained and measured as plain texts too.
     """
 
     tokenizer: PreTrainedTokenizerBase
     system: str | None = None
+    plain: bool = False
 
     def render(self, prompt: str) -> str:
         """The conversation with one question, up to where the answer begins.
@@ -105,7 +109,8 @@ def chat_of(tokenizer: PreTrainedTokenizerBase, mode: str = "auto", system: str 
 
     Args:
         tokenizer: Of the model.
-        mode: `auto`: by the template where there is one; `on`: there must be one; `off`: never.
+        mode: `auto`: by the template where there is one; `on`: there must be one; `off`: never; `both`: as `on`, and
+            edits are trained and measured as plain texts too.
         system: Text of the system message.
 
     Raises:
@@ -115,13 +120,36 @@ def chat_of(tokenizer: PreTrainedTokenizerBase, mode: str = "auto", system: str 
     if mode not in MODES:
         raise ConfigError(f"data.chat: expected one of {', '.join(MODES)}, found '{mode}'")
     has = bool(tokenizer.chat_template)
-    if mode == "on" and not has:
-        raise ModelError("data.chat: it is on, but the model's tokenizer has no chat template; set it to auto or off")
+    if mode in ("on", "both") and not has:
+        raise ModelError(
+            f"data.chat: it is {mode}, but the model's tokenizer has no chat template; set it to auto or off"
+        )
     if mode == "off" or not has:
         if system is not None:
             why = "data.chat is off" if has else "the model's tokenizer has none"
             raise ModelError(f"data.system: only chat templates send it, and {why}; take it out")
         return None
-    chat = Chat(tokenizer, system)
+    chat = Chat(tokenizer, system, mode == "both")
     chat.check()
     return chat
+
+
+def chat_record(chat: Chat | None) -> dict[str, Any] | None:
+    """How prompts go through a chat template, for a manifest; None: they do not."""
+    if chat is None:
+        return None
+    return {"system": chat.system, "plain": True} if chat.plain else {"system": chat.system}
+
+
+def template_digest(chat: Chat) -> str:
+    """sha256 of the template itself."""
+    return hashlib.sha256(str(chat.tokenizer.chat_template).encode()).hexdigest()
+
+
+def in_words(record: Mapping[str, Any] | None) -> str:
+    """What `chat_record` says, for a user."""
+    if record is None:
+        return "plain prompts"
+    name = f"the chat template{' ' + record['template'][:12] if record.get('template') else ''}"
+    system = "" if record["system"] is None else f" and the system message {record['system']!r}"
+    return name + system + (", and plain prompts too" if record.get("plain") else "")

@@ -10,10 +10,19 @@ from collections.abc import Iterator, Sequence
 from elder.redact import redact
 
 LONGEST = 3000  # characters of one problem; what is quoted in it may be a whole file
+LOOKED_AT = 4 * LONGEST  # characters of its beginning, and of its end, that are searched for secrets
 
 
 def _shown(text: str) -> str:
     return redact(text).encode(errors="backslashreplace").decode()
+
+
+def _ends(text: str) -> str:
+    """Beginning and end of a very long text, cut between words, so that no part of a secret is left at the cut."""
+    if len(text) <= 2 * LOOKED_AT:
+        return text
+    begin, end = text[:LOOKED_AT].rpartition(" ")[0], text[-LOOKED_AT:].partition(" ")[2]
+    return f"{begin} [...] {end}"
 
 
 def _shortened(text: str) -> str:
@@ -38,7 +47,7 @@ class InputError(ElderError):
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         given = (problems,) if isinstance(problems, str) else problems
-        self.problems: tuple[str, ...] = tuple(_shortened(_shown(problem)) for problem in given)
+        self.problems: tuple[str, ...] = tuple(_shortened(_shown(_ends(problem))) for problem in given)
         super().__init__("\n".join(self.problems))
 
 

@@ -19,6 +19,7 @@ from elder.options.messages import details_of, path_of, sentence
 
 FORMAT = 1
 WEIGHTS, MANIFEST = "adapter.safetensors", "manifest.json"
+LONGEST_NAME = 255  # bytes of a file's name
 ENTRIES = ("method", "options", "base", "files", "state_digest")  # what a manifest must hold
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -49,6 +50,8 @@ class _MadeOn(_Part):
 
 class _Chat(_Part):
     system: str | None
+    plain: bool = False
+    template: Sha256 | None = None
 
 
 class _Manifest(_Files):
@@ -147,6 +150,6 @@ def _wrong_names(files: Mapping[str, Any]) -> list[str]:
 
 
 def _is_plain(name: str) -> bool:
-    return (
-        name.isprintable() and not set(name) & set("/\\:") and not name.startswith(".") and name not in ("", MANIFEST)
-    )
+    if not name.isprintable() or len(name.encode()) > LONGEST_NAME:
+        return False
+    return not set(name) & set("/\\:") and not name.startswith(".") and name not in ("", MANIFEST)

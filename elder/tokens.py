@@ -7,7 +7,7 @@ nothing of models, edits or files.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -59,6 +59,12 @@ class TextFormat:
         if rendered and answer[:1].isspace():
             return answer
         return self.lead + (answer if rendered else answer.strip())
+
+    @cached_property
+    def forms(self) -> tuple[TextFormat, ...]:
+        """The forms in which edits are trained and measured, each as a format: one, or the chat and plain texts."""
+        both = self.chat is not None and self.chat.plain
+        return (self, replace(self, chat=None)) if both else (self,)
 
     @property
     def lead(self) -> str:

@@ -24,7 +24,8 @@ def wrap(
         model: A transformers causal language model.
         tokenizer: Its tokenizer.
         source: How reports and adapters call the model; default: where it was loaded from, if it knows.
-        chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`.
+        chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`;
+            `both`: as `on`, and edits are trained and measured as plain texts too.
         system: Text of a system message before each prompt, where there is a chat template.
 
     Raises:

@@ -18,6 +18,7 @@ from elder.datasets.records import Broken, Record, read_records
 from elder.datasets.stream import UNUSABLE, EditStream, validate_stream
 from elder.datasets.tables import COLUMNAR, DELIMITERS, ending_of, table_records
 from elder.errors import DataError
+from elder.paths import user_path
 
 ORDERS = ("given", "shuffled")
 TABLES = (*COLUMNAR, *DELIMITERS)
@@ -150,7 +151,7 @@ def _world_records(source: str, limit: int | None, seed: int) -> Iterator[Record
 
 
 def _is_path(source: str) -> bool:
-    return ending_of(source) in (".jsonl", ".json", *TABLES) or Path(source).is_file()
+    return ending_of(source) in (".jsonl", ".json", *TABLES) or user_path(source, DataError).is_file()
 
 
 def _file_records(path: Path, split: str) -> Iterator[Record | Broken]:

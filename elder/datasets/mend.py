@@ -7,10 +7,11 @@ the true answer. KnowEdit's form of zsRE is in `easyedit`.
 from __future__ import annotations
 
 from elder.datasets.fields import Fields, LayoutOptions
-from elder.datasets.probes import flat_probes, kept, probe_groups
+from elder.datasets.probes import probed_edit
 from elder.edit import Edit
 
 FIELDS = (frozenset({"src", "alt"}),)
+LOCALITY = (("loc", "loc_ans"),)
 
 
 def build(question: Fields, options: LayoutOptions) -> list[Edit]:
@@ -33,21 +34,6 @@ def build(question: Fields, options: LayoutOptions) -> list[Edit]:
         truth = question.maybe("answers")
     else:
         target, truth = question.text("answers"), question.maybe("pred")
-    locality = flat_probes(question, "loc", "loc_ans") + probe_groups(question, "locality")
-    locality = kept(question, locality, options)
-    portability = probe_groups(question, "portability", answered=True)
+    source = f"zsre case {question.value('case_id')}" if "case_id" in question.record else "zsre"
     rephrases = question.texts("rephrase")
-    subject, number = question.maybe("subject"), question.value("case_id")
-    question.raise_problems()
-    return [
-        Edit(
-            prompt=prompt,
-            target=target,
-            subject=subject,
-            ground_truth=truth,
-            rephrases=rephrases,
-            locality=locality,
-            portability=portability,
-            source=f"zsre case {number}" if "case_id" in question.record else "zsre",
-        )
-    ]
+    return [probed_edit(question, options, prompt, target, truth, rephrases, source, LOCALITY, ())]

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elder.datasets.fields import Fields, LayoutOptions, first_text, no_text
-from elder.edit import Probe
+from elder.edit import Edit, Probe
 
 ANSWERS = ("ground_truth", "answer")
 ONE_HOP = ("New Question", "New Answer")
 EMPTY: tuple[Any, ...] = (None, "", [], {})
+
+Pairs = Sequence[tuple[str, str]]
+"""Pairs of fields: prompts, and their answers."""
 
 
 def probe_groups(fields: Fields, name: str, answered: bool = False) -> tuple[Probe, ...]:
@@ -64,6 +67,51 @@ def kept(fields: Fields, probes: Sequence[Probe], options: LayoutOptions) -> tup
     if most is not None:
         fields.left_out += [f"locality beyond the first {most} of an edit (locality_probes)"] * (len(probes) - most)
     return tuple(probes[:most])
+
+
+def probed_edit(
+    fields: Fields,
+    options: LayoutOptions,
+    prompt: str,
+    target: str,
+    ground_truth: str | None,
+    rephrases: tuple[str, ...],
+    source: str | None,
+    locality: Pairs,
+    portability: Pairs,
+) -> Edit:
+    """The edit of a record, with its subject and its probes: those of pairs of fields, then those of groups.
+
+    Args:
+        fields: The record; nothing else of it is read afterwards.
+        options: How many locality probes are kept.
+        prompt: Of the edit, as are `target`, `ground_truth`, `rephrases` and `source`.
+        target: See `prompt`.
+        ground_truth: See `prompt`.
+        rephrases: See `prompt`.
+        source: See `prompt`.
+        locality: Names of the fields that hold prompts and answers.
+        portability: The same.
+
+    Raises:
+        DataError: Fields are missing or of the wrong type.
+    """
+    subject = fields.maybe("subject")
+    local = [probe for names in locality for probe in flat_probes(fields, *names)]
+    implied = [probe for names in portability for probe in flat_probes(fields, *names, answered=True)]
+    kept_locality = kept(fields, [*local, *probe_groups(fields, "locality")], options)
+    implied += probe_groups(fields, "portability", answered=True)
+    fields.raise_problems()
+    return Edit(
+        prompt=prompt,
+        target=target,
+        subject=subject,
+        ground_truth=ground_truth,
+        rephrases=rephrases,
+        locality=kept_locality,
+        portability=tuple(implied),
+        source=source,
+    )
 
 
 def _group(fields: Fields, where: str, items: Any, answered: bool) -> list[Probe | None]:

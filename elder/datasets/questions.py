@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from elder.datasets.fields import Fields, LayoutOptions
-from elder.datasets.probes import flat_probes, kept, probe_groups
+from elder.datasets.probes import probed_edit
 from elder.edit import Edit
 
 PROMPTS = ("update", "question", "prompt", "src")
@@ -28,26 +28,7 @@ def build(fields: Fields, options: LayoutOptions) -> list[Edit]:
     """
     prompt = fields.text(next((name for name in PROMPTS if name in fields.record), PROMPTS[0]))
     target = fields.text(next((name for name in ANSWERS if name in fields.record), ANSWERS[0]))
-    subject, truth = fields.maybe("subject"), fields.maybe("ground_truth")
-    rephrases = fields.first_texts(*REPHRASES)
-    locality = probe_groups(fields, "locality")
-    for names in LOCALITY:
-        locality += flat_probes(fields, *names)
-    portability = probe_groups(fields, "portability", answered=True)
-    for names in PORTABILITY:
-        portability += flat_probes(fields, *names, answered=True)
-    locality = kept(fields, locality, options)
+    truth, rephrases = fields.maybe("ground_truth"), fields.first_texts(*REPHRASES)
     number = next((fields.value(name) for name in ("case_id", "id") if name in fields.record), None)
-    fields.raise_problems()
-    return [
-        Edit(
-            prompt=prompt,
-            target=target,
-            subject=subject,
-            ground_truth=truth,
-            rephrases=rephrases,
-            locality=locality,
-            portability=portability,
-            source=None if number is None else f"case {number}",
-        )
-    ]
+    source = None if number is None else f"case {number}"
+    return [probed_edit(fields, options, prompt, target, truth, rephrases, source, LOCALITY, PORTABILITY)]

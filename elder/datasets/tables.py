@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _csv_records(path: Path, handle: Any, delimiter: str) -> Iterator[Record | B
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
-    twice = sorted({name for name in cells if cells.count(name) > 1})
+    twice = sorted(name for name, count in Counter(cells).items() if count > 1)
     if twice:
         raise DataError(f"{path}:1: the header names columns twice: {', '.join(twice)}")
     return cells
@@ -125,7 +126,7 @@ def _columnar(path: Path, ending: str, split: str) -> Iterator[dict[str, Any]]:
             else:
                 schema = batches.schema
             yield from rows_of(schema, batches)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # dates beyond the year 9999 as well
         raise DataError(
             f"{path}: the dataset cannot be loaded (split '{split}'): {type(error).__name__}: {error}"
         ) from error
@@ -137,10 +138,14 @@ def rows_of(schema: Any, batches: Any) -> Iterator[dict[str, Any]]:
     Args:
         schema: The Arrow schema; the class labels that the datasets library writes into it become names.
         batches: Record batches or tables.
+
+    Raises:
+        ValueError: A batch is damaged, or has a value that Python does not know.
     """
     names = _class_labels(schema)
     coded = [field.name for field in schema if "extension<arrow.json>" in str(field.type)]
     for batch in batches:
+        batch.validate(full=True)  # offsets that lead out of a damaged file would end the process
         for row in batch.to_pylist():
             for column in coded:
                 row[column] = _decoded(row[column])
@@ -148,12 +153,24 @@ def rows_of(schema: Any, batches: Any) -> Iterator[dict[str, Any]]:
 
 
 def clean(row: Mapping[str, Any], names: Mapping[str, list[str]]) -> dict[str, Any]:
-    """A row without what is absent, numbers of class labels replaced by their names."""
+    """A row without what is absent, numbers of class labels replaced by their names.
+
+    Raises:
+        ValueError: A class without a name.
+    """
     dense = {
-        column: names[column][value] if column in names and isinstance(value, int) and value >= 0 else _dense(value)
+        column: _class(column, value, names[column])
+        if column in names and isinstance(value, int) and value >= 0
+        else _dense(value)
         for column, value in row.items()
     }
     return {column: value for column, value in dense.items() if value is not None}
+
+
+def _class(column: str, number: int, names: Sequence[str]) -> str:
+    if number >= len(names):
+        raise ValueError(f"column '{column}': class {number}, but only {len(names)} have names")
+    return names[number]
 
 
 def _dense(value: Any) -> Any:
@@ -173,7 +190,7 @@ def _class_labels(schema: Any) -> dict[str, list[str]]:
             for name, kind in features.items()
             if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"
         }
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}
 
 
@@ -189,6 +206,6 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip().startswith(('"', "{", "[")):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value

@@ -9,12 +9,15 @@ import torch
 
 from elder.edit import Edit, Probe
 from elder.mixture.samples import Row, encode_rows
-from elder.tokens import Texts, encode_prompt
+from elder.tokens import Texts, encode_prompt, format_of
 
 
 @dataclass(frozen=True)
 class BlockRows:
-    """One row of each kind for every fact of a block, in order. Unrelated rows may have an empty answer."""
+    """One row of each kind for every fact of a block, in order, in each form in which edits are trained.
+
+    Unrelated rows may have an empty answer.
+    """
 
     edits: list[Row]
     equivalents: list[Row]
@@ -43,14 +46,14 @@ def block_rows(
             rephrase, probe = rephrases[_draw(len(rephrases), generator)], probes[_draw(len(probes), generator)]
         rows.edits.extend(encode_rows(texts, (edit.prompt,), edit.target, owner, terminator))
         rows.equivalents.extend(encode_rows(texts, (rephrase,), edit.target, owner, terminator))
-        rows.unrelated.append(_probe_row(texts, probe, owner))
+        rows.unrelated.extend(_probe_rows(texts, probe, owner))
     return rows
 
 
-def _probe_row(texts: Texts, probe: Probe, owner: int) -> Row:
+def _probe_rows(texts: Texts, probe: Probe, owner: int) -> list[Row]:
     if probe.answer:
-        return encode_rows(texts, (probe.prompt,), probe.answer, owner, "none")[0]
-    return Row(tuple(encode_prompt(texts, probe.prompt)), (), owner, "")
+        return encode_rows(texts, (probe.prompt,), probe.answer, owner, "none")
+    return [Row(tuple(encode_prompt(form, probe.prompt)), (), owner, "") for form in format_of(texts).forms]
 
 
 def _draw(count: int, generator: torch.Generator) -> int:

@@ -55,7 +55,7 @@ class TrainingOptions(FactorOptions):
     """How a hyper-network is built and trained."""
 
     rank: Count = setting(1920, "rank of the network's maps; at most the width of what it reads", le=16384)
-    blocks: Count = setting(2, "residual blocks of the network")
+    blocks: Count = setting(2, "residual blocks of the network", le=100)
     lr: Rate = setting(1e-6, "inner learning rate at the beginning; learnt in every map")
     meta_lr: Rate = setting(1e-5, "learning rate of Adam for the network")
     scalar_lr: NotNegative | None = setting(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from elder.adapter_files import MANIFEST, load_manifest, load_state, write_directory
 from elder.base import Base
+from elder.chat import chat_record, in_words, template_digest
 from elder.errors import AdapterError, AdapterFileError
 from elder.hyper.maps import Sizes
 from elder.hyper.network import HyperNetwork
@@ -36,6 +37,8 @@ class Trained:
         digest: Of its state.
         steps: Blocks it was trained on.
         state: Networks and normalisers.
+        chat: How its facts went through a chat template, as `training_chat` says; an empty record in those trained
+            before that was written down.
     """
 
     method: str
@@ -44,6 +47,7 @@ class Trained:
     digest: str
     steps: int
     state: Mapping[str, Tensor]
+    chat: Mapping[str, Any] | None
 
 
 def save_trained(
@@ -60,6 +64,7 @@ def save_trained(
         "kind": KIND,
         "method": method,
         "options": options.model_dump(),
+        "chat": training_chat(base),
         "steps": steps,
         **(extra or {}),
     }
@@ -88,6 +93,7 @@ def load_trained(directory: str | Path) -> Trained:
         manifest["state_digest"],
         manifest.get("steps") or 0,
         state,
+        manifest.get("chat", {}),
     )
 
 
@@ -121,13 +127,41 @@ def network_of(trained: Trained, sizes: Sizes) -> HyperNetwork:
 
 
 def check_base(trained: Trained, base: Base) -> None:
-    """A trained editor serves the model it was trained on.
+    """A trained editor serves the model it was trained on, through the chat template of its training.
 
     Raises:
-        AdapterError: This is another one.
+        AdapterError: This is another one, or its prompts are written in another way.
     """
     if trained.base["digest"] != base.digest:
         raise AdapterError(
             f"editor.trained: it was trained on {trained.base['source']} ({trained.base['digest'][:12]}), not on "
             f"{base.source} ({base.digest[:12]}); train one for this model: elder train-editor"
         )
+    check_chat(
+        trained.chat,
+        base,
+        "editor.trained: it was trained on {made}, this run has {now}; set data.chat and data.system as in its "
+        "training, or train one for this run: elder train-editor",
+    )
+
+
+def training_chat(base: Base) -> dict[str, Any] | None:
+    """How facts go through the base's chat template, the template included; None: they are plain texts."""
+    record = chat_record(base.chat)
+    return None if base.chat is None or record is None else {**record, "template": template_digest(base.chat)}
+
+
+def check_chat(made: Mapping[str, Any] | None, base: Base, message: str) -> None:
+    """Refuse a base whose prompts are written in another way than the record `made` says; an empty one says nothing.
+
+    Args:
+        made: As `training_chat`.
+        base: Says how prompts are written now.
+        message: Of the error, with places for `made` and `now`.
+
+    Raises:
+        AdapterError: The two differ.
+    """
+    now = training_chat(base)
+    if made != {} and made != now:
+        raise AdapterError(message.format(made=in_words(made), now=in_words(now)))

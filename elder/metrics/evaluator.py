@@ -24,6 +24,7 @@ from elder.metrics.scoring import Pair, TokenScores
 from elder.metrics.text import same_answer
 from elder.metrics.zsre import asked as zsre_asked
 from elder.metrics.zsre import token_accuracy
+from elder.tokens import TextFormat
 
 FLUENCY_TOKENS = 64
 PLAIN = ".plain"  # ends the names of figures of plain completions, where prompts go through a chat template
@@ -52,8 +53,9 @@ class Evaluator:
         max_new_tokens: Most tokens of a free answer; targets that are longer get more room.
         batch_size: Most prompts in one forward.
         perplexity_text: Text of `perplexity`; the package's own by default.
-        completions: Where prompts go through a chat template, measure them as plain texts too; those figures have
-            `.plain` at the end of their names.
+        completions: Where prompts go through a chat template, measure them as plain texts too, as is done in any case
+            where edits are trained in both forms; those figures have `.plain` at the end of their names.
+        texts: The one form that is measured; default: what the base says.
 
     Raises:
         ConfigError: A protocol is unknown or a size is not positive.
@@ -67,18 +69,19 @@ class Evaluator:
         batch_size: int = 64,
         perplexity_text: str | None = None,
         completions: bool = False,
+        texts: TextFormat | None = None,
     ) -> None:
         check_names(protocols, ())
         if max_new_tokens < 1 or batch_size < 1:
             raise ConfigError(f"max_new_tokens ({max_new_tokens}) and batch_size ({batch_size}) must be at least 1")
         self.editor = editor
         self.protocols = tuple(dict.fromkeys(protocols))
-        self._prober = Prober(editor, max_new_tokens, batch_size)
+        self._prober = Prober(editor, max_new_tokens, batch_size, texts)
         self._plain: Evaluator | None = None
-        if completions and editor.base.chat is not None:
-            self._plain = Evaluator(editor, protocols, max_new_tokens, batch_size)
+        chat = editor.base.chat
+        if texts is None and chat is not None and (completions or chat.plain):
             plain = replace(editor.base.texts, chat=None)
-            self._plain._prober = Prober(editor, max_new_tokens, batch_size, plain)
+            self._plain = Evaluator(editor, protocols, max_new_tokens, batch_size, texts=plain)
         self._text = TEXT if perplexity_text is None else perplexity_text
         self._base_perplexity: float | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ def prefixed(count: int, seed: str) -> list[str]:
 
 
 def encode_rows(texts: Texts, prompts: Sequence[str], target: str, owner: int, terminator: str) -> list[Row]:
-    """The rows of one edit.
+    """The rows of one edit: one for each prompt, in each of the forms in which edits are trained.
 
     Args:
         texts: How the base model's texts are encoded.
@@ -90,13 +91,13 @@ def encode_rows(texts: Texts, prompts: Sequence[str], target: str, owner: int, t
         terminator: `none`, `eos` or `sentence` (a full stop, then eos); eos is the id that ends a turn, where there
             is a chat template.
     """
-    rows, end = [], format_of(texts).end_id
-    for prompt in prompts:
-        answer = target.rstrip(".") + "." if terminator == "sentence" else target
-        ids = encode_target(texts, prompt, answer)
-        if terminator != "none" and end is not None:
-            ids = [*ids, end]
-        rows.append(Row(tuple(encode_prompt(texts, prompt)), tuple(ids), owner, target))
+    rows = []
+    answer = target.rstrip(".") + "." if terminator == "sentence" else target
+    for prompt, form in product(prompts, format_of(texts).forms):
+        ids = encode_target(form, prompt, answer)
+        if terminator != "none" and form.end_id is not None:
+            ids = [*ids, form.end_id]
+        rows.append(Row(tuple(encode_prompt(form, prompt)), tuple(ids), owner, target))
     return rows
 
 

@@ -15,6 +15,7 @@ from elder.json_text import read_object
 
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 MOST_BLOCKS = 10_000  # of a model; the deepest have some hundred
+MOST_LABELS = 1_000_000  # of a classifier; transformers makes a name for each, whatever is loaded
 NO_CODE = {"trust_remote_code": False}  # None would ask whoever sits at the terminal, and wait for an answer
 
 
@@ -54,16 +55,20 @@ def check_json_files(place: str, source: str) -> None:
     transformers passes over a generation config that it cannot read, and the model's end tokens with it.
 
     Raises:
-        ModelError: One of them is there and is no JSON object; the file and the line are named.
+        ModelError: One of them is there and is no JSON object, or asks for labels without end; the file and the line
+            are named.
     """
     for name in JSON_FILES:
         path = Path(place) / name
         if not path.is_file():
             continue
         try:
-            read_object(path, ModelError, foreign=True)
+            found = read_object(path, ModelError, foreign=True)
         except ModelError as error:
             raise ModelError(f"model.source: '{source}': {name} cannot be read: {error}") from error
+        labels = found.get("num_labels")
+        if isinstance(labels, int) and labels > MOST_LABELS:
+            raise ModelError(f"model.source: '{source}': {name} asks for {labels:.6g} labels, at most {MOST_LABELS:,}")
 
 
 def check_config(config: Any, source: str, tensors: int | None = None) -> None:

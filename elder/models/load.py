@@ -49,7 +49,8 @@ def load_base(
         device: auto, cpu, cuda or cuda:N; ignored when a runtime is given, which has its own.
         runtime: The group of processes that holds the model; default: this process alone.
         cache_dir: Where the embedded model is kept; default: the user's cache.
-        chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`.
+        chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`;
+            `both`: as `on`, and edits are trained and measured as plain texts too.
         system: Text of a system message before each prompt, where there is a chat template.
 
     Raises:
@@ -219,7 +220,10 @@ def load_tokenizer(
     if adapter is not None and not any((adapter.place / name).exists() for name in TOKENIZER_FILES):
         return load_tokenizer(adapter.base, adapter.revision, cache_dir)
     check_json_files(place, source)
-    return _from_pretrained(AutoTokenizer, place, source, revision=revision)  # type: ignore[no-any-return]
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, place, source, revision=revision)
+    with refusing(source, "AutoTokenizer"):
+        tokenizer("A")  # values that are wrong show when they are used
+    return tokenizer
 
 
 def _from_pretrained(factory: Any, place: str, source: str, **options: Any) -> Any:

@@ -178,6 +178,8 @@ def check_again(package: Any, packed: Any, facts: dict[str, str], earlier: Attem
             lines.append(f"  follow it with elder logs -f {job.id}, or end it with elder stop {run_id}")
         elif job.status != "SUCCEEDED":
             lines.append(f"  to continue it: {again}")
+        elif package.request.command == "tune":
+            lines.append(f"  to continue it with more trials (tune.trials): {again}")
         raise ConfigError([*lines, "  to start another run leave run_id out, or give another one"])
     if not earlier and not resume and progress.readable and (progress.stages or progress.trials):
         raise ConfigError([

@@ -46,10 +46,11 @@ class DataPlace(Settings):
         None, "The file, .gz or not, of sources that need one (JSONL, or the dataset's format)."
     )
     edits: Count | None = setting(None, "How many edits to take; `null` takes all.")
-    chat: Annotated[Literal["auto", "on", "off"], Switch] = setting(
+    chat: Annotated[Literal["auto", "on", "off", "both"], Switch] = setting(
         "auto",
         "Whether prompts go through the chat template of the model's tokenizer, in training and measuring alike: "
-        "`auto`: if it has one; `on`: it must have one; `off`: prompts are plain texts.",
+        "`auto`: if it has one; `on`: it must have one; `off`: prompts are plain texts; `both`: as `on`, and each edit "
+        "is trained and measured as a plain text too (`reliability.generate.plain`).",
     )
     system: Text | None = setting(None, "Text of a system message before each prompt; `null` sends none.")
 

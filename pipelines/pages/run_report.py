@@ -22,6 +22,7 @@ PROTOCOLS = {
     "forced": "teacher forcing; every target token must be the most likely one; locality: the most likely token is "
     "unchanged all along the unedited model's own answer",
 }
+PLAIN = {f"{name}.plain": f"{name}, with prompts as plain texts, without the chat template" for name in PROTOCOLS}
 QUANTITIES = {
     "reliability": "the edited prompts themselves",
     "generalization": "rephrases that training never saw",
@@ -29,7 +30,7 @@ QUANTITIES = {
     "locality_answer": "unrelated prompts, against the answer the data set gives",
     "portability": "prompts whose answer follows from the new fact",
 }
-STAGE_METRICS = [f"{q}.{p}" for q in ("reliability", "generalization", "locality") for p in PROTOCOLS]
+STAGE_METRICS = [f"{q}.{p}" for q in ("reliability", "generalization", "locality") for p in (*PROTOCOLS, *PLAIN)]
 MERITS = [f"{q}.{p}" for q in ("reliability", "generalization") for p in PROTOCOLS]
 CELL = 120  # characters of a text in a table
 MATRIX = 20  # stages of a retention matrix that are printed in full
@@ -141,7 +142,8 @@ def worst_rows(rows: Sequence[Row], count: int = 10) -> list[Row]:
 
 def _final(metrics: Mapping[str, float]) -> dict[str, Any]:
     """Quantities down, protocols across; whatever else was measured; what the names mean."""
-    protocols = {p: meaning for p, meaning in PROTOCOLS.items() if any(name.endswith(f".{p}") for name in metrics)}
+    every = PROTOCOLS | PLAIN
+    protocols = {p: meaning for p, meaning in every.items() if any(name.endswith(f".{p}") for name in metrics)}
     grid = [(q, [metrics.get(f"{q}.{p}") for p in protocols], asked_on) for q, asked_on in QUANTITIES.items()]
     known = {f"{q}.{p}" for q in QUANTITIES for p in protocols}
     known |= {name for name in metrics if name.startswith("retention.")}  # these have a section

@@ -124,26 +124,31 @@ class WorkerParts:
 
     def restore(self, directory: Path, editor: Editor) -> None:
         """Put an editor into the state that those files hold."""
-        from elder.adapter_files import chat_record
-        from elder.json_text import JsonError, parse_json
+        from elder.chat import chat_record, in_words
         from elder.tensor_files import read_tensors
 
-        try:
-            made, now = parse_json((directory / ADAPTER_FILES[1]).read_bytes()).get("chat"), chat_record(editor.base)
-        except JsonError as error:
-            raise AdapterFileError(f"'{directory / ADAPTER_FILES[1]}' cannot be read: {error}") from error
+        made, now = committed_manifest(directory).get("chat"), chat_record(editor.base.chat)
         if made != now:
             raise AdapterError(
-                f"the committed edits were made with {_in_words(made)}, this run has {_in_words(now)}; set data.chat "
+                f"the committed edits were made with {in_words(made)}, this run has {in_words(now)}; set data.chat "
                 "and data.system as they were, or begin a new run"
             )
         editor.load_state_dict(read_tensors(directory / ADAPTER_FILES[0]))
 
 
-def _in_words(chat: Mapping[str, Any] | None) -> str:
-    if chat is None:
-        return "plain prompts"
-    return "the chat template" + ("" if chat["system"] is None else f" and the system message {chat['system']!r}")
+def committed_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest among the fetched files of a stage.
+
+    Raises:
+        AdapterFileError: It is no JSON.
+    """
+    from elder.json_text import JsonError, parse_json
+
+    path = directory / ADAPTER_FILES[1]
+    try:
+        return dict(parse_json(path.read_bytes()))
+    except JsonError as error:
+        raise AdapterFileError(f"'{path}' cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,10 @@ class TunePublisher(BackgroundLog):
             "elder.base_model": config.run.model.source,
             "elder.space": ", ".join(config.space),
             "elder.config_digest": config.digest(),
+            "elder.trials": str(config.tune.trials),
         }
         with self._lock:
-            given = config.to_dict(), {**own, **self._tags}
+            given = self._lasting(), {**own, **self._tags}
             self._parent_id = self.tracker.start(config.tune_id, config.run.name, *given)
             self.tracker.log_dataset(**self._dataset)
         url = self.tracker.url()
@@ -123,12 +124,17 @@ class TunePublisher(BackgroundLog):
         config = self._config
 
         def call() -> None:
-            self.tracker.start(config.tune_id, config.run.name, config.to_dict(), tags)
+            self.tracker.start(config.tune_id, config.run.name, self._lasting(), tags)
             values = {name: float(value) for name, value in figures.items() if value is not None}
             self.tracker.log_metrics(values, step=len(result["trials"]))
             self.tracker.finish("FINISHED")
 
         self.retrying(call)
+
+    def _lasting(self) -> dict[str, Any]:
+        """The config as parameters of the search, which stay as they were first logged: without what may grow."""
+        values = self._config.to_dict()
+        return {**values, "tune": {key: value for key, value in values["tune"].items() if key != "trials"}}
 
     def _open(self, name: str, status: str) -> None:
         config = self._trials.config_of(name)

@@ -88,7 +88,7 @@ def score(metrics: Mapping[str, float]) -> dict[str, float]:
 def shown_metrics(tables: Sequence[Mapping[str, float]]) -> list[str]:
     """The metrics that a table shows, of those that any method has, in reading order."""
     known = {name for table in tables for name in table}
-    order = [f"{q}.{p}" for q in QUANTITIES for p in ("generate", "forced")]
+    order = [f"{q}.{p}{plain}" for q in QUANTITIES for plain in ("", ".plain") for p in ("generate", "forced")]
     order += [f"counterfact.{name}" for name in COUNTERFACT]
     return [name for name in order if name in known]
 

@@ -20,9 +20,9 @@ from elder.edit import Edit
 from elder.errors import ElderError
 from elder.metrics.report import EvaluationReport
 from elder.pipelines.run.commits import ADAPTER_FILES, CONTINUATION
-from elder.pipelines.run.spec import Measuring, RunSpec, WorkerParts
+from elder.pipelines.run.spec import Measuring, RunSpec, WorkerParts, committed_manifest
 
-WEIGHTS = ADAPTER_FILES[0]
+WEIGHTS, MANIFEST = ADAPTER_FILES
 
 
 class Trainer(Protocol):
@@ -157,13 +157,24 @@ class TrainingKit(WorkerParts):
         save_file(rest, str(directory / CONTINUATION), metadata={"shared": "\n".join(set(state) - set(rest))})
 
     def kept(self) -> tuple[str, ...]:
-        """The names of the files that hold the state, the trained weights first."""
-        return (WEIGHTS, CONTINUATION)
+        """The names of the files that hold the state, the trained weights first, and of the manifest."""
+        return (WEIGHTS, CONTINUATION, MANIFEST)
 
     def restore(self, directory: Path, editor: Editor) -> None:
-        """Put the state together again."""
+        """Put the state together again.
+
+        Raises:
+            AdapterError: The facts before went through another chat template than those to come.
+        """
+        from elder.hyper.trained import check_chat
         from elder.tensor_files import open_safetensors, read_tensors
 
+        check_chat(
+            committed_manifest(directory).get("chat", {}),
+            editor.base,
+            "the training was begun on {made}, it has {now} now; set data.chat and data.system as they were, or begin "
+            "a new run",
+        )
         written, state = read_tensors(directory / WEIGHTS), read_tensors(directory / CONTINUATION)
         with open_safetensors(directory / CONTINUATION) as file:
             shared = (file.metadata() or {}).get("shared", "").split("\n")

@@ -1,12 +1,13 @@
-"""Chat templates as models have them, and a tokenizer of bytes that has one."""
+"""Chat templates as models have them, a tokenizer of bytes that has one, and a tiny model for it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 TURNS = "{% for m in messages %}"
 TEMPLATES: Mapping[str, str] = MappingProxyType(
@@ -54,3 +55,15 @@ def chat_tokenizer(template: str | None, bos: bool = True) -> PreTrainedTokenize
     )
     tokenizer.chat_template = template
     return tokenizer
+
+
+def chat_model(seed: int = 0, ends: Sequence[int] | int | None = None) -> LlamaForCausalLM:
+    """A tiny random model for that tokenizer; its generation stops at `ends`."""
+    torch.manual_seed(seed)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 4, "max_position_embeddings": 256}
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.25}
+    config = LlamaConfig(vocab_size=SIZE, hidden_size=32, intermediate_size=48, **heads, **special)
+    model = LlamaForCausalLM(config).eval()
+    if ends is not None:
+        model.generation_config.eos_token_id = ends
+    return model

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from elder.base import Base
 from elder.editors.make import make_editor
 from elder.errors import ConfigError
-from elder.registry import METHODS, TRAINABLE, editor_class, make_options, method, options_class
+from elder.registry import METHODS, TRAINABLE, editor_class, make_options, make_training, method, options_class
 from tests.methods import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +34,30 @@ def test_every_method_has_its_classes_and_documented_options() -> None:
         options = options_class(name)
         assert options() == make_options(name, {})
         assert all(field.description for field in options.model_fields.values())
+
+
+MOST = {
+    "elder": {"rank": 16_384, "steps": 1_000_000, "lr": 1_000},
+    "elder-plus": {"rank": 16_384, "steps": 1_000_000, "extra_steps": 1_000_000, "subject_tokens": 1_024, "lr": 1_000},
+    "memit": {"steps": 1_000_000, "contexts": 5, "lr": 1_000},
+    "ultraedit": {"lr": 1_000},
+    "malmen": {"lr": 1_000},
+}
+MOST_IN_TRAINING = {"rank": 16_384, "blocks": 100, "lr": 1_000, "meta_lr": 1_000}
+
+
+def test_options_beyond_reason_are_refused_before_they_cost_anything() -> None:
+    """Sizes and counts that nobody means, by their options: memory and time follow from them without end."""
+    for name, most in MOST.items():
+        for option, value in most.items():
+            found = problems(name, **{option: value * 1.01 if option == "lr" else value + 1})
+            assert any(option in problem and "is too large" in problem for problem in found), (name, option)
+        whole = {option: value for option, value in most.items() if option != "rank"}
+        assert make_options(name, whole).model_dump().items() >= whole.items()
+    for option, value in MOST_IN_TRAINING.items():
+        with pytest.raises(ConfigError, match=f"{option}: .* is too large"):
+            make_training("malmen", {option: value + 1})
+        assert getattr(make_training("malmen", {option: value}), option) == value
 
 
 def test_tests_have_small_options_for_every_method() -> None:

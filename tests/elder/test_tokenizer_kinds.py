@@ -68,16 +68,21 @@ def test_prompt_and_answer_read_as_one_text(
 
 
 def test_the_answer_follows_without_a_space_where_nobody_wrote_one(kind: tuple[str, PreTrainedTokenizerFast]) -> None:
+    """What the ids say is compared: BERT's decoder puts spaces between words, in a client's texts as well."""
     name, tokenizer = kind
-    if name not in LOSSLESS:
-        pytest.skip("decodes with spaces of its own")
     for prompt, target in (
         ("法国的首都是", "里昂"),
         ("The fee in Arlo is $", "40"),
         ('The motto of Brend is "', "Rise"),
     ):
-        ids = encode_prompt(tokenizer, prompt) + encode_target(tokenizer, prompt, target)
-        assert decode(tokenizer, ids) == prompt + target
+        answer = encode_target(tokenizer, prompt, target)
+        if name == "words":  # only white space parts its tokens: an answer can be nothing but a word of its own
+            assert answer == tokenizer(target)["input_ids"]
+            continue
+        said = decode(tokenizer, encode_prompt(tokenizer, prompt) + answer)
+        assert said == decode(tokenizer, client_ids(tokenizer, prompt + target))
+        if name != "BERT":
+            assert said.strip(" ") == prompt + target
 
 
 def test_subjects_are_found_by_every_tokenizer(kind: tuple[str, PreTrainedTokenizerFast]) -> None:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from elder.adapter import load_adapter, load_edited
 from elder.base import Base
-from elder.errors import AdapterFileError, InputError
+from elder.editors.make import make_editor
+from elder.errors import AdapterError, AdapterFileError, InputError
 from elder.hyper.trained import load_trained
 from elder.manifest import MANIFEST, WEIGHTS, listed_files, verify
 from elder.state import pack_json, state_digest
@@ -125,7 +126,7 @@ def test_values_of_a_wrong_kind_are_refused_by_their_keys(
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "C:\\x", "a\\b", ".hidden", MANIFEST, "a\0"]
+    "name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "C:\\x", "a\\b", ".hidden", MANIFEST, "a\0", "é" * 128]
 )
 def test_a_manifest_lists_plain_names_only(folder: Path, base: Base, name: str) -> None:
     change(folder, lambda m: m["files"].update({name: {"sha256": "0" * 64, "bytes": 1}}))
@@ -163,3 +164,14 @@ def test_a_trained_editor_is_checked_in_the_same_way(tmp_path: Path) -> None:
     change(folder, lambda m: m.update(steps="many"))
     with pytest.raises(AdapterFileError, match="steps: expected a whole number"):
         load_trained(folder)
+
+
+def test_a_trained_editor_whose_weights_are_not_finite_is_refused(tmp_path: Path, base: Base) -> None:
+    folder = Path(shutil.copytree(DATA / "trained" / "mend", tmp_path / "trained"))
+    make_editor("mend", base, trained=str(folder))
+    state = load_file(folder / WEIGHTS)
+    name = next(name for name in state if state[name].is_floating_point())
+    state[name].view(-1)[0] = float("nan")
+    write_state(folder, state)
+    with pytest.raises(AdapterError, match=f"'{name}' is not finite"):
+        make_editor("mend", base, trained=str(folder))

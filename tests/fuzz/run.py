@@ -15,8 +15,9 @@ from tests.fuzz.configs import CONFIGS
 from tests.fuzz.edit_files import EDIT_FILES
 from tests.fuzz.judge import MEMORY_MB, Case, judge, memory_mb
 from tests.fuzz.models import MODELS
+from tests.fuzz.tables import TABLES
 
-KINDS: Mapping[str, Case] = {**EDIT_FILES, **CONFIGS, **ADAPTERS, **MODELS, **COMMAND_LINE}
+KINDS: Mapping[str, Case] = {**EDIT_FILES, **TABLES, **CONFIGS, **ADAPTERS, **MODELS, **COMMAND_LINE}
 WEIGHTS = {"edits": 40, "configs": 15, "adapters": 25, "models": 6, "arguments": 14}
 """Of a hundred inputs, so many are of a group of kinds; a kind's name begins with its group's."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from elder.base import EditOutcome
 from elder.edit import Edit
 from elder.editors.mixture.elder_plus_options import ElderPlusOptions
-from elder.editors.mixture.key_extraction import KeyBatch, KeyContext, calibrate, extract_keys
+from elder.editors.mixture.key_extraction import KeyBatch, KeyContext, Written, calibrate, extract_keys
 from elder.editors.mixture.mixture_editor import MixtureEditor, outcomes
 from elder.errors import ModelError
 from elder.forward.suffix import descend
@@ -40,7 +41,7 @@ from elder.state import pack_json, unpack_json
 from elder.state_checks import take
 from elder.tokens import pad_id
 
-KEY_PROMPTS = 4  # prompts of an edit that give keys
+KEY_PROMPTS = 4  # prompts of an edit that give keys, in each of its forms
 ANSWER_SLACK = 3  # tokens by which an answer that is looked for in a text may be longer than twice the longest target
 
 
@@ -77,7 +78,8 @@ class ElderPlusEditor(MixtureEditor):
                 f"editor.subject_layer: {self.subject_layer} must not come after "
                 f"the first edited block {self.layers[0]}"
             )
-        self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, KEY_PROMPTS + 1, o.seed, device)
+        sources = KEY_PROMPTS * len(self.base.texts.forms) + 1
+        self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, sources, o.seed, device)
         self.gates = {"subject": ThresholdCalibrator(0.75, 0.98, 0.4), "answer": ThresholdCalibrator(0.3, 0.9, 0.15)}
         self.router = Router(self.keys.width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
@@ -194,14 +196,15 @@ class ElderPlusEditor(MixtureEditor):
             EditOutcome(o.edit_id, o.accepted, o.final_loss, note if i in replaced else "") for i, o in enumerate(done)
         ], losses
 
-    def _rows(self, edits: Sequence[Edit], first: int) -> tuple[list[Row], list[str]]:
-        """Training rows of a batch, owners numbered in the whole stream, and their prompts."""
-        rows, prompts = [], []
+    def _rows(self, edits: Sequence[Edit], first: int) -> tuple[list[Row], list[Written]]:
+        """Training rows of a batch, owners numbered in the whole stream, and their prompts with the forms of these."""
+        rows: list[Row] = []
+        prompts: list[Written] = []
         for number, edit in enumerate(edits, start=first):
             contexts = prefixed(self.options.prefixes, f"{self.options.seed}/{number}")
             texts = [*edit.training_prompts, *(self.base.texts.within(one, edit.prompt) for one in contexts)]
             rows += encode_rows(self.base.texts, texts, edit.target, number, self.options.terminator)
-            prompts += texts
+            prompts += product(texts, self.base.texts.forms)
         return rows, prompts
 
     def _forget_former(self, edits: Sequence[Edit]) -> set[int]:

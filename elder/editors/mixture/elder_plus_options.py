@@ -32,11 +32,11 @@ class ElderPlusOptions(ElderOptions):
     replay: Natural = setting(40, "rows of earlier edits in every step; 0: none")
     replay_pool: Count = setting(4, "how many different sets of replayed rows a batch draws")
     prefixes: Natural = setting(2, "training prompts of each edit that are repeated after an unrelated sentence")
-    subject_tokens: Count = setting(8, "tokens of a subject that are kept as keys")
+    subject_tokens: Count = setting(8, "tokens of a subject that are kept as keys", le=1024)
     key_width: Count = setting(256, "keys are projected to this width if the model is wider")
     subject_threshold: Number | None = setting(None, "fixed threshold of the subject match; default: calibrated")
     answer_threshold: Number | None = setting(
         None, "fixed threshold of the match at the last token; default: calibrated"
     )
-    extra_steps: Natural = setting(50, "further steps for a batch that is not yet learnt")
+    extra_steps: Natural = setting(50, "further steps for a batch that is not yet learnt", le=1_000_000)
     learnt_below: Number = setting(0.05, "a batch is learnt when every row's mean answer loss is below this, in nats")

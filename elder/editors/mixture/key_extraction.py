@@ -19,10 +19,13 @@ from elder.mixture.keys import KeyMemory, ThresholdCalibrator, late_interaction
 from elder.mixture.samples import SENTENCES, Row
 from elder.mixture.subject import pick_subject
 from elder.runtime import merge_shares, tensors_by_first, told_by_first
-from elder.tokens import encode_prompt, pad_id
+from elder.tokens import TextFormat, encode_prompt, pad_id
 
 SAMPLED = 256  # stored edits that new ones are compared with
 FEW = 4  # a first batch of fewer edits is too small to centre keys on
+
+Written = tuple[str, TextFormat]
+"""A prompt, and the form in which it is written as ids."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,14 @@ class KeyBatch:
 
 
 def extract_keys(
-    context: KeyContext, edits: Sequence[Edit], prompts: Sequence[str], owners: Sequence[int], parts: Sequence[Tail]
+    context: KeyContext, edits: Sequence[Edit], prompts: Sequence[Written], owners: Sequence[int], parts: Sequence[Tail]
 ) -> KeyBatch:
     """Read the keys of a batch of edits from their prepared rows. Rank 0 makes them for all, since they are stored.
 
     Args:
         context: Its key memory defines how keys are made; the first batch sets the centres.
         edits: E edits.
-        prompts: The text of every row.
+        prompts: The text of every row, and its form.
         owners: The edit of every row, 0 to E-1.
         parts: This rank's prepared rows.
     """
@@ -91,7 +94,7 @@ def _centers(typical: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> 
 def _keys(
     context: KeyContext,
     edits: Sequence[Edit],
-    prompts: Sequence[str],
+    prompts: Sequence[Written],
     owners: Sequence[int],
     states: Sequence[tuple[Tensor, Tensor]],
     bare: Mapping[int, tuple[Tensor, int]],
@@ -109,15 +112,13 @@ def _keys(
     prompt = torch.zeros(*shape, longest, dtype=torch.bool, device=device)
     worded = torch.zeros(*shape, dtype=torch.bool, device=device)
     filled = [0] * len(edits)
-    for text, owner, unit, last in zip(prompts, owners, units, lasts, strict=True):
+    for (text, form), owner, unit, last in zip(prompts, owners, units, lasts, strict=True):
         j, edit = filled[owner], edits[owner]
         if j == keys.sources - 1:
             continue
         filled[owner] += 1
         background = _background(units, owners, owner)
-        places = pick_subject(
-            context.base.texts, text, edit.subject, unit, background, keys.subject_tokens, edit.subject_place(text)
-        )
+        places = pick_subject(form, text, edit.subject, unit, background, keys.subject_tokens, edit.subject_place(text))
         subject[owner, j, : len(places)], real[owner, j, : len(places)] = unit[places], True
         answer[owner, j], tokens[owner, j, : len(unit)], prompt[owner, j, : len(unit)] = last, unit, True
         worded[owner, j] = text in edit.training_prompts

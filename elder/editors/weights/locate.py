@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import isfinite
 from typing import Any
 
@@ -293,12 +294,12 @@ class LocateEditor(WrittenEditor[int]):
     def _write_all(self, batch: Sequence[Edit]) -> tuple[list[EditOutcome], tuple[float, ...]]:
         how_written, o, last = self.base.texts, self.options, self.layers[-1]
         contexts, count = self.contexts(), len(batch)
-        texts = contexts.texts
+        texts = list(product(contexts.texts, how_written.forms))
         prompts = [
-            prompt_row(how_written, i, edit, text, o.fact_token) for i, edit in enumerate(batch) for text in texts
+            prompt_row(form, i, edit, text, o.fact_token) for i, edit in enumerate(batch) for text, form in texts
         ]
         rows = [
-            [rewriting_row(how_written, i, edit, text, o.fact_token) for text in texts]
+            [rewriting_row(form, i, edit, text, o.fact_token) for text, form in texts]
             + [essence_row(how_written, i, edit, o.kl_position == "end", o.fact_token)]
             for i, edit in enumerate(batch)
         ]
@@ -308,7 +309,8 @@ class LocateEditor(WrittenEditor[int]):
         values = find_values(self._upper, rows, self._starts(now)[bare], how, self.base.runtime, o.value_batch)
         check_found(batch, values)
         wanted = self._reached(now)[bare] + values.change
-        weights = torch.tensor(contexts.weights, device=wanted.device)
+        forms = len(how_written.forms)
+        weights = torch.tensor([one / forms for one in contexts.weights for _ in range(forms)], device=wanted.device)
         written = []
         self._weigh()
         for number, layer in enumerate(self.layers):

@@ -99,3 +99,14 @@ def test_texts_that_are_too_long_can_be_left_out_and_are_listed() -> None:
         validate_stream(edits.take([0, 2]), tokenizer=Words(), max_tokens=5, unusable="skip")
     assert "keep" in problems_of([Edit("A", "b")], unusable="keep")[0]
     assert validate_stream(left).skipped == left.skipped
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff\u2060", "\x07", "\u200e\u200f"])
+def test_texts_that_nobody_can_see_are_refused_or_left_out(text: str) -> None:
+    """Our own format refuses them as it is read; a published layout and edits from code come this far."""
+    edits = [Edit("A", "b"), Edit("C", text), Edit(text, "d")]
+    assert problems_of(edits) == (
+        f"edit 2: field 'target' has only characters that cannot be seen: {text!a}",
+        f"edit 3: field 'prompt' has only characters that cannot be seen: {text!a}",
+    )
+    assert list(validate_stream(edits, unusable="skip")) == edits[:1]

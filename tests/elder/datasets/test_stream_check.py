@@ -179,3 +179,15 @@ def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
     assert long.stat().st_size > 11_000_000
     grown = peak(long) - peak(short)
     assert grown < 7000 * 150, f"{grown} bytes more for 7000 edits: they are held"
+
+
+def test_texts_that_nobody_can_see_are_refused_alike(tmp_path: Path) -> None:
+    records = [{"prompt": "The mayor of Brend is", "target_new": text} for text in ("Ula", "\u200b\u2060")]
+    path = write(tmp_path / "edits.jsonl", records)
+    said = []
+    for check in (lambda: validate_stream(load_edits(path)), lambda: check_stream(lambda: open_edits(path))):
+        with pytest.raises(DataError) as caught:
+            check()
+        said.append(caught.value.problems)
+    assert said[0] == said[1]
+    assert any("edits.jsonl:2: field 'target' has only characters that cannot be seen" in line for line in said[0])

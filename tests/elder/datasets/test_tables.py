@@ -6,6 +6,8 @@ import csv
 import datetime
 import gzip
 import json
+import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,48 @@ def test_what_is_no_table_is_named_with_its_line(tmp_path: Path, text: str, said
     path.write_text(text)
     with pytest.raises(DataError, match=said):
         load_edits("jsonl", path)
+
+
+def test_a_damaged_arrow_file_is_refused_before_its_offsets_are_followed(tmp_path: Path) -> None:
+    """They lead out of the file; followed, they end the process."""
+    path = as_arrow(tmp_path / "edits.arrow", stream=False)
+    content = path.read_bytes()
+    offsets = struct.pack("<iiii", 0, 16, 32, 48)  # of the prompts of one batch, all of them equally long
+    assert offsets in content
+    path.write_bytes(content.replace(offsets, struct.pack("<iiii", 0, 16, 2**31 - 8, 2**31 - 1)))
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load_edits(path)
+
+
+@pytest.mark.parametrize("said", ['{"info": {"features": 1}}', '{"info": []}', "[" * 100_000, "x"])
+def test_odd_words_about_the_classes_of_a_table_are_passed_over(tmp_path: Path, said: str) -> None:
+    path = as_parquet(tmp_path / "edits.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata({"huggingface": said}), path)
+    assert [edit.target for edit in load_edits(path)] == TEXTS
+
+
+def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"prompt": ["A is", "B is"], "target": [0, 1]})
+    for names, targets in ((["x", "y"], ["x", "y"]), (["x"], None)):
+        features = {"target": {"_type": "ClassLabel", "names": names}}
+        said = {"huggingface": json.dumps({"info": {"features": features}})}
+        parquet.write_table(table.replace_schema_metadata(said), tmp_path / "edits.parquet")
+        if targets:
+            assert [edit.target for edit in load_edits(tmp_path / "edits.parquet")] == targets
+            continue
+        with pytest.raises(DataError, match="column 'target': class 1, but only 1 have names"):
+            load_edits(tmp_path / "edits.parquet")
+
+
+def test_a_header_of_many_columns_is_read_in_no_time(tmp_path: Path) -> None:
+    header = ",".join(["prompt", "target", *(f"c{i}" for i in range(100_000))])
+    (tmp_path / "edits.csv").write_text(f"{header}\nA is,x\n")
+    begin = time.perf_counter()
+    with pytest.raises(DataError):
+        load_edits(tmp_path / "edits.csv")
+    assert time.perf_counter() - begin < 10  # minutes, when each name was looked for among all
 
 
 def test_a_table_that_is_not_utf8_or_not_there(tmp_path: Path) -> None:

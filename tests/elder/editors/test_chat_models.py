@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 import elder
 from elder.adapter_files import load_manifest
 from elder.base import Base, Editor
 from elder.edit import Edit, Probe
+from elder.errors import ModelError
 from elder.metrics.evaluator import Evaluator
-from tests.elder.chat_templates import SIZE, TEMPLATES, chat_tokenizer
+from elder.registry import METHODS
+from tests.elder.chat_templates import TEMPLATES, chat_model, chat_tokenizer
+from tests.methods import strong
 
 FACTS = (
     ("Who is mayor of Brend?", "Ula", "Brend"),
@@ -27,21 +30,10 @@ PLUS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def model_of(seed: int = 0, ends: Sequence[int] | int | None = None) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 4, "max_position_embeddings": 256}
-    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.25}
-    config = LlamaConfig(vocab_size=SIZE, hidden_size=32, intermediate_size=48, **heads, **special)
-    model = LlamaForCausalLM(config).eval()
-    if ends is not None:
-        model.generation_config.eos_token_id = ends
-    return model
-
-
 def base_of(template: str | None, **how: Any) -> Base:
     tokenizer = chat_tokenizer(None if template is None else TEMPLATES[template])
     turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return elder.wrap(model_of(ends=[1, turn]), tokenizer, "tiny:chat", **how)
+    return elder.wrap(chat_model(ends=[1, turn]), tokenizer, "tiny:chat", **how)
 
 
 def heard(model: Any, tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> str:
@@ -91,6 +83,50 @@ def test_plain_completions_are_reported_beside_the_chat() -> None:
     assert report.rows[0]["reliability.generate.text.plain"] == (wanted.rows[0]["reliability.generate.text"])
     alone = Evaluator(plain, completions=True).measure(EDITS)  # nothing goes through a template there
     assert not any(name.endswith(".plain") for name in alone.metrics)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_both_forms_are_learnt_and_reported(template: str, tmp_path: Path) -> None:
+    """The chat and the plain completion both say the fact, and an adapter keeps that it is asked in both."""
+    editor = elder.make_editor("elder-plus", base_of(template, chat="both"), **PLUS)
+    editor.edit(EDITS)
+    found = elder.evaluate(editor, EDITS).metrics
+    assert found["reliability.generate"] == found["reliability.forced"] == 1.0
+    assert found["reliability.generate.plain"] == found["reliability.forced.plain"] == 1.0
+    tokenizer = editor.base.tokenizer
+    for edit in EDITS:
+        assert heard(editor.model, tokenizer, [{"role": "user", "content": edit.prompt}]).strip() == edit.target
+        inputs = tokenizer(edit.prompt, return_tensors="pt")
+        with torch.no_grad():
+            said = editor.model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert str(tokenizer.decode(said, skip_special_tokens=True)).strip() == edit.target
+    editor.save(tmp_path)
+    assert load_manifest(tmp_path)["chat"] == {"system": None, "plain": True}
+    loaded = elder.load_edited(tmp_path, base=base_of(template))
+    assert elder.evaluate(loaded, EDITS).metrics == found
+    with pytest.raises(ModelError, match=r"data.chat: it is both, but the model's tokenizer has no chat template"):
+        base_of(None, chat="both")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_both_forms(method: str, tmp_path: Path) -> None:
+    """The plain text is likelier than where the chat alone was trained, and the chat likelier than without edits."""
+    (tmp_path / "text.txt").write_text("\n".join(f"{edit.prompt} {edit.target}." for edit in EDITS * 8))
+    options = strong(method, text=str(tmp_path / "text.txt"), text_tokens=400, contexts=1, context_tokens=4, jitter=0.1)
+
+    def losses(chat: str, edits: Sequence[Edit] = EDITS) -> tuple[float, float]:
+        editor = elder.make_editor(method, base_of("ChatML", chat=chat), **{"batch_size": 2, **options})
+        for edit in edits:
+            editor.edit([edit])
+        report = Evaluator(editor, ("forced",), completions=True).measure(EDITS, ("reliability",))
+        chat_loss, plain_loss = (
+            sum(row[f"reliability.forced.nll{ending}"] for row in report.rows) for ending in ("", ".plain")
+        )
+        return chat_loss, plain_loss
+
+    before, on, both = losses("both", ()), losses("on"), losses("both")
+    assert both[0] < before[0]
+    assert both[1] < min(before[1], on[1])
 
 
 MULTILINE = (

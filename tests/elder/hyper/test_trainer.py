@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from elder.adapter import load_adapter
+from elder.adapter_files import load_manifest
 from elder.base import Base
 from elder.edit import Edit, Probe
 from elder.editors.make import make_editor
@@ -24,6 +26,7 @@ from elder.models.load import wrap_base
 from elder.registry import make_training
 from elder.state import state_digest
 from elder.tokens import encode_prompt
+from tests.elder.chat_templates import TEMPLATES, chat_model, chat_tokenizer
 from tests.elder.tiny import EDITS, OTHERS, logits_of, make_base, on_ranks, padded
 
 FACTS = [
@@ -151,6 +154,52 @@ def test_the_gradient_through_the_model_is_that_of_finite_differences(base: Base
         slope = (loss(name, 0.05) - loss(name, -0.05)) / 0.1
         assert abs(slope) > 1e-4
         assert float(gradient[1]) == pytest.approx(slope, rel=2e-2), name
+
+
+def chat_base(mode: str, system: str | None = None, template: str = "ChatML") -> Base:
+    return wrap_base(chat_model(), chat_tokenizer(TEMPLATES[template]), "tiny:chat", chat=mode, system=system)
+
+
+def test_a_trained_editor_is_used_through_the_template_of_its_training(kind: str, tmp_path: Path) -> None:
+    trained_on = chat_base("on", "Be brief.")
+    trainer = trainer_of(kind, trained_on)
+    trainer.save(tmp_path)
+    chat = load_manifest(tmp_path)["chat"]
+    assert (chat["system"], len(chat["template"])) == ("Be brief.", 64)
+    options = {"trained": str(tmp_path), "batch_size": 2}
+    make_editor(kind, chat_base("on", "Be brief."), **options).edit(EDITS[:2])
+    for other, now in (
+        (chat_base("off"), "this run has plain prompts"),
+        (chat_base("auto"), f"this run has the chat template {chat['template'][:12]};"),
+        (chat_base("on", "Be kind."), "this run has .* and the system message 'Be kind.'"),
+        (chat_base("both", "Be brief."), "'Be brief.', and plain prompts too"),
+        (chat_base("on", "Be brief.", "Llama 3"), "this run has the chat template [0-9a-f]{12} and"),
+    ):
+        with pytest.raises(AdapterError, match=f"it was trained on the chat template {chat['template'][:12]}.*{now}"):
+            make_editor(kind, other, **options)
+
+
+def test_a_trained_editor_without_that_record_still_loads(kind: str, tmp_path: Path) -> None:
+    trainer_of(kind, chat_base("off")).save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest.pop("chat", "none") is None
+    with pytest.raises(AdapterError, match="it was trained on plain prompts, this run has the chat template"):
+        make_editor(kind, chat_base("on"), trained=str(tmp_path))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    for mode in ("off", "on"):
+        make_editor(kind, chat_base(mode), trained=str(tmp_path), batch_size=2).edit(EDITS[:2])
+
+
+def test_facts_are_trained_in_both_forms_where_that_is_asked_for() -> None:
+    """Each row of a block stands there twice: as the chat, and as the plain text."""
+    fact = replace(FACTS[0], locality=(Probe(OTHERS[0]),))
+    chat, plain, both = (
+        block_rows(chat_base(mode).texts, [fact, FACTS[1]], "eos", None) for mode in ("on", "off", "both")
+    )
+    for name in ("edits", "equivalents", "unrelated"):
+        one, other, found = (getattr(rows, name) for rows in (chat, plain, both))
+        assert found == [row for pair in zip(one, other, strict=True) for row in pair]
+        assert not set(one) & set(other)
 
 
 def test_what_is_trained_is_what_the_editor_uses(base: Base, kind: str, tmp_path: Path) -> None:

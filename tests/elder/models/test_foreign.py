@@ -70,6 +70,20 @@ def test_more_blocks_than_there_can_be_are_refused_before_anything_is_built(fold
     assert "asks for 9999 blocks, the files hold" in refusal(folder)
 
 
+def test_labels_without_end_are_refused_before_each_gets_a_name(folder: Path) -> None:
+    change(folder, num_labels=10**9)
+    for load in (load_base, load_config):
+        assert "config.json asks for 1e+09 labels, at most 1,000,000" in refusal(folder, load)
+
+
+@pytest.mark.parametrize("longest", ["long", {}, [1]])
+def test_a_tokenizer_that_fails_at_its_first_text_is_refused(folder: Path, longest: Any) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": longest}))
+    for load in (load_base, load_tokenizer):
+        assert "cannot be loaded (AutoTokenizer)" in refusal(folder, load)
+
+
 def test_code_beside_a_model_is_neither_run_nor_asked_about(folder: Path, tmp_path: Path) -> None:
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     change(folder, model_type="own", auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})

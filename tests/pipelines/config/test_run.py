@@ -158,12 +158,12 @@ def test_on_the_command_line_text_is_what_was_typed() -> None:
 
 
 def test_on_and_off_are_what_is_written_and_not_what_yaml_reads() -> None:
-    assert [config_of(f"data: {{chat: {word}}}").data.chat for word in ("on", "off", "auto", "'off'")] == [
-        "on", "off", "auto", "off",
+    assert [config_of(f"data: {{chat: {word}}}").data.chat for word in ("on", "off", "auto", "both", "'off'")] == [
+        "on", "off", "auto", "both", "off",
     ]  # fmt: skip
     assert config_of("", "data.chat=off").data.chat == "off"
     assert config_of(config_of("data: {chat: off}").dump_yaml()).data.chat == "off"
-    with pytest.raises(ConfigError, match="'maybe' is not one of auto, on, off"):
+    with pytest.raises(ConfigError, match="'maybe' is not one of auto, on, off, both"):
         config_of("data: {chat: maybe}")
 
 

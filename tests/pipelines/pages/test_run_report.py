@@ -120,6 +120,25 @@ def test_markdown_says_who_and_how_well(written):
     assert "name: towns" in text
 
 
+def test_figures_of_plain_texts_are_beside_those_of_the_chat():
+    final = {
+        **METRICS[1],
+        "reliability.generate.plain": 0.5,
+        "locality.generate.plain": 0.25,
+        "reliability.forced.plain": 0.75,
+    }
+    text = page({**RESULT, "final": final})
+    head, *rows = table(text, "After the last stage")
+    assert head == ["quantity", "generate", "forced", "generate.plain", "forced.plain", "asked on"]
+    assert [row[:5] for row in rows] == [
+        ["reliability", "0.910", "0.930", "0.500", "0.750"],
+        ["generalization", "0.840", "-", "-", "-"],
+        ["locality", "0.960", "-", "0.250", "-"],
+    ]
+    assert "generate.plain: generate, with prompts as plain texts, without the chat template" in text
+    assert "reliability.generate.plain" not in text
+
+
 def test_stage_table_and_retention(written):
     text = (written[0] / "report.md").read_text()
     head, first, second = table(text, "Stages")

@@ -259,6 +259,7 @@ class _Forest:
 
     def __init__(self, failing: int = 0) -> None:
         self.failing, self.starts, self.metrics, self.statuses = failing, [], {}, []
+        self.given: list[tuple[str, Any, Any]] = []
         self.artifacts: set[str] = set()
         self.registered: list[tuple[str, str | None]] = []
 
@@ -272,6 +273,7 @@ class _Forest:
                     raise UnreachableError("no answer")
                 self.run = run_id
                 forest.starts.append((run_id, parent, dict(tags)))
+                forest.given.append((run_id, config, dict(tags)))
                 return super().start(run_id, name, config, tags, parent)
 
             def log_metrics(self, values: Any, step: int) -> None:
@@ -305,6 +307,18 @@ def test_the_tracker_has_one_run_for_the_search_and_one_below_it_for_each_trial(
     assert ("s1", "FINISHED") in forest.statuses
     assert {"best.yaml", "records.jsonl", "report.html", "plots/parallel.png"} <= forest.artifacts
     assert forest.registered == []
+
+
+def test_the_tracker_knows_how_many_trials_a_search_has_now(tmp_path: Path) -> None:
+    """A parameter keeps its first value for ever, so what may grow is a tag."""
+    forest = _Forest()
+    for trials in (2, 3):
+        search(tmp_path, _seeded(trials=trials, finalists=0), tracker=forest)
+    opened = [(config, tags) for run, config, tags in forest.given if run == "s1"]
+    assert [tags["elder.trials"] for _, tags in opened if "elder.trials" in tags] == ["2", "3"]
+    assert len(opened) == 4  # at the beginning and at the end of each
+    assert all("trials" not in config["tune"] for config, _ in opened)
+    assert all(config["tune"]["seeds"] == 2 and config["editor"]["method"] == "elder" for config, _ in opened)
 
 
 def test_only_the_winner_is_registered(tmp_path: Path) -> None:
