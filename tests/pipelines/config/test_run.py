@@ -186,7 +186,8 @@ def test_a_copy_with_other_values_is_checked_too() -> None:
 def test_every_figure_that_is_measured_may_be_a_gate() -> None:
     parts = "evaluation.parts=[reliability,generalization,locality,portability,scope,mention,name,stale,after_answer]"
     bounds = {"locality.same_subject": 0.9, "locality.mention.forced": 0.9, "locality.name": 0.9, "alias": 0.5,
-              "stale": 0.0, "fluency.after_answer": 3.0, "fluency.after_answer_ratio": 1.1, "scope.mention": 0.05}  # fmt: skip
+              "stale": 0.0, "fluency.after_answer": 3.0, "fluency.after_answer_ratio": 1.1,
+              "scope.mention": 0.05}  # fmt: skip
     given = [f"gates.{name}={bound}" for name, bound in bounds.items()]
     assert config_of("", parts, *given).gates == bounds
 
