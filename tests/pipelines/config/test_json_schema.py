@@ -104,6 +104,7 @@ def test_a_typo_does_not_pass(kind: str, text: str, registry: Registry[Any]) -> 
         ("edit", "editor: {rank: 4}\ngates: {reliability: {forced: 0.5}, locality.generate: 1, perplexity: 30}"),
         (
             "edit",
+            "evaluation: {parts: [locality, mention, name, scope, after_answer]}\n"
             "gates: {locality: {mention: {forced: 0.5}, name: 1}, scope.mention: 0.1, fluency: {after_answer: 3}}",
         ),
         ("edit", "cluster: {threads_per_worker: null, gpus_per_worker: 1}"),
