@@ -15,11 +15,12 @@ from elder.errors import DataError
 from elder.texts import HALF, is_writable, text_problem
 
 TEXT_FIELDS = ("subject", "ground_truth", "source", "author", "reason")
+PROBE_FIELDS = ("locality", "portability", "same_subject", "mentions", "extended_names")
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A prompt beside an edit: unrelated (locality) or implied (portability), with its answer if known."""
+    """A prompt beside an edit: one that it must leave alone, or one that it implies, with its answer if known."""
 
     prompt: str
     answer: str | None = None
@@ -40,6 +41,10 @@ class Edit:
         portability: Prompts whose answer follows from the new fact.
         source: Where the correction comes from; kept for the audit trail, like `author` and `reason`.
         subject_at: Where the subject begins in the prompt, as the dataset knows it; None: its last occurrence.
+        same_subject: Other questions about the subject, whose answer must not change.
+        mentions: Prompts that mention the subject and ask about another, whose answer must not change.
+        extended_names: Prompts about a longer name that holds the subject's, whose answer must not change.
+        aliases: Other names of the subject; the new fact holds under them too.
     """
 
     prompt: str
@@ -54,6 +59,10 @@ class Edit:
     author: str | None = None
     reason: str | None = None
     subject_at: int | None = None
+    same_subject: tuple[Probe, ...] = ()
+    mentions: tuple[Probe, ...] = ()
+    extended_names: tuple[Probe, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -76,6 +85,11 @@ class Edit:
             return None
         return len(text) - len(self.prompt) + self.subject_at
 
+    @property
+    def all_probes(self) -> tuple[tuple[str, Probe], ...]:
+        """All probes, each with a name for messages, such as `locality[0]`."""
+        return tuple((f"{name}[{i}]", probe) for name in PROBE_FIELDS for i, probe in enumerate(getattr(self, name)))
+
     def to_dict(self) -> dict[str, Any]:
         """The record as plain JSON values, empty fields left out; `from_dict` reads it back."""
         record: dict[str, Any] = {"id": self.id, "prompt": self.prompt, "target": self.target}
@@ -86,7 +100,9 @@ class Edit:
             record["subject_at"] = self.subject_at
         if self.rephrases:
             record["rephrases"] = list(self.rephrases)
-        for name in ("locality", "portability"):
+        if self.aliases:
+            record["aliases"] = list(self.aliases)
+        for name in PROBE_FIELDS:
             probes = getattr(self, name)
             if probes:
                 record[name] = [
@@ -118,8 +134,8 @@ class Edit:
             id=str(record.get("id") or content_id(prompt.rstrip(), target.strip(), texts["subject"])),
             subject_at=record.get("subject_at"),
             rephrases=tuple(record.get("rephrases") or ()),
-            locality=tuple(_probe(p) for p in record.get("locality") or ()),
-            portability=tuple(_probe(p) for p in record.get("portability") or ()),
+            aliases=tuple(record.get("aliases") or ()),
+            **{name: tuple(_probe(p) for p in record.get(name) or ()) for name in PROBE_FIELDS},
             **texts,
         )
 
@@ -135,8 +151,8 @@ def unusable_texts(edit: Edit) -> list[str]:
     problems = [
         f"field '{name}' {wrong}" for name in ("prompt", "target") if (wrong := text_problem(getattr(edit, name)))
     ]
-    probes = [text for probe in (*edit.locality, *edit.portability) for text in (probe.prompt, probe.answer)]
-    others = (edit.id, *(getattr(edit, name) for name in TEXT_FIELDS), *edit.rephrases, *probes)
+    probes = [text for _, probe in edit.all_probes for text in (probe.prompt, probe.answer)]
+    others = (edit.id, *(getattr(edit, name) for name in TEXT_FIELDS), *edit.rephrases, *edit.aliases, *probes)
     if not all(is_writable(text) for text in others if text is not None):
         problems.append(f"it holds {HALF}")
     return problems
@@ -178,10 +194,13 @@ def _problems(record: Any) -> list[str]:
     if isinstance(record.get("id"), bool) or not isinstance(record.get("id"), str | int | None):
         problems.append(f"field 'id' must be text, found {type(record['id']).__name__}")
     problems += _place_problems(record)
-    rephrases = record.get("rephrases") or []
-    if not isinstance(rephrases, list) or not all(isinstance(r, str) and r.strip() for r in rephrases):
-        problems.append("field 'rephrases' must be a list of non-empty texts")
-    for name in ("locality", "portability"):
+    if record.get("aliases") and not record.get("subject"):
+        problems.append("field 'aliases' needs a subject")
+    for name in ("rephrases", "aliases"):
+        given = record.get(name) or []
+        if not isinstance(given, list) or not all(isinstance(text, str) and text.strip() for text in given):
+            problems.append(f"field '{name}' must be a list of non-empty texts")
+    for name in PROBE_FIELDS:
         problems += _probe_problems(name, record.get(name) or [], answer_required=name == "portability")
     return problems
 

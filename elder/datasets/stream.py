@@ -196,8 +196,7 @@ def length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list
     for index, edit in enumerate(stream):
         parts = [("prompt and target", edit.prompt, edit.target)]
         parts += [(f"rephrases[{i}] and target", text, edit.target) for i, text in enumerate(edit.rephrases)]
-        for name in ("locality", "portability"):
-            parts += [(f"{name}[{i}]", probe.prompt, probe.answer) for i, probe in enumerate(getattr(edit, name))]
+        parts += [(name, probe.prompt, probe.answer) for name, probe in edit.all_probes]
         for label, prompt, answer in parts:
             labels.append((index, label))
             pairs.append((prompt, answer))

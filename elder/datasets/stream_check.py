@@ -173,7 +173,7 @@ def _standing(reader: EditReader, replaced: bytearray, progress: Progress | None
             progress(index + 1)
         if index < len(replaced) and replaced[index]:
             left_out["edits that a later one of the same prompt replaces (last_wins)"] += 1
-            left_out["probes of these"] += len(placed.edit.locality) + len(placed.edit.portability)
+            left_out["probes of these"] += len(placed.edit.all_probes)
         else:
             yield placed
 

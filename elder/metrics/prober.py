@@ -55,6 +55,7 @@ class Prober:
         self._stop = Decoder.to_stop(self.texts, max_new_tokens, batch_size, self.context)
         self._base_continuations: dict[str, Continuation] = {}
         self._base_scores: dict[Pair, TokenScores] = {}
+        self._base_long: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """The ids of a prompt."""
@@ -95,11 +96,31 @@ class Prober:
             found.update(zip(some, self._generate([ask.prompt for ask in some], stop, meter), strict=True))
         return found
 
-    def long_texts(self, prompts: Iterable[str], tokens: int, meter: ProgressMeter | None = None) -> dict[str, str]:
+    def long_texts(
+        self, prompts: Iterable[str], tokens: int, meter: ProgressMeter | None = None
+    ) -> dict[str, Continuation]:
         """Continuations of the edited model of exactly so many tokens, EOS suppressed."""
         unique = list(dict.fromkeys(prompts))
-        through = Decoder(self.tokenizer, frozenset(), tokens, self.batch_size, self.context, through=True)
-        return {p: c.text for p, c in zip(unique, self._generate(unique, through, meter), strict=True)}
+        return dict(zip(unique, self._generate(unique, self._through(tokens), meter), strict=True))
+
+    def base_long_texts(self, rows: Iterable[tuple[int, ...]], tokens: int) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """Ids that the unedited model continues rows of ids with, EOS suppressed; each row is run once."""
+        wanted = list(dict.fromkeys(rows))
+        missing = [row for row in wanted if row not in self._base_long]
+        if missing:
+            with self.editor.disabled():
+                found = generate(self.editor.model, missing, self._through(tokens), self.runtime)
+            self._base_long.update({row: said.ids for row, said in zip(missing, found, strict=True)})
+        return {row: self._base_long[row] for row in wanted}
+
+    def _through(self, tokens: int) -> Decoder:
+        return Decoder(self.tokenizer, frozenset(), tokens, self.batch_size, self.context, through=True)
+
+    def stopped(self, ask: Ask, ids: Sequence[int]) -> int | None:
+        """How many ids of a long continuation a free answer has, its natural stop included; None: it has no end."""
+        decoder = self._stop.for_answer(ask.answer, self.texts.starts_with(ask.prompt), ask.limit)
+        said = decoder.cut(ids)
+        return len(said.ids) if said.finished else None
 
     def unknown_to_base(self, prompts: Iterable[str]) -> list[str]:
         """The distinct prompts that the base has not answered yet."""

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 from elder.edit import Edit
 from elder.errors import ConfigError
+from elder.metrics.near import NEAR, Edited, alias_prompts, given_prompts, made_prompts
 
 DEFAULT_PARTS = ("reliability", "generalization", "locality", "portability", "scope")
-EXTRA_PARTS = ("fluency", "counterfact", "zsre", "perplexity")
+EXTRA_PARTS = ("fluency", "counterfact", "zsre", "perplexity", *NEAR, "stale", "after_answer")
 PARTS = (*DEFAULT_PARTS, *EXTRA_PARTS)
 PROTOCOLS = ("generate", "forced")
 
 ANSWERED = ("reliability", "generalization", "portability")
-"""Parts whose answers are judged against a given one; `locality` is judged against the unedited model."""
+"""Parts whose answers are judged against a given one; `LOCAL` ones are judged against the unedited model."""
+
+LOCAL = ("locality", *NEAR)
+"""Parts whose answers must stay as they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +30,45 @@ class Question:
 
     Attributes:
         edit: Index of the edit that it belongs to.
-        part: `reliability`, `generalization`, `locality` or `portability`.
+        part: `reliability`, `generalization`, `alias`, `portability`, or one of `LOCAL`.
         prompt: The text to be continued.
         answer: The right answer; None for a locality probe without a known one.
+        made: The prompt was made, not given: if it is too long it is left out.
     """
 
     edit: int
     part: str
     prompt: str
     answer: str | None
+    made: bool = False
 
 
-def questions(edits: Sequence[Edit], parts: Sequence[str]) -> list[Question]:
-    """All questions of the given parts, edit by edit."""
+def questions(edits: Sequence[Edit], parts: Sequence[str], so_far: Sequence[Edit] | None = None) -> list[Question]:
+    """All questions of the given parts, edit by edit.
+
+    Prompts near an edit (`NEAR`) are asked with the part `locality` where the data set gives them. A part of their
+    own also makes them for edits that have none. Aliases belong to `generalization`.
+
+    Args:
+        edits: What is asked about.
+        parts: The parts.
+        so_far: The stream so far, which made prompts keep clear of; default: the edits.
+    """
     asked: list[Question] = []
+    edited = Edited.of(edits if so_far is None else so_far) if set(parts) & set(NEAR) else None
     for index, edit in enumerate(edits):
         if "reliability" in parts:
             asked.append(Question(index, "reliability", edit.prompt, edit.target))
         if "generalization" in parts:
             asked += [Question(index, "generalization", text, edit.target) for text in edit.heldout_rephrases]
+            asked += [Question(index, "alias", text, edit.target) for text in alias_prompts(edit)]
         if "locality" in parts:
             asked += [Question(index, "locality", probe.prompt, probe.answer) for probe in edit.locality]
+        for kind in NEAR:
+            given = given_prompts(edit, kind) if kind in parts or "locality" in parts else []
+            asked += [Question(index, kind, text, None) for text in given]
+            if kind in parts and not given and edited is not None:
+                asked += [Question(index, kind, text, None, made=True) for text in made_prompts(edit, kind, edited)]
         if "portability" in parts:
             asked += [Question(index, "portability", probe.prompt, probe.answer) for probe in edit.portability]
     return asked

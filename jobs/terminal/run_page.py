@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from elder.jobs.terminal.display import figure, plain_table
+from elder.metrics.figures import SHARES
 
 SCORES = tuple(
     f"{quantity}.{protocol}"
-    for quantity in ("reliability", "generalization", "locality", "portability")
+    for quantity in SHARES
+    if quantity != "locality_answer"
     for protocol in ("generate", "forced")
 ) + tuple(f"validation.{name}" for name in ("ES", "GS", "LS", "agreement"))
 HEAD = ("name", "run_id", "status", "started", "ended", "experiment", "mlflow_run_id", "url")

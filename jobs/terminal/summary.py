@@ -10,11 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from elder.jobs.terminal.display import figure, plain_table
+from elder.metrics.figures import AMOUNTS, SCOPES, SHARES
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
-
-QUANTITIES = ("reliability", "generalization", "locality", "locality_answer", "portability")
-SCOPES = ("scope.edits", "scope.rephrases", "scope.locality")
 
 
 def opening_page(console: Console, config: RunConfig, edits: int, resume: str) -> None:
@@ -77,15 +75,16 @@ def scores(final: Mapping[str, float], protocols: Sequence[str]) -> Table:
     table.add_column("")
     for protocol in protocols:
         table.add_column(protocol, justify="right")
-    for quantity in QUANTITIES:
+    for quantity in SHARES:
         values = [final.get(f"{quantity}.{protocol}") for protocol in protocols]
         if any(value is not None for value in values):
             table.add_row(quantity, *(figure(value) for value in values))
     for name in SCOPES:
         if final.get(name) is not None:
             table.add_row(f"in scope: {name.removeprefix('scope.')}", figure(final[name]))
-    if final.get("perplexity") is not None:
-        table.add_row("perplexity", f"{final['perplexity']:.2f}")
+    for name in AMOUNTS:
+        if final.get(name) is not None:
+            table.add_row(name.removeprefix("fluency.").replace("_", " "), f"{final[name]:.2f}")
     return table
 
 

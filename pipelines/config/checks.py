@@ -11,13 +11,14 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from elder.errors import ConfigError
+from elder.metrics.figures import AMOUNTS, SCOPES, SHARES, parts_of, split_name
 from elder.options.messages import found
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.document import Document
 from elder.pipelines.config.sections import EditorConfig
 from elder.registry import make_options, options_class
 
-GATES = ("reliability", "generalization", "locality", "locality_answer", "portability", "perplexity")
+GATES = (*SHARES, *AMOUNTS, *SCOPES)
 RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 INHERITED_OPTIONS = {"batch_size": "stream.batch_size", "seed": "seed"}  # options of a method -> keys that set them
 
@@ -92,19 +93,23 @@ def gate_problems(config: StagedConfig, document: Document) -> list[str]:
     """Problems of the gates: unknown ones, impossible bounds, metrics that are not measured."""
     problems = []
     for name, bound in config.gates.items():
-        key, (quantity, _, protocol) = f"gates.{name}", name.partition(".")
+        key, (quantity, protocol) = f"gates.{name}", split_name(name)
         if quantity not in GATES:
             problems.append(f"{document.at(key)}: no such gate (known: {', '.join(GATES)})")
         elif isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
             problems.append(f"{document.at(key)}: expected a number, found {bound!r}")
         elif quantity == "perplexity":
             problems += [f"{document.at(key)}: must be greater than 1, found {bound}"] if bound <= 1 else []
-        elif not 0 <= bound <= 1:
+        elif quantity in AMOUNTS and bound <= 0:
+            problems.append(f"{document.at(key)}: must be greater than 0, found {bound}")
+        elif quantity not in AMOUNTS and not 0 <= bound <= 1:
             problems.append(f"{document.at(key)}: expected a share between 0 and 1, found {bound}")
+        elif protocol and quantity not in SHARES:
+            problems.append(f"{document.at(key)}: '{quantity}' is measured without a protocol; take '{protocol}' away")
         elif protocol and protocol not in config.evaluation.protocols:
             measured = ", ".join(config.evaluation.protocols)
             problems.append(f"{document.at(key)}: '{protocol}' is not among evaluation.protocols ({measured})")
-        elif quantity.removesuffix("_answer") not in (*config.evaluation.parts, "perplexity"):
+        elif not set(parts_of(quantity)) & set(config.evaluation.parts):
             problems.append(f"{document.at(key)}: '{quantity}' is not among evaluation.parts, so it is not measured")
     return problems
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
+from elder.metrics.figures import SHARES
 from elder.metrics.questions import PROTOCOLS
 from elder.pipelines.config.checks import GATES, INHERITED_OPTIONS
 from elder.pipelines.config.comparison import CompareSection
@@ -71,7 +72,7 @@ def _schema(kind: str) -> Node:
     del found["$defs"]["EditorConfig"]
     default = model.model_fields["editor"].default.method
     found["properties"]["editor"] = {"anyOf": [*_choices("#", methods, default), NULL]}
-    found["properties"]["gates"] |= _gates(SCORES, ()) if training else _gates(GATES, PROTOCOLS)
+    found["properties"]["gates"] |= _training_gates() if training else _gates()
     if kind == "tune":
         found["$defs"]["domain"] = _domain()
         found["$defs"]["TuneSection"]["properties"]["space"] |= _space({"$ref": "#/$defs/domain"})
@@ -138,12 +139,25 @@ def _named_methods() -> Node:
     }
 
 
-def _gates(quantities: tuple[str, ...], protocols: tuple[str, ...]) -> Node:
-    """Bounds by quantity, or by quantity and protocol, nested or dotted."""
-    if not protocols:
-        names = [*quantities, *(f"validation.{name}" for name in quantities)]
-        return {"properties": dict.fromkeys(names, NUMBER), "additionalProperties": False}
-    nested = {"type": "object", "properties": dict.fromkeys(protocols, NUMBER), "additionalProperties": False}
-    bounds: Node = {name: {"anyOf": [NUMBER, nested]} for name in quantities}
-    bounds |= {f"{name}.{protocol}": NUMBER for name in quantities for protocol in protocols}
+def _training_gates() -> Node:
+    names = [*SCORES, *(f"validation.{name}" for name in SCORES)]
+    return {"properties": dict.fromkeys(names, NUMBER), "additionalProperties": False}
+
+
+def _gates() -> Node:
+    """Bounds by quantity, or by quantity and protocol."""
+    return _bounds([*GATES, *(f"{name}.{protocol}" for name in SHARES for protocol in PROTOCOLS)])
+
+
+def _bounds(names: Iterable[str]) -> Node:
+    """Numbers under dotted names, which may be nested too."""
+    bounds: Node = dict.fromkeys(names, NUMBER)
+    inner: dict[str, list[str]] = {}
+    for name in bounds:
+        head, _, rest = name.partition(".")
+        if rest:
+            inner.setdefault(head, []).append(rest)
+    for head, rests in inner.items():
+        nested: Node = {"type": "object"} | _bounds(rests)
+        bounds[head] = {"anyOf": [NUMBER, nested]} if head in bounds else nested
     return {"properties": bounds, "additionalProperties": False}

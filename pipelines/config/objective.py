@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-SHARES = ("reliability", "generalization", "locality", "locality_answer", "portability")
-"""Quantities that are shares between 0 and 1 and are measured under a protocol."""
+from elder.metrics.figures import SHARES
 
 
 def metric_names(objective: Sequence[str], protocols: Sequence[str]) -> tuple[str, ...]:

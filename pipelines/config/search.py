@@ -14,12 +14,13 @@ from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal
 
 from elder.errors import ConfigError
+from elder.metrics.figures import AMOUNTS, SCOPES, SHARES, parts_of, split_name
 from elder.options.fields import Count, Listed, Natural, Number, OneOf, Settings, Text, setting
 from elder.options.messages import suggestion
 from elder.pipelines.config.base import as_yaml
 from elder.pipelines.config.document import Document, build
 from elder.pipelines.config.files import readers
-from elder.pipelines.config.objective import SHARES, metric_names
+from elder.pipelines.config.objective import metric_names
 from elder.pipelines.config.run import RunConfig, diff, fresh_run_id, resolve
 from elder.pipelines.config.space import Domain, Parameters, flatten_space, grid_points, read_domain
 from elder.pipelines.config.suite import common_run
@@ -220,13 +221,13 @@ def _section_problems(
     if section.mode == "min" and len(section.objective) > 1:
         yield f"{document.at('tune.mode')}: min needs one metric; a harmonic mean of several is to be large"
     for name in section.objective:
-        quantity, _, protocol = name.partition(".")
-        part = quantity.removesuffix("_answer")
-        if not protocol and quantity not in (*SHARES, "perplexity"):
+        quantity, protocol = split_name(name)
+        parts = parts_of(quantity)
+        if not protocol and quantity not in (*SHARES, *AMOUNTS, *SCOPES):
             hint = suggestion(quantity, SHARES) or f" (known: {', '.join(SHARES)}, perplexity)"
             yield f"{document.at('tune.objective')}: '{name}' is no quantity{hint}; other metrics by their full name"
-        elif quantity in SHARES and part not in run.evaluation.parts:
-            yield f"{document.at('tune.objective')}: '{name}' is not measured: add '{part}' to evaluation.parts"
+        elif quantity in SHARES and not set(parts) & set(run.evaluation.parts):
+            yield f"{document.at('tune.objective')}: '{name}' is not measured: add '{parts[0]}' to evaluation.parts"
         elif quantity in SHARES and protocol and protocol not in run.evaluation.protocols:
             yield f"{document.at('tune.objective')}: '{name}' is not measured: add '{protocol}' to evaluation.protocols"
     if section.searcher == "grid":

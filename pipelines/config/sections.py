@@ -96,7 +96,11 @@ class EvaluationConfig(Settings):
         PROTOCOLS,
         "`generate`: greedy free generation, exact match; `forced`: teacher-forced, every target token right.",
     )
-    parts: Listed[Annotated[str, OneOf(PARTS)]] = setting(DEFAULT_PARTS, "Quantities measured after every stage.")
+    parts: Listed[Annotated[str, OneOf(PARTS)]] = setting(
+        DEFAULT_PARTS,
+        "Quantities measured after every stage. `same_subject`, `mention` and `name` are kinds of locality, `stale` "
+        "looks for superseded answers, `after_answer` judges the text after the answer (docs/metrics.md).",
+    )
     retention: Literal["all", "sample"] = setting(
         "all",
         "Earlier stages are measured again in full, or on a fixed sample; after the last stage always in full.",

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
+from elder.metrics.figures import SCOPES, SHARES
 from elder.pipelines.pages.axes import COLOURS, Series, describe, line_plot, numbered, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORES = ("reliability", "generalization", "locality", "locality_answer", "portability")
 LINES = {"generate": "-", "forced": "--"}
-SCOPE = ("scope.edits", "scope.rephrases", "scope.locality")
 
 
 def edits_applied(stages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -32,7 +31,7 @@ def edits_applied(stages: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def scores_over_edits(stages: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """Reliability, generalization, locality and portability after every stage, one line for each protocol.
+    """All shares that were measured after every stage, one line for each protocol.
 
     Args:
         stages: `stages` of a run's result; each has `edits` and `metrics`.
@@ -42,7 +41,7 @@ def scores_over_edits(stages: Sequence[Mapping[str, Any]]) -> bytes | None:
     """
     lines = [
         Series(metric, _points(stages, metric), {**numbered(number), "linestyle": style})
-        for number, quantity in enumerate(SCORES)
+        for number, quantity in enumerate(SHARES)
         for protocol, style in LINES.items()
         if (metric := f"{quantity}.{protocol}")
     ]
@@ -50,8 +49,8 @@ def scores_over_edits(stages: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 
 def scope_over_edits(stages: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """Which share of edits, held-out rephrases and unrelated prompts the edits are active for."""
-    lines = [Series(metric, _points(stages, metric), numbered(number)) for number, metric in enumerate(SCOPE)]
+    """Which share of edits, held-out rephrases, unrelated prompts and other kinds the edits are active for."""
+    lines = [Series(metric, _points(stages, metric), numbered(number)) for number, metric in enumerate(SCOPES)]
     return line_plot(lines, "edits applied", "share in scope", "Inputs inside the deferral scope", scale="share")
 
 

@@ -29,6 +29,11 @@ QUANTITIES = {
     "locality": "unrelated prompts, agreement with the unedited model",
     "locality_answer": "unrelated prompts, against the answer the data set gives",
     "portability": "prompts whose answer follows from the new fact",
+    "locality.same_subject": "other questions about the subject, agreement with the unedited model",
+    "locality.mention": "questions about others after a mention of the subject, agreement with the unedited model",
+    "locality.name": "longer names that hold the subject's, agreement with the unedited model",
+    "alias": "the edited prompts under other names of the subject",
+    "stale": "corrected facts that still get a superseded answer; 0 is right",
 }
 STAGE_METRICS = [f"{q}.{p}" for q in ("reliability", "generalization", "locality") for p in (*PROTOCOLS, *PLAIN)]
 MERITS = [f"{q}.{p}" for q in ("reliability", "generalization") for p in PROTOCOLS]

@@ -19,6 +19,7 @@ import torch
 from elder.base import Receipt
 from elder.edit import Edit
 from elder.errors import AdapterError, ElderError
+from elder.metrics.after_answer import loss_ratio
 from elder.metrics.counterfact import harmonic_mean
 from elder.pipelines.run.commits import Commit
 from elder.pipelines.run.stage_loop import Done, StageLoop, outcome_columns, receipt_figures
@@ -133,7 +134,7 @@ def totals(
     scores = [found[name] for name in PARTS if name in found]
     if len(scores) == len(PARTS):
         found[SCORE] = harmonic_mean(scores)
-    return found
+    return found | loss_ratio(found)
 
 
 def joined(receipts: Sequence[Receipt]) -> Receipt:

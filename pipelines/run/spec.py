@@ -51,9 +51,13 @@ class Measuring(Protocol):
     """The part of `elder.metrics.evaluator.Evaluator` that a stage uses."""
 
     def measure(
-        self, edits: Sequence[Edit], parts: Sequence[str], progress: Callable[[int, int], None] | None = None
+        self,
+        edits: Sequence[Edit],
+        parts: Sequence[str],
+        progress: Callable[[int, int], None] | None = None,
+        so_far: Sequence[Edit] | None = None,
     ) -> Measurement:
-        """Measure the editor as it is now."""
+        """Measure the editor as it is now; `so_far` is the stream so far, if `edits` are not all of it."""
 
 
 @dataclass(frozen=True)

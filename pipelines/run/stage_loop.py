@@ -206,7 +206,8 @@ class StageLoop:
             held_out = self.meter.measure(self.job.validation, parts, progress)
             return held_out.metrics | receipt_figures([receipt]), [], held_out.rows
         chosen = measured_edits(self.job.stages, stage.stage, wanted.retention, wanted.retention_sample, seed)
-        found = self.meter.measure([self.job.edits[i] for i in chosen], parts, progress)
+        so_far = self.job.edits[: stage.end]
+        found = self.meter.measure([self.job.edits[i] for i in chosen], parts, progress, so_far)
         size = self.job.config.stream.stage_size
         rows = [{"stage": i // size, "edit": i, **row} for i, row in zip(chosen, found.rows, strict=True)]
         if stage == self.job.stages[-1]:

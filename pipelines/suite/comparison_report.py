@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from elder.metrics.figures import NEAR_LOCALITY
 from elder.pipelines.pages.axes import COLOURS, Series, describe, draw_bars, legend, line_plot, numbered, to_png
 from elder.pipelines.pages.page import Table, write_csv, write_page
 from elder.pipelines.pages.plots import edits_applied
 from elder.pipelines.suite.comparison_result import RETENTION, costs, flat_rows, same_moment, shown_metrics
 
-SHARES = [f"{q}.{p}" for q in ("reliability", "generalization", "locality") for p in ("generate", "forced")]
+SHARES = [
+    f"{quantity}.{protocol}"
+    for quantity in ("reliability", "generalization", "locality", *NEAR_LOCALITY.values())
+    for protocol in ("generate", "forced")
+]
 SCORES = ["counterfact.ES", "counterfact.PS", "counterfact.NS", "counterfact.S"]
 
 Figures = Mapping[str, Mapping[str, float]]

@@ -8,7 +8,9 @@ from typing import Any
 
 from elder.edit import Edit, dataset_digest
 from elder.errors import AdapterError
+from elder.metrics.after_answer import EDITED, OWN, RATIO, loss_ratio
 from elder.metrics.counterfact import harmonic_mean
+from elder.metrics.figures import SCOPES, SHARES
 from elder.pipelines.config.comparison import CompareConfig
 from elder.pipelines.config.strategies import MEANINGS, moment
 from elder.pipelines.config.suite import Member
@@ -16,7 +18,8 @@ from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import RunState
 from elder.pipelines.suite.members import FINISHED, MemberResult
 
-QUANTITIES = ("reliability", "generalization", "locality", "locality_answer", "portability")
+AFTER_ANSWER = (EDITED, OWN, RATIO)
+NEAR_SCOPES = tuple(name for name in SCOPES if name not in ("scope.edits", "scope.rephrases", "scope.locality"))
 COUNTERFACT = ("ES", "PS", "NS", "S", "EM", "PM", "NM")
 RETENTION = ("retention.backward_transfer", "retention.first_last_gap")
 
@@ -75,7 +78,7 @@ def right_after(state: RunState) -> dict[str, float]:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     values.setdefault(name, []).append(float(value))
     found = {name: fmean(numbers) for name, numbers in sorted(values.items())}
-    return found | score(found)
+    return found | score(found) | loss_ratio(found)
 
 
 def score(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -88,8 +91,9 @@ def score(metrics: Mapping[str, float]) -> dict[str, float]:
 def shown_metrics(tables: Sequence[Mapping[str, float]]) -> list[str]:
     """The metrics that a table shows, of those that any method has, in reading order."""
     known = {name for table in tables for name in table}
-    order = [f"{q}.{p}{plain}" for q in QUANTITIES for plain in ("", ".plain") for p in ("generate", "forced")]
+    order = [f"{q}.{p}{plain}" for q in SHARES for plain in ("", ".plain") for p in ("generate", "forced")]
     order += [f"counterfact.{name}" for name in COUNTERFACT]
+    order += [*AFTER_ANSWER, *NEAR_SCOPES]
     return [name for name in order if name in known]
 
 

@@ -100,7 +100,11 @@ class TrainerEvaluator:
         self.trainer, self.block_size = trainer, block_size
 
     def measure(
-        self, edits: Sequence[Edit], parts: Sequence[str], progress: Callable[[int, int], None] | None = None
+        self,
+        edits: Sequence[Edit],
+        parts: Sequence[str],
+        progress: Callable[[int, int], None] | None = None,
+        so_far: Sequence[Edit] | None = None,
     ) -> EvaluationReport:
         """Means over all facts, and a row for each block of them."""
         rows: list[dict[str, Any]] = []

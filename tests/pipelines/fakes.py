@@ -164,7 +164,11 @@ class FakeMeter:
     asked: list[list[str]] = field(default_factory=list)
 
     def measure(
-        self, edits: Sequence[Edit], parts: Sequence[str], progress: Callable[[int, int], None] | None = None
+        self,
+        edits: Sequence[Edit],
+        parts: Sequence[str],
+        progress: Callable[[int, int], None] | None = None,
+        so_far: Sequence[Edit] | None = None,
     ) -> FakeReport:
         self.asked.append([edit.id for edit in edits])
         held = [float(self.editor.ids.count(edit.id) == 1) for edit in edits]

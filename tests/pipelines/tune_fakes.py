@@ -37,7 +37,9 @@ class ScoredMeter(FakeMeter):
 
     job: RunSpec | None = None
 
-    def measure(self, edits: Sequence[Edit], parts: Sequence[str], progress: Any = None) -> FakeReport:
+    def measure(
+        self, edits: Sequence[Edit], parts: Sequence[str], progress: Any = None, so_far: Any = None
+    ) -> FakeReport:
         report = super().measure(edits, parts, progress)
         assert self.job is not None
         held = report.metrics["reliability.generate"]  # 1 when every edit was applied exactly once

@@ -76,6 +76,8 @@ def test_packaged_configs_name_their_schema_and_pass_it(name: str, registry: Reg
         ("edit", "editor: {seed: 1}"),
         ("edit", "gates: {relability: 0.5}"),
         ("edit", "gates: {reliability: {forces: 0.5}}"),
+        ("edit", "gates: {locality: {sames_subject: 0.5}}"),
+        ("edit", "gates: {scope: 0.5}"),
         ("edit", "tracking: {s3: {regoin: x}}"),
         ("edit", "tune: {trials: 3}"),
         ("tune", "tune: {trails: 3}"),
@@ -100,6 +102,11 @@ def test_a_typo_does_not_pass(kind: str, text: str, registry: Registry[Any]) -> 
     [
         ("edit", "stream:\nevaluation: {protocols: forced}"),
         ("edit", "editor: {rank: 4}\ngates: {reliability: {forced: 0.5}, locality.generate: 1, perplexity: 30}"),
+        (
+            "edit",
+            "evaluation: {parts: [locality, mention, name, scope, after_answer]}\n"
+            "gates: {locality: {mention: {forced: 0.5}, name: 1}, scope.mention: 0.1, fluency: {after_answer: 3}}",
+        ),
         ("edit", "cluster: {threads_per_worker: null, gpus_per_worker: 1}"),
         ("tune", "tune: {space: {editor: {lr: {choice: [1, 2]}}, stream.batch_size: {int: [1, 2]}}}"),
         ("compare", "compare: {methods: {memit: null, rome: {statistics: false}, mine: {method: memit, ridge: 1}}}"),

@@ -183,6 +183,15 @@ def test_a_copy_with_other_values_is_checked_too() -> None:
         config.stream.replace(batch_size=0)
 
 
+def test_every_figure_that_is_measured_may_be_a_gate() -> None:
+    parts = "evaluation.parts=[reliability,generalization,locality,portability,scope,mention,name,stale,after_answer]"
+    bounds = {"locality.same_subject": 0.9, "locality.mention.forced": 0.9, "locality.name": 0.9, "alias": 0.5,
+              "stale": 0.0, "fluency.after_answer": 3.0, "fluency.after_answer_ratio": 1.1,
+              "scope.mention": 0.05}  # fmt: skip
+    given = [f"gates.{name}={bound}" for name, bound in bounds.items()]
+    assert config_of("", parts, *given).gates == bounds
+
+
 @pytest.mark.parametrize(
     ("override", "key"),
     [
@@ -194,6 +203,13 @@ def test_a_copy_with_other_values_is_checked_too() -> None:
         ("gates.reliability=1.5", "gates.reliability"),
         ("gates.reliability=high", "gates.reliability"),
         ("gates.portability=0.5 evaluation.parts=[reliability]", "gates.portability"),
+        ("gates.locality.mention=0.5 evaluation.parts=[reliability]", "gates.locality.mention"),
+        ("gates.locality.mention.forced=0.5 evaluation.protocols=[generate]", "gates.locality.mention.forced"),
+        ("gates.stale=0.1", "gates.stale"),  # its part is not measured unless it is asked for
+        ("gates.fluency.after_answer=2", "gates.fluency.after_answer"),
+        ("gates.fluency.after_answer=0 evaluation.parts=[after_answer]", "gates.fluency.after_answer"),
+        ("gates.scope.mention.forced=0.5", "gates.scope.mention.forced"),
+        ("gates.scope.mention=2", "gates.scope.mention"),
         ("evaluation.protocols=[]", "evaluation.protocols"),
         ("evaluation.parts=[scope,scope]", "evaluation.parts"),
         ("editor.batch_size=3", "editor.batch_size"),

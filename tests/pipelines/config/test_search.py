@@ -171,3 +171,6 @@ def test_bare_quantities_are_measured_by_the_first_protocol() -> None:
     assert metric_names(("reliability", "locality.forced", "perplexity"), ("generate", "forced")) == (
         "reliability.generate", "locality.forced", "perplexity",
     )  # fmt: skip
+    assert metric_names(("locality.mention", "stale.forced"), ("generate",)) == (
+        "locality.mention.generate", "stale.forced",
+    )  # fmt: skip

@@ -32,7 +32,7 @@ APART = {"strategy": "isolated", "stage_size": 4}
 class SpyMeter(FakeMeter):
     """Remembers the editor's state whenever it is asked."""
 
-    def measure(self, edits: Any, parts: Any, progress: Any = None) -> Any:
+    def measure(self, edits: Any, parts: Any, progress: Any = None, so_far: Any = None) -> Any:
         self.editor.seen.append((len(self.editor.ids), state_digest(self.editor.state_dict())))  # type: ignore[attr-defined]
         return super().measure(edits, parts, progress)
 

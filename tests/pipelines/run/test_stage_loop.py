@@ -126,7 +126,7 @@ def test_replicas_that_drift_apart_stop_the_run(tmp_path: Path) -> None:
 
 def test_a_gate_refuses_and_earlier_stages_stand(tmp_path: Path) -> None:
     class Failing(FakeMeter):
-        def measure(self, edits: Any, parts: Any, progress: Any = None) -> Any:
+        def measure(self, edits: Any, parts: Any, progress: Any = None, so_far: Any = None) -> Any:
             report = super().measure(edits, parts, progress)
             if len(edits) > 4:
                 report.metrics["reliability.generate"] = 0.5

@@ -47,7 +47,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class ScoreMeter(FakeMeter):
     """CounterFact's scores: ES holds when the edit does, NS is lower the more edits are in the model."""
 
-    def measure(self, edits: Sequence[Edit], parts: Sequence[str], progress: Any = None) -> FakeReport:
+    def measure(
+        self, edits: Sequence[Edit], parts: Sequence[str], progress: Any = None, so_far: Any = None
+    ) -> FakeReport:
         report = super().measure(edits, parts, progress)
         crowd = 1 - len(self.editor.ids) / 16
         for row in report.rows:
