@@ -191,11 +191,12 @@ def _read(directory: str, source: str, values: int) -> tuple[Any, Any]:
     from elder.models.rehearsal import named
 
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
-    kind = getattr(transformers, "GgufConfig", None)  # of releases that can leave the weights packed
-    if kind is not None:
-        options["quantization_config"] = kind(dequantize=True)
+    packing = getattr(transformers, "GgufConfig", None)  # of releases that can leave the weights packed
+    if packing is not None:
+        options["quantization_config"] = packing(dequantize=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory, gguf_file=ALONE, **NO_CODE)
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(directory, gguf_file=ALONE, **options, **NO_CODE)
+    kind: Any = transformers.AutoModelForCausalLM
+    model, info = kind.from_pretrained(directory, gguf_file=ALONE, **options, **NO_CODE)
     if info["missing_keys"]:
         raise ModelError(
             f"model.source: '{source}' lacks {len(info['missing_keys'])} tensors of the model that it describes: "
