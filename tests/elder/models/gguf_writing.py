@@ -66,7 +66,7 @@ def describe(writer: Any) -> None:
     writer.add_name("tiny")
     writer.add_vocab_size(len(TOKENS))
     writer.add_block_count(DEPTH)
-    writer.add_context_length(96)
+    writer.add_context_length(256)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(HEADS)

@@ -110,7 +110,7 @@ def test_config_tokenizer_and_shape_are_those_of_the_file(file: Path, tmp_path: 
     assert not (tmp_path / "cache").exists()
     assert model_shape(str(file)).blocks == DEPTH
     config = load_config(str(file), cache_dir=tmp_path / "cache")
-    assert (config.num_hidden_layers, config.max_position_embeddings, config.tie_word_embeddings) == (DEPTH, 96, True)
+    assert (config.num_hidden_layers, config.max_position_embeddings, config.tie_word_embeddings) == (DEPTH, 256, True)
     assert not hasattr(config, "quantization_config")
     assert load_tokenizer(str(file), cache_dir=tmp_path / "cache").eos_token == "</s>"
 

@@ -106,7 +106,22 @@ def test_a_run_on_a_gguf_file_is_validated_planned_edited_and_continued(
     again = elder("edit", "demo", *run, "--json", "again.json")
     assert "converting" not in again.out
     assert json.loads(Path("again.json").read_text())["base_model"] == result["base_model"]
-    assert preflight.tokenizer_of(load_config("demo", run), [])[1] == 96
+    assert preflight.tokenizer_of(load_config("demo", run), [])[1] == 256
+
+
+@needs_gguf
+def test_the_demo_on_a_real_model_goes_to_its_end(elder: Elder, tmp_path: Path) -> None:
+    """With a tiny model in its place and no cluster: the same config, dataset, chat, and pull from MLflow."""
+    write_gguf(tmp_path / "tiny.gguf")
+    small = "editor={method: elder, steps: 2, layers: [1], rank: 2, experts: 12}"
+    sizes = ("data.edits=4", "stream.stage_size=2", "stream.batch_size=2", "evaluation.probes=2")
+    alone = ("cluster.workers=0", "cluster.sharding=none", "model.source=tiny.gguf")
+    found = elder("demo", "--real", small, *sizes, *alone, "--json", "r.json")
+    assert found.code == 0, found.err
+    assert json.loads(Path("r.json").read_text())["registered"]["name"] == "elder-demo-real"
+    assert "4 of countries in 2 stages" in found.out
+    assert found.out.count("What is the capital of France?") == 2  # of the last stage, and of the adapter pulled back
+    assert "pulled back from MLflow" in found.out
 
 
 @needs_gguf
