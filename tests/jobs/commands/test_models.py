@@ -91,7 +91,8 @@ def test_a_run_on_a_gguf_file_is_validated_planned_edited_and_continued(
     elder: Elder, tmp_path: Path, small_run: list[str]
 ) -> None:
     write_gguf(tmp_path / "tiny.gguf")
-    run = [*small_run[1:], "model.source=tiny.gguf", "editor.layers=[1]", "editor.experts=12", "run_id=r"]
+    quiet = ("tracking.mlflow=null", "tracking.register=null", "run_id=r")
+    run = [*small_run[1:], "model.source=tiny.gguf", "editor.layers=[1]", "editor.experts=12", *quiet]
     checked = elder("validate", "demo", *run)
     assert checked.code == 0, checked.err
     assert "tiny.gguf is converted on first use; prompt lengths are checked then" in checked.out
