@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from elder.datasets.catalogue import DATASETS, LAYOUTS, LAYOUTS_OF
+from elder.datasets.countries import country_records
 from elder.datasets.fields import LayoutOptions
 from elder.datasets.hub import hub_records
 from elder.datasets.reader import EditReader
@@ -130,6 +131,10 @@ def _records(
         if path is not None:
             raise DataError(f"{source} is generated and takes no path, found '{path}'")
         return _world_records(source, limit, seed), ()
+    if source == "countries":
+        if path is not None:
+            raise DataError(f"the dataset '{source}' needs no file, found path '{path}'")
+        return country_records(limit), ()
     if source.startswith("hub:"):
         return hub_records(source.removeprefix("hub:"), path, split), tuple(LAYOUTS)
     if source in LAYOUTS_OF:

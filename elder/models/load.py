@@ -18,6 +18,7 @@ from elder.models.checkpoint import Checkpoint, read_checkpoint
 from elder.models.foreign import NO_CODE, check_config, check_json_files, refusing
 from elder.models.host_memory import give_back_memory
 from elder.models.loaded import check_loaded, check_tokenizer
+from elder.models.made import ensure_made, is_made
 from elder.models.one_copy import one_copy
 from elder.models.peft_adapters import CONFIG as ADAPTER_CONFIG
 from elder.models.peft_adapters import REMEDY, Adapter, attach, find_adapter, is_adapted, merged
@@ -42,18 +43,19 @@ def load_base(
     """Load a base model, frozen and in eval mode.
 
     Args:
-        source: `world:small` (the embedded world's model, trained on first use), a directory in the hub's layout,
-            or a hub id.
+        source: `world:small` (the embedded world's model, trained on first use), a short name (`elder models`; fetched
+            on first use), a directory in the hub's layout, a GGUF file (converted on first use), or a hub id.
         revision: Commit or branch of a hub id.
         dtype: float32, bfloat16 or float16.
         device: auto, cpu, cuda or cuda:N; ignored when a runtime is given, which has its own.
         runtime: The group of processes that holds the model; default: this process alone.
-        cache_dir: Where the embedded model is kept; default: the user's cache.
+        cache_dir: Where what is made on first use is kept; default: the user's cache.
         chat: `auto`: prompts go through the tokenizer's chat template if it has one; `on`: it must have one; `off`;
             `both`: as `on`, and edits are trained and measured as plain texts too.
         system: Text of a system message before each prompt, where there is a chat template.
 
     Raises:
+        UnreachableError: A named model is not here yet and cannot be fetched.
         ModelError: No such directory or hub id, no weights in it, no tokenizer, or not a causal language model.
         ConfigError: Unknown dtype, device or chat.
     """
@@ -161,15 +163,14 @@ def wrap_base(
 
 
 def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
-    """The directory or hub id to load from; trains the embedded model on first use; checks a directory's files.
+    """The directory or hub id to load from; what is made on first use is made; checks a directory's files.
 
     Raises:
-        ModelError: The directory does not exist, or lacks its config, weights or tokenizer.
+        ModelError: The directory does not exist, or lacks its config, weights or tokenizer; or see `ensure_made`.
+        UnreachableError: A named model is not here yet and cannot be fetched.
     """
-    if source.startswith("world:"):
-        from elder.world.cache import ensure_world
-
-        return str(ensure_world(source.removeprefix("world:"), cache_dir=Path(cache_dir) if cache_dir else None))
+    if is_made(source):
+        return str(ensure_made(source, cache_dir))
     path = user_path(source, ModelError)
     looks_local = source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.exists()
     if not looks_local:

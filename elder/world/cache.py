@@ -6,19 +6,15 @@ Knows nothing of how training works or of edits.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from elder.errors import ModelError
+from elder.once import cache_root, made_once
 from elder.world.facts import World, make_world
 from elder.world.recipe import RECIPE_VERSION, Recipe, find_recipe
 
@@ -46,19 +42,13 @@ def ensure_world(
     recipe = find_recipe(name)
     world = make_world(recipe.size)
     home = _home(recipe, world, cache_dir)
-    if _complete(home):
-        return home
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(home.with_name(home.name + ".lock")):
-            if not _complete(home):
-                _make(home, recipe, world, progress)
+        return made_once(home, _complete, lambda directory: _train_into(directory, recipe, world, progress))
     except OSError as error:
         raise ModelError(
             f"the model of world:{recipe.name} cannot be kept under {home.parent}: {error}; "
             "make the directory writable or choose another cache directory"
         ) from error
-    return home
 
 
 def cached_world(name: str = "small", cache_dir: str | Path | None = None) -> Path | None:
@@ -86,38 +76,11 @@ def world_digest(recipe: Recipe, world: World) -> str:
 
 
 def _home(recipe: Recipe, world: World, cache_dir: str | Path | None) -> Path:
-    root = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "elder"
-    return root / "worlds" / f"{recipe.name}-{world_digest(recipe, world)}"
+    return cache_root(cache_dir) / "worlds" / f"{recipe.name}-{world_digest(recipe, world)}"
 
 
 def _complete(home: Path) -> bool:
     return all((home / name).is_file() for name in FILES)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock of the operating system; it goes away with its process, however that ends."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def _make(home: Path, recipe: Recipe, world: World, progress: TrainingProgress | None) -> None:
-    """Train into a temporary directory and rename it; the caller holds the lock."""
-    for stale in home.parent.glob(f"{home.name}.*.tmp"):  # of a process that was killed: we hold its lock
-        shutil.rmtree(stale, ignore_errors=True)
-    shutil.rmtree(home, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{home.name}.", suffix=".tmp", dir=home.parent))
-    try:
-        _train_into(temporary, recipe, world, progress)
-        temporary.chmod(0o755)
-        os.rename(temporary, home)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _train_into(directory: Path, recipe: Recipe, world: World, progress: TrainingProgress | None) -> None:

@@ -20,13 +20,21 @@ if TYPE_CHECKING:
 @click.command("demo")
 @overrides_argument
 @run_id_option
+@click.option("--real", is_flag=True, help="A real language model that speaks English, fetched once (elder models).")
 @json_option
-def command(overrides: tuple[str, ...], run_id: str | None, json_file: Path | None) -> None:
-    """Edit 200 facts into a small model, in stages, on two workers; then pull the adapter back and ask it."""
-    config, console, result = edit("demo", all_overrides(overrides, run_id), json_file)
+def command(overrides: tuple[str, ...], run_id: str | None, real: bool, json_file: Path | None) -> None:
+    """Edit 200 facts into a small model, in stages, on two workers; then pull the adapter back and ask it.
+
+    With --real: 40 facts into SmolLM2-135M-Instruct, a real language model, asked as a chat client asks.
+    """
+    name = "demo_real" if real else "demo"
+    config, console, result = edit(name, all_overrides(overrides, run_id), json_file)
     pulled = pull_back(config, result)
     finish(
-        config, console, result, ["elder ls configs", "elder cp demo my.yaml", "elder plan paper/elder_llama2_7b_zsre"]
+        config,
+        console,
+        result,
+        ["elder ls configs", f"elder cp {name} my.yaml", "elder plan paper/elder_llama2_7b_zsre"],
     )
     if pulled is not None:
         ask(config, console, pulled)
@@ -55,7 +63,10 @@ def ask(config: RunConfig, console: Console, directory: Path) -> None:
     from elder.jobs.terminal.summary import answers
     from elder.pipelines.run.inputs import load_stream
 
-    base = elder.load_base(config.model.source, dtype=config.model.dtype, device="cpu", cache_dir=home())
+    model, data = config.model, config.data
+    base = elder.load_base(
+        model.source, dtype=model.dtype, device="cpu", cache_dir=home(), chat=data.chat, system=data.system
+    )
     edited = elder.load_edited(directory, base=base)
     edits = load_stream(config)[: max(config.evaluation.probes, 1)]
     text = f"\npulled back from MLflow into {directory}, loaded with elder.load_edited, and asked:"

@@ -66,7 +66,7 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
     import elder
     from elder.adapter_files import verify
     from elder.jobs.shared.preflight import check_inputs
-    from elder.jobs.shared.running import show_world
+    from elder.jobs.shared.running import show_model
     from elder.jobs.shared.wiring import home, quiet_libraries
     from elder.jobs.terminal.answers import before_and_after
     from elder.metrics.evaluator import Evaluator
@@ -74,7 +74,7 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
 
     quiet_libraries(config)
     manifest = verify(directory)
-    show_world(config, console)
+    show_model(config, console)
     edits = check_inputs(config).edits
     model, wanted = config.model, config.evaluation
     base = elder.load_base(

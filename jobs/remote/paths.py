@@ -143,9 +143,10 @@ class PathRewriter:
 
     def _model(self, given: str) -> str:
         source = user_path(given)
-        if given.startswith("world:") or "://" in given or not (source.is_dir() or source.is_absolute()):
-            return given  # an embedded world, a mirror or a hub id: every node fetches its own copy
-        inside = self._in_folder(source) if source.is_dir() else None
+        here = source.is_dir() or given.lower().endswith(".gguf")
+        if given.startswith("world:") or "://" in given or not (here or source.is_absolute()):
+            return given  # an embedded world, a short name, a mirror or a hub id: every node fetches its own copy
+        inside = self._in_folder(source) if source.exists() else None
         return inside or self._place("model.source", given)
 
     def _place(self, key: str, given: str) -> str:
@@ -170,8 +171,9 @@ class PathRewriter:
             "tracking.mlflow": "give the address of a tracking server (http://HOST:PORT)",
             "model.source": "give s3://..., a hub id, or let it travel inside --working-dir",
         }[key]
+        kind = "file" if key == "model.source" and path.is_file() else "directory"
         self.problems.append(
-            f"{key}: '{given}' is a directory of this machine, which the cluster's nodes do not see; {better}, or the "
+            f"{key}: '{given}' is a {kind} of this machine, which the cluster's nodes do not see; {better}, or the "
             "absolute path of a disk that every node has"
         )
         return given

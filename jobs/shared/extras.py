@@ -20,6 +20,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tracking": ("sqlalchemy",),  # means the whole of mlflow, of which the client has the part without a database
     "data": ("datasets",),
     "peft": ("peft",),
+    "gguf": ("gguf",),
     "harness": ("lm_eval",),
     "services": ("swift", "psutil"),
 }

@@ -156,13 +156,14 @@ def _wrong_with(
 
 def _blocks(config: RunConfig) -> int | None:
     """How many blocks the base model has, if its files are here."""
-    source = config.model.source
-    place = cached_world(source) if source.startswith("world:") else source
-    if place is None:
-        return None
     from elder.models.load import load_config, resolve_source
+    from elder.models.made import find_made, is_made
 
-    place = resolve_source(str(place))
+    source = config.model.source
+    kept = find_made(source, home()) if is_made(source) else Path(resolve_source(source))
+    if kept is None:
+        return None
+    place = str(kept)
     return load_config(place).get_text_config().num_hidden_layers if Path(place).is_dir() else None
 
 
@@ -180,10 +181,12 @@ def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | Non
     if not models_here():
         notes.append(NO_MODELS)
         return None, None
-    if source.startswith("world:"):
-        place = cached_world(source)
+    from elder.models.made import find_made, how_made, is_made
+
+    if is_made(source):
+        place = find_made(source, home())
         if place is None:
-            notes.append(f"{source} is trained on first use (1 to 2 minutes); prompt lengths are checked then")
+            notes.append(f"{source} is {how_made(source)}; prompt lengths are checked then")
             return None, None
         return _read_tokenizer(config, str(place), None)
     from elder.models.load import resolve_source
@@ -196,13 +199,6 @@ def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | Non
     except (OSError, ValueError):
         notes.append(f"{source} is not in the local hub cache; prompt lengths are checked when it is loaded")
         return None, None
-
-
-def cached_world(source: str) -> Path | None:
-    """The directory of a generated world's model if it has been trained already."""
-    from elder.world.cache import cached_world as find
-
-    return find(source, home())
 
 
 def _read_tokenizer(config: StagedConfig, place: str, revision: str | None) -> tuple[Any, int | None]:

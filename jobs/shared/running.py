@@ -47,7 +47,7 @@ def resume_command(verb: str, config: str, overrides: Sequence[str], run_id: str
 
 
 def prepare(config: C, console: Console, check: Callable[[C], T]) -> tuple[T, Callable[[], Store]]:
-    """Find out what is wrong before anything starts; the embedded model is trained where it can be watched.
+    """Find out what is wrong before anything starts; the base model is made where that can be watched, if it must be.
 
     Args:
         config: Of the run.
@@ -65,7 +65,7 @@ def prepare(config: C, console: Console, check: Callable[[C], T]) -> tuple[T, Ca
     from elder.jobs.shared.wiring import make_store_factory, quiet_libraries
 
     quiet_libraries(config)
-    show_world(config, console)
+    show_model(config, console)
     found = check(config)
     factory = make_store_factory(config)
     probe_store(factory())
@@ -97,14 +97,18 @@ def refusal_written(json_file: Path | None) -> Iterator[None]:
         raise
 
 
-def show_world(config: StagedConfig, console: Console) -> None:
-    """Train the embedded model where it can be watched, if the config names it and it is not cached."""
-    from elder.jobs.shared.preflight import cached_world
+def show_model(config: StagedConfig, console: Console) -> None:
+    """Make the base model where it can be watched, if it is of a kind that is made on first use and is not here yet."""
+    from elder.jobs.shared.models import make_shown
     from elder.jobs.shared.wiring import home
     from elder.jobs.terminal.display import training_progress
+    from elder.models.made import find_made, is_made
 
     source = config.model.source
-    if not source.startswith("world:") or cached_world(source) is not None:
+    if not is_made(source) or find_made(source, home()) is not None:
+        return
+    if not source.startswith("world:"):
+        make_shown(source, console)
         return
     from elder.world.cache import ensure_world
 

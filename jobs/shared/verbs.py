@@ -18,6 +18,7 @@ VERBS = {
     "export": "merge a weight editor's adapter into an ordinary model directory",
     "promote": "point an alias at a stage whose gates hold; who, when, why are kept",
     "rollback": "point an alias back at an earlier version",
+    "models": "base models by name: list them, fetch one",
     "ls": "what there is: methods, datasets, configs, every config key",
     "cp": "copy a packaged config to a file of your own",
     "submit": "send edit, train-editor, tune or evaluate to a Ray cluster as a job",

@@ -14,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
@@ -219,5 +220,30 @@ def training_progress(console: Console) -> Iterator[Callable[[int, int, float], 
 
         def move(done: int, of: int, loss: float) -> None:
             progress.update(task, completed=done, total=of, detail=f"loss {loss:.3f}")
+
+        yield move
+
+
+@contextmanager
+def fetch_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for (what is done, bytes done, bytes of all): a bar on a terminal, a line for every quarter else."""
+    if not console.is_terminal:
+        last: list[tuple[str, int]] = []
+
+        def tell(what: str, done: int, of: int) -> None:
+            now = (what, done * 4 // of)
+            if last[-1:] != [now]:
+                last.append(now)
+                amount = f": {done / 1e6:.0f} of {of / 1e6:.0f} MB" if done else ""
+                console.print(f"  {what}{amount}", highlight=False)
+
+        yield tell
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=None)
+
+        def move(what: str, done: int, of: int) -> None:
+            progress.update(task, description=what, completed=done, total=of if done else None)
 
         yield move

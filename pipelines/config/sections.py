@@ -27,7 +27,9 @@ class ModelConfig(Settings):
     """The base model, which is never changed."""
 
     source: Text = setting(
-        "world:small", "`world:small` (embedded, trained on first use), a directory in hub layout, or a hub id."
+        "world:small",
+        "`world:small` (embedded, trained on first use), a short name (`elder models`), a directory in hub layout, a "
+        "`.gguf` file, or a hub id.",
     )
     revision: Text | None = setting(None, "Commit or branch of a hub model; give a commit for repeatable runs.")
     dtype: Literal["float32", "bfloat16"] = setting(

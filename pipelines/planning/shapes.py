@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from elder.errors import ModelError
+from elder.models.gguf_files import gguf_config, is_gguf
+from elder.models.named import NAMED
 from elder.paths import user_path
 
 # Configs of the models our documentation runs, so that planning needs neither network nor licence click.
@@ -82,8 +84,8 @@ def model_shape(source: str, revision: str | None = None, model_config: Any = No
     """The shape of a base model.
 
     Args:
-        source: `world:NAME`, a directory, or a hub id: taken from the local hub cache, else from our table of
-            documented models, else asked of the hub.
+        source: `world:NAME`, a short name, a GGUF file, a directory, or a hub id: taken from the local hub cache,
+            else from our table of documented models, else asked of the hub.
         revision: Commit or branch of a hub id.
         model_config: A transformers config that is there already; then nothing is looked up.
 
@@ -101,6 +103,10 @@ def _config(source: str, revision: str | None) -> tuple[Any, str]:
         return _world_config(source), "the recipe of the generated world"
     from transformers import AutoConfig
 
+    if source in NAMED:
+        return _listed_config(NAMED[source].config), "elder's table of named models"
+    if is_gguf(source):
+        return gguf_config(source), source
     if user_path(source).is_dir():
         from elder.models.load import load_config
 
@@ -110,11 +116,17 @@ def _config(source: str, revision: str | None) -> tuple[Any, str]:
     except (OSError, ValueError):
         pass
     if source in DOCUMENTED:
-        known = dict(DOCUMENTED[source])
-        return AutoConfig.for_model(known.pop("model_type"), **known), "elder's table of documented models"
+        return _listed_config(DOCUMENTED[source]), "elder's table of documented models"
     from elder.models.load import load_config
 
     return load_config(source, revision), "the hub"
+
+
+def _listed_config(keys: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    known = dict(keys)
+    return AutoConfig.for_model(known.pop("model_type"), **known)
 
 
 def _world_config(source: str) -> Any:

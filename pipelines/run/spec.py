@@ -65,7 +65,7 @@ class WorkerParts:
     """How a worker makes its parts. Tests hand in others; everything must be picklable."""
 
     def base(self, job: RunSpec, runtime: Runtime) -> Base:
-        """Load the base model; the embedded one is trained by one rank of each machine, the others wait."""
+        """Load the base model; what is made on first use is made by one rank of each machine, the others wait."""
         from elder.models.load import load_base, resolve_source
 
         model = job.config.model

@@ -16,7 +16,7 @@ from tests.declared import declared, installed_by, names, project, providers
 NEEDS: dict[str, tuple[str, ...]] = {
     "elder": ("edit",),
     "elder/datasets": ("edit", "data"),
-    "elder/models": ("edit", "peft"),
+    "elder/models": ("edit", "peft", "gguf"),
     "elder/harness.py": ("harness",),
     "pipelines/pages": ("edit",),
     "pipelines/planning": ("edit",),
@@ -35,6 +35,7 @@ CLIENT = (
     "jobs/commands",
 )  # fmt: skip
 UNIMPORTED = {
+    "accelerate": "transformers reads GGUF files with it",
     "aiohttp": "Ray's job client imports it",
     "ninja": "DeepSpeed builds its operators with it",
     "numpy": "torch hands tensors to it where their bytes are read",

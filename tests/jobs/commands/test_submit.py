@@ -162,6 +162,26 @@ def test_the_users_folder_does_not_shadow_ours_and_its_files_are_found(
     assert "def main" in (target / "elder/jobs/main.py").read_text()
 
 
+def test_a_gguf_file_is_where_nodes_see_it_and_a_short_name_is_left_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "m.gguf").write_bytes(b"GGUF")
+    monkeypatch.chdir(folder)
+    place = ("tracking.store=s3://b/p", "tracking.mlflow=null", "tracking.register=null")
+    far: dict[str, Any] = {"address": "http://head:8265"}
+    with pytest.raises(ConfigError, match=r"model.source: 'm.gguf' is a file of this machine"):
+        packed(tmp_path / "one", request("demo", "model.source=m.gguf", *place, **far))
+    config, _, target = packed(
+        tmp_path / "two", request("demo", "model.source=m.gguf", *place, working_dir=folder, **far)
+    )
+    assert config.model.source == "files/m.gguf"
+    assert (target / "files/m.gguf").is_file()
+    config, _, _ = packed(tmp_path / "three", request("demo_real", *place, **far))
+    assert config.model.source == "smollm2-135m"
+
+
 def test_places_that_the_nodes_would_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
