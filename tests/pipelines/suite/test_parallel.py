@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from elder.errors import UnreachableError
+from elder.errors import RunTakenOver, UnreachableError
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.suite import Member
-from elder.pipelines.run.commits import RunState, RunTakenOver
+from elder.pipelines.run.commits import RunState
 from elder.pipelines.suite.members import SuiteContext
 from elder.pipelines.suite.parallel import SideBySide
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, leave_out_plots, make_config, make_edits
@@ -113,7 +113,7 @@ def test_a_member_that_another_driver_takes_over_ends_the_suite(tmp_path: Path) 
 
     class TakenKit(FakeKit):
         def base(self, job: Any, runtime: Any) -> Any:
-            RunState(job.store_factory(), job.config.run_id).claim({"host": "another"})
+            RunState(job.store_factory(), job.config.run_id).drivers.take({"host": "another"})
             return super().base(job, runtime)
 
     with pytest.raises(RunTakenOver):
