@@ -56,7 +56,7 @@ class Command:
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait(30)
-        _, alive = psutil.wait_procs(family, timeout=20)
+        _, alive = psutil.wait_procs(family, timeout=10)
         for process in alive:  # Ray's agents look for their node once in a while only
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -92,7 +92,7 @@ def test_the_cache_of_the_embedded_model(tmp_path: Path) -> None:
         assert len(states(tmp_path / "elder-runs/store", "r")) == 1
 
 
-@pytest.mark.parametrize("kilobytes", [4, 8, 24])
+@pytest.mark.parametrize("kilobytes", [4, 8, 12])
 def test_the_target_of_a_pull(
     tmp_path: Path,
     small_run: list[str],  # noqa: F811
