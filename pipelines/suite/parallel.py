@@ -112,7 +112,11 @@ class SideBySide:
         def died(reason: str) -> None:
             hear({"kind": "note", "text": reason})
 
-        with TakeoverWatch(job, self._workers.abort):
+        def taken_over() -> None:
+            self._broken = self._broken or watch.error  # before the others meet the end of their workers
+            self._workers.abort()
+
+        with TakeoverWatch(job, taken_over) as watch:
             outcome = self._workers.run(job, staged, begun, died)
         if outcome.kind == FAILED:
             RunState(job.store_factory(), job.config.run_id).drivers.check(job.claim)  # was it taken over?
