@@ -83,6 +83,10 @@ class UnreachableError(ElderError):
     """A cluster, store or tracking server does not answer or refuses us (exit code 3)."""
 
 
+class RunTakenOver(ElderError):
+    """Another driver owns the run now: this one leaves store and record to it (exit code 5)."""
+
+
 class GateError(ElderError):
     """A quality gate refused a stage or a promotion (exit code 4)."""
 

@@ -1,7 +1,7 @@
 """The entry point of `elder`: verbs by name, fetched when they are called, so that help is instant.
 
 Maps the classes of `elder.errors` to exit codes: 0 done, 1 the job failed, 2 usage or config, 3 cluster or store
-unreachable, 4 a gate refused, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
+unreachable, 4 a gate refused, 5 another driver has taken the run over, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any, TextIO
 import click
 
 from elder import __version__
-from elder.errors import ElderError, FormerNameWarning, GateError, InputError, UnreachableError, causes
+from elder.errors import ElderError, FormerNameWarning, GateError, InputError, RunTakenOver, UnreachableError, causes
 from elder.jobs.shared.verbs import VERBS
 from elder.redact import SECRET_NAME, redact
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
-EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_TAKEN_OVER = 0, 1, 2, 3, 4, 5
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 128 + signal.SIGTERM
 
 
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -97,7 +97,12 @@ def cli() -> None:
 
 def exit_code(error: BaseException) -> int:
     """The exit code of an error, or of the elder error that it was raised from."""
-    codes = {InputError: EXIT_USAGE, UnreachableError: EXIT_UNREACHABLE, GateError: EXIT_REFUSED}
+    codes = {
+        InputError: EXIT_USAGE,
+        UnreachableError: EXIT_UNREACHABLE,
+        GateError: EXIT_REFUSED,
+        RunTakenOver: EXIT_TAKEN_OVER,
+    }
     found = elder_error(error)
     return next((code for kind, code in codes.items() if isinstance(found, kind)), EXIT_FAILED)
 

@@ -47,7 +47,7 @@ def ensure_world(
     except OSError as error:
         raise ModelError(
             f"the model of world:{recipe.name} cannot be kept under {home.parent}: {error}; "
-            "make the directory writable or choose another cache directory"
+            "free some space there, make the directory writable, or choose another cache directory"
         ) from error
 
 
@@ -90,6 +90,8 @@ def _train_into(directory: Path, recipe: Recipe, world: World, progress: Trainin
         ModelError: Its accuracy on held-out wordings is below that of the recipe.
     """
     # Imported here: a cached world is found without torch.
+    from safetensors import SafetensorError
+
     from elder.world.tokens import build_tokenizer
     from elder.world.training import accuracy, train
 
@@ -104,7 +106,10 @@ def _train_into(directory: Path, recipe: Recipe, world: World, progress: Trainin
             f"wordings, {recipe.training.accuracy:.3f} are needed; nothing was cached. The recipe is known to "
             "work, so suspect the machine or the installed versions of torch and transformers"
         )
-    model.save_pretrained(directory, safe_serialization=True)
+    try:
+        model.save_pretrained(directory, safe_serialization=True)
+    except SafetensorError as error:  # what a full disk is to safetensors
+        raise OSError(str(error)) from error
     tokenizer.save_pretrained(directory)
     measured = {
         "name": recipe.name,

@@ -82,7 +82,7 @@ def exit_code_of(job: JobRecord) -> int:
     """The exit code for a job that has ended: its own where it had one of ours; 3 where Ray could not start it."""
     if job.status == "SUCCEEDED":
         return 0
-    if job.exit_code in (1, 2, 3, 4):
+    if job.exit_code in (1, 2, 3, 4, 5):
         return int(job.exit_code)
     could_not_start = (
         "RUNTIME_ENV_SETUP_FAILURE",

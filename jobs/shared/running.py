@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from elder.errors import InputError
+from elder.errors import InputError, RunTakenOver
 from elder.jobs.shared.options import option_words, write_json
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def saying_how_to_continue(resume: str, committed: Callable[[], str]) -> Iterato
     """When the block fails, say what it has committed and which command continues it."""
     try:
         yield
-    except InputError:
-        raise  # nothing was started
+    except (InputError, RunTakenOver):
+        raise  # nothing was started, or another driver continues
     except BaseException:
         click.echo(committed(), err=True)
         click.echo(f"continue with: {resume}", err=True)

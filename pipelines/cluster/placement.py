@@ -20,10 +20,12 @@ from elder.errors import UnreachableError
 from elder.pipelines.cluster.ray_private import free_by_node
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.spec import EventHandler
+from elder.pipelines.run.takeover import OlderDriver
 
 TELL_S = 15.0  # between two notes while there is no room
 START_S = 60.0  # between two notes while the workers have room and start
 LOOK_S = 1.0
+ABORT_S = 5.0  # for which a controller may take to end its workers itself
 
 
 class PlacementWatch:
@@ -33,10 +35,19 @@ class PlacementWatch:
         mailbox: Knows since when the workers do not run.
         cluster: What the run needs, and how long it waits.
         report: Receives a note every quarter of a minute.
+        older: The driver from which this one takes the run over; its workers may have the room.
     """
 
-    def __init__(self, mailbox: Any, cluster: ClusterConfig, report: EventHandler, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self,
+        mailbox: Any,
+        cluster: ClusterConfig,
+        report: EventHandler,
+        older: OlderDriver,
+        look_s: float = LOOK_S,
+    ) -> None:
         self._mailbox, self._cluster, self._report, self._look_s = mailbox, cluster, report, look_s
+        self._older = older
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="elder-placement", daemon=True)
         self.error: UnreachableError | None = None
@@ -52,51 +63,89 @@ class PlacementWatch:
         self._thread.join(10)
 
     def _watch(self) -> None:
-        told = 0.0
+        told, limit = 0.0, self._cluster.wait_for_resources_s
+        older = self._older.holds()
         with suppress(ray.exceptions.RayError):  # the mailbox is gone: the run is over
             while not self._done.wait(self._look_s):
-                waited, controller = ray.get(self._mailbox.waiting.remote())
+                waited = ray.get(self._mailbox.waiting.remote())[0]
                 if not waited:
-                    told = 0.0
+                    told, limit = 0.0, self._cluster.wait_for_resources_s
                     continue
-                if waited > self._cluster.wait_for_resources_s:
-                    self.error = UnreachableError(explain(self._cluster, *_look(self._cluster), waited))
-                    self._give_up(controller)
+                if waited > limit:
+                    if older and not self._older.left_to_it():  # it stops now: its room comes, and nobody else is left
+                        older, limit = "", waited + self._cluster.wait_for_resources_s
+                        continue
+                    self.error = UnreachableError(explain(self._cluster, *_look(self._cluster), waited, older))
+                    end_controller(self._mailbox)
                     return
                 if waited - told >= TELL_S:
                     there, free, roomy = _look(self._cluster)
+                    if older and not (older := self._older.holds()):
+                        limit = waited + self._cluster.wait_for_resources_s
                     if not roomy or waited - told >= START_S:
-                        self._report({"kind": "note", "text": waiting_note(self._cluster, there, free, roomy, waited)})
+                        text = waiting_note(self._cluster, there, free, roomy, waited, limit - waited, older)
+                        self._report({"kind": "note", "text": text})
                         told = waited
 
-    def _give_up(self, controller: Any) -> None:
-        """End Ray Train's controller; its request for resources goes with it. It cannot be asked: it sits waiting."""
-        end = time.monotonic() + 10
-        while controller is None and time.monotonic() < end:
+
+def end_controller(mailbox: Any) -> None:
+    """End Ray Train's controller and its workers; a request for resources goes with it.
+
+    One that waits for resources does not hear, so it is killed in the end.
+    """
+    end = time.monotonic() + 10
+    with suppress(ray.exceptions.RayError):
+        while (controller := ray.get(mailbox.waiting.remote())[1]) is None and time.monotonic() < end:
             time.sleep(0.2)
-            controller = ray.get(self._mailbox.waiting.remote())[1]
         if controller is not None:
+            with suppress(ray.exceptions.RayError):
+                ray.get(controller.abort.remote(), timeout=ABORT_S)
             ray.kill(controller)
 
 
 def waiting_note(
-    cluster: ClusterConfig, there: Mapping[str, float], free: Mapping[str, float], roomy: bool, waited: float
+    cluster: ClusterConfig,
+    there: Mapping[str, float],
+    free: Mapping[str, float],
+    roomy: bool,
+    waited: float,
+    left: float,
+    older: str = "",
 ) -> str:
-    """One line for the log: what is waited for, and what the cluster has."""
+    """One line for the log: what is waited for, what the cluster has, and who may have the rest.
+
+    Args:
+        cluster: What the run needs.
+        there: What the cluster has.
+        free: What of it is free.
+        roomy: Whether that is enough.
+        waited: Seconds so far.
+        left: Seconds until the run gives up.
+        older: The older driver of the run that still holds it, in words.
+    """
     if roomy:
         return f"the workers have their place and have been starting for {waited:.0f} s"
-    left = max(0.0, cluster.wait_for_resources_s - waited)
     return (
         f"no room for the workers for {waited:.0f} s: needed {needs(cluster)}; the cluster has "
-        f"{_listed(cluster, there)}, free {_listed(cluster, free)}; waiting {left:.0f} s more "
-        "(cluster.wait_for_resources_s)"
+        f"{_listed(cluster, there)}, free {_listed(cluster, free)}; waiting {max(0.0, left):.0f} s more "
+        f"(cluster.wait_for_resources_s){_held(older)}"
     )
 
 
+def _held(older: str) -> str:
+    return f"; the older driver of this run still holds it, if it is alive ({older})" if older else ""
+
+
 def explain(
-    cluster: ClusterConfig, there: Mapping[str, float], free: Mapping[str, float], roomy: bool, waited: float
+    cluster: ClusterConfig,
+    there: Mapping[str, float],
+    free: Mapping[str, float],
+    roomy: bool,
+    waited: float,
+    older: str = "",
 ) -> str:
     """The paragraph with which a run gives up."""
+    left = f". The run is left to its older driver, which continues if it is alive ({older})" if older else ""
     if roomy:
         return (
             f"the workers had their place but did not start within {waited:.0f} s (cluster.wait_for_resources_s): "
@@ -107,7 +156,7 @@ def explain(
         f"{needs(cluster)}; the cluster has {_listed(cluster, there)}, of which {_listed(cluster, free)} are free"
         f"{_largest(cluster)}. Wait until other jobs end (elder jobs), add nodes or let the cluster grow "
         "(max_workers), or take fewer or smaller workers (cluster.workers, cluster.cpus_per_worker, "
-        "cluster.gpus_per_worker). What is committed is kept, and the same command resumes from it"
+        f"cluster.gpus_per_worker). What is committed is kept, and the same command resumes from it{left}"
     )
 
 

@@ -32,12 +32,13 @@ from elder.device import backend_for, pick_device
 from elder.errors import ConfigError, ElderError, UnreachableError
 from elder.pipelines.cluster.cores import threads_each, usable_cores
 from elder.pipelines.cluster.events import EventListener, EventSender, open_queue
-from elder.pipelines.cluster.placement import PlacementWatch
+from elder.pipelines.cluster.placement import PlacementWatch, end_controller
 from elder.pipelines.cluster.ray_private import GroupWatch, NodeTorchConfig, QuietTrainer
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.broker import AGREEMENT_S
 from elder.pipelines.run.run_stages import run_stages
 from elder.pipelines.run.spec import EventHandler, RunSpec, WorkersFailed
+from elder.pipelines.run.takeover import OlderDriver, TakeoverWatch
 
 DRIVER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a config are relative to where the user is
@@ -55,6 +56,7 @@ def run_on_ray(job: RunSpec, report: EventHandler) -> None:
         ElderError: As `pipelines.run.run_stages.run_stages`; or the same error came back.
         WorkersFailed: The workers failed more often than `cluster.max_failures`.
         UnreachableError: The Ray cluster cannot be reached, or was lost on the way.
+        RunTakenOver: Another driver has been started.
     """
     cluster = job.config.cluster
     environment = worker_environment(cluster)
@@ -63,7 +65,8 @@ def run_on_ray(job: RunSpec, report: EventHandler) -> None:
         name = f"{job.config.run_id}-{uuid.uuid4().hex[:8]}"  # a name used before would continue that run
         given = environment if environment_needed else {}
         with trainer_of(_train_function(job, mailbox), cluster, given, name, [GroupWatch(mailbox)]) as trainer:
-            with EventListener(mailbox, report), PlacementWatch(mailbox, cluster, report) as watch:
+            watch = PlacementWatch(mailbox, cluster, report, OlderDriver(job))
+            with EventListener(mailbox, report), watch, TakeoverWatch(job, lambda: end_controller(mailbox)):
                 failure = _fit(trainer)
             error = watch.error or _verdict(mailbox)
         if isinstance(error, ElderError):

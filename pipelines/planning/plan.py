@@ -19,7 +19,8 @@ from elder.pipelines.planning.memory import (
     recommend,
 )
 from elder.pipelines.planning.shapes import ModelShape, model_shape
-from elder.pipelines.run.commits import ADAPTER_FILES, COMMIT, CONFIG, DRIVERS, RECORD, RESULT
+from elder.pipelines.run.commits import ADAPTER_FILES, COMMIT, CONFIG, RECORD, RESULT
+from elder.pipelines.run.driver_epochs import DRIVERS
 from elder.pipelines.run.requirements import STATISTICS, check_text, needs_text
 from elder.pipelines.run.stage_plan import StagePlan, split
 

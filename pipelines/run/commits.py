@@ -14,22 +14,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from elder.errors import AdapterError, ConfigError, ElderError
+from elder.errors import AdapterError, ConfigError, RunTakenOver
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Store
+from elder.pipelines.run.driver_epochs import DriverEpochs
 
 FORMAT = 1
 CONFIG, RECORD, RESULT, COMMIT = "config.yaml", "run.json", "result.json", "COMMIT.json"
 UPLOADS = 4  # files of a stage that go up at once
-DRIVERS = "drivers"  # folder of the drivers that the run has had, one object each
 NEW_RUN = "leave run_id out to start a new run"
 ADAPTER_FILES = ("adapter.safetensors", "manifest.json")
 RESULTS, METRICS = "results.jsonl", "metrics.json"
 CONTINUATION = "continuation.safetensors"  # what only a continuation needs, beside an adapter that others fetch
-
-
-class RunTakenOver(ElderError):
-    """Another driver owns the run now. What is committed is sound; this driver must leave run and record alone."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,7 @@ class RunState:
         self.store = store
         self.run_id = run_id
         self.root = f"runs/{run_id}"
+        self.drivers = DriverEpochs(store, run_id)
         self._commits: dict[str, Commit] = {}  # a commit never changes, so it is read once
 
     def key(self, name: str) -> str:
@@ -192,47 +189,6 @@ class RunState:
         if key not in self._commits:
             self._commits[key] = Commit.from_json(self.store.get(key), key)
         return self._commits[key]
-
-    def claim(self, who: Mapping[str, Any]) -> int:
-        """Take the run over: its drivers are numbered, and the newest one owns it.
-
-        No driver has to prove that it is alive, so the one after a crash need not wait for anything.
-
-        Args:
-            who: What an older driver that is still alive tells its user.
-
-        Returns:
-            The number, from 1.
-        """
-        number = self._last_claim() + 1
-        while not self.store.create(self._driver_key(number), _json(who)):
-            number += 1
-        return number
-
-    def check_claim(self, number: int) -> None:
-        """Whether the driver of this number still owns the run; 0 is not asked.
-
-        Raises:
-            RunTakenOver: A newer driver has been started.
-        """
-        newest = self._last_claim() if number else 0
-        if newest > number:
-            raise RunTakenOver(
-                f"another driver has taken over run '{self.run_id}' ({self.driver_text(newest)}); this one "
-                "stops. What is committed is kept, and the other resumes from it"
-            )
-
-    def driver_text(self, number: int) -> str:
-        """Host, process and start of a driver, for people."""
-        who = json.loads(self.store.get(self._driver_key(number)))
-        return ", ".join(f"{name} {value}" for name, value in sorted(who.items()))
-
-    def _last_claim(self) -> int:
-        names = (key.rpartition("/")[2].removesuffix(".json") for key in self.store.list(f"{self.root}/{DRIVERS}/"))
-        return max((int(name) for name in names if name.isdecimal()), default=0)
-
-    def _driver_key(self, number: int) -> str:
-        return self.key(f"{DRIVERS}/{number:06d}.json")
 
     def last_commit(self) -> tuple[int, Commit | None]:
         """How many stages are committed, and the last of them: one listing and one read, for a look from outside."""

@@ -11,15 +11,16 @@ import os
 import socket
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from elder.errors import ElderError, GateError
+from elder.errors import ElderError, GateError, RunTakenOver
 from elder.pipelines.protocols import Tracker
-from elder.pipelines.run.commits import Commit, RunState, RunTakenOver
+from elder.pipelines.run.commits import Commit, RunState
 from elder.pipelines.run.publisher import Publisher
 from elder.pipelines.run.result import make_result
 from elder.pipelines.run.retry import RetryingStore
@@ -46,7 +47,7 @@ def drive(
     """Begin or continue a job, from its record in the store on.
 
     Args:
-        job: What is to be done; claim and trained editor are settled here.
+        job: What is to be done; the trained editor is settled here.
         tracker: The record of runs.
         on_event: Receives events for a display.
         tags: Further tags for the tracked run.
@@ -65,7 +66,6 @@ def drive(
     state.open(job.config, job.dataset, len(job.edits), trained)  # from here on the run exists
     if finished is not None:
         return finished
-    job = replace(job, claim=state.claim(_this_driver()))
     return driver(job, state, tracker, on_event, tags).run(runner)
 
 
@@ -79,25 +79,22 @@ class Driver(ABC):
         # The publisher runs beside the work and comes back to what failed; everything else had better wait.
         store = RetryingStore(state.store, self.config.tracking.retry_timeout_s, self._note)
         self.state = RunState(store, self.config.run_id)
+        self._drivers = state.drivers
         self.refused: Event | None = None
         all_tags = {**self.tags(), **tags}
-        self.publisher = Publisher(self.config, state, tracker, self.dataset(), all_tags, self._note, job.claim)
+        self.publisher = Publisher(self.config, state, tracker, self.dataset(), all_tags, self._note)
 
     def run(self, runner: Runner) -> dict[str, Any]:
         """Start or continue, then bring the record up to date and close the run."""
-        if self.job.claim > 1:
-            self._note(
-                f"driver {self.job.claim} of this run; an older one that is alive stops at its next stage, and its "
-                f"workers keep their room until then (the last: {self.state.driver_text(self.job.claim - 1)})"
-            )
         self.publisher.start()
         url = self.tracker.url()
         if url:
             self._note(f"watch the run: {url}")
         self.publisher.nudge()  # what an earlier attempt committed and could not log
         try:
-            self._work(runner)
-            return self._close()
+            with self._owning():
+                self._work(runner)
+                return self._close()
         except GateError as error:
             self.publisher.abandon("FAILED")
             refused = StageRefused(str(error))
@@ -111,6 +108,30 @@ class Driver(ABC):
             raise
         except BaseException:
             self.publisher.abandon("FAILED")
+            raise
+
+    @contextmanager
+    def _owning(self) -> Iterator[None]:
+        """Own the run in the block. When it fails, an older driver that has not noticed may continue.
+
+        All that can be known before is known by then: the older driver stops for this one.
+        """
+        drivers = self._drivers
+        claim = drivers.take(_this_driver())
+        self.job, self.publisher.claim = replace(self.job, claim=claim), claim
+        older = drivers.older(claim)
+        if older:
+            self._note(
+                f"driver {claim} of this run; if the one before it is alive, it stops within seconds, and its workers "
+                f"keep their room until then ({older})"
+            )
+        try:
+            yield
+        except RunTakenOver:
+            raise
+        except BaseException:
+            with suppress(ElderError):
+                drivers.end(claim)
             raise
 
     def _work(self, runner: Runner) -> None:
@@ -136,7 +157,7 @@ class Driver(ABC):
         missing = len(self.job.stages) - len(commits)
         if missing:
             raise ElderError(f"the workers ended without an error, but {missing} stages are not committed")
-        self.state.check_claim(self.job.claim)
+        self.state.drivers.check(self.job.claim)
         self.publisher.complete()
         result = self.result(self._register(self.outcome(commits)))
         self.publisher.retrying(lambda: self._report(result, commits))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from elder.device import pick_device
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import EventHandler, RunSpec
+from elder.pipelines.run.spec import Event, EventHandler, RunSpec
+from elder.pipelines.run.takeover import TakeoverWatch
 from elder.runtime import LocalRuntime
 
 
@@ -16,5 +17,12 @@ def run_locally(job: RunSpec, report: EventHandler) -> None:
 
     Raises:
         ElderError: As `pipelines.run.run_stages.run_stages`.
+        RunTakenOver: Another driver has been started.
     """
-    run_stages(job, LocalRuntime(pick_device(job.config.model.device)), report)
+    with TakeoverWatch(job) as watch:
+
+        def hear(event: Event) -> None:
+            watch.check()  # every batch and every measured prompt comes by
+            report(event)
+
+        run_stages(job, LocalRuntime(pick_device(job.config.model.device)), hear)

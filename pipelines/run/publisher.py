@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from elder.errors import UnreachableError
+from elder.errors import RunTakenOver, UnreachableError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Tracker
-from elder.pipelines.run.commits import Commit, RunState, RunTakenOver, adapter_files
+from elder.pipelines.run.commits import Commit, RunState, adapter_files
 from elder.pipelines.run.retry import call_with_retries, first_line
 
 
@@ -102,7 +102,9 @@ class Publisher(BackgroundLog):
         dataset: Name, digest, source and number of the edits.
         tags: Further tags of the run.
         note: Receives a sentence when the tracker does not answer.
-        claim: Number of this driver; when a newer one has taken over, the record is its business.
+
+    Attributes:
+        claim: Number of this driver, once it has one; when a newer one has taken over, the record is its business.
     """
 
     def __init__(
@@ -113,13 +115,13 @@ class Publisher(BackgroundLog):
         dataset: Mapping[str, Any],
         tags: Mapping[str, str],
         note: Callable[[str], None],
-        claim: int = 0,
     ) -> None:
         done = f"All edits are applied and committed under {state.store.uri}", "edits"
         super().__init__(tracker, config.tracking.retry_timeout_s, note, done)
         self.config, self.state = config, state
         self.models: dict[int, str] = {}
-        self._dataset, self._tags, self._claim = dict(dataset), dict(tags), claim
+        self.claim = 0
+        self._dataset, self._tags = dict(dataset), dict(tags)
         self._started = False
 
     def start(self) -> None:
@@ -138,7 +140,7 @@ class Publisher(BackgroundLog):
             RunTakenOver: Another driver keeps the record now.
         """
         with self._lock:
-            self.state.check_claim(self._claim)
+            self.state.drivers.check(self.claim)
             self._begin()
             new = [commit for commit in self.state.commits() if commit.stage not in self.models]
             if not new:

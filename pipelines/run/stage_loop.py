@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from elder.base import EditOutcome, Preparing, Receipt
-from elder.errors import AdapterError, ElderError, GateError
+from elder.errors import AdapterError, ElderError, GateError, RunTakenOver
 from elder.metrics.retention import retention_summary
-from elder.pipelines.run.commits import Commit, RunState, RunTakenOver, write_stage_files
+from elder.pipelines.run.commits import Commit, RunState, write_stage_files
 from elder.pipelines.run.gates import refusals
 from elder.pipelines.run.retry import RetryingStore
 from elder.pipelines.run.spec import EventHandler, RunSpec
@@ -277,7 +277,7 @@ class StageLoop:
         newer: RunTakenOver | None = None
         if self.runtime.rank == 0:
             try:
-                self.state.check_claim(self.job.claim)
+                self.state.drivers.check(self.job.claim)
             except RunTakenOver as error:
                 newer = error
         newer = self.runtime.gather_objects(newer)[0]

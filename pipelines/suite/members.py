@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from elder.edit import Edit
-from elder.errors import AdapterError, ElderError, GateError, InputError, UnreachableError
+from elder.errors import AdapterError, ElderError, GateError, InputError, RunTakenOver, UnreachableError
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.suite import Member
 from elder.pipelines.edit.driver import run_edit
 from elder.pipelines.planning.sharding import decide_sharding
 from elder.pipelines.protocols import Store, Tracker
 from elder.pipelines.run.broker import failure
-from elder.pipelines.run.commits import RunState, RunTakenOver
+from elder.pipelines.run.commits import RunState
 from elder.pipelines.run.driver import Runner
 from elder.pipelines.run.inputs import read_stream, read_tokenizer, skipped_of
 from elder.pipelines.run.requirements import needs_text, read_windows, usable

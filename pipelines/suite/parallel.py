@@ -16,6 +16,7 @@ from elder.pipelines.config.suite import Member
 from elder.pipelines.run.broker import FAILED, StepOutcome
 from elder.pipelines.run.commits import RunState
 from elder.pipelines.run.spec import EventHandler, RunSpec
+from elder.pipelines.run.takeover import TakeoverWatch
 from elder.pipelines.suite.members import MemberResult, SuiteContext, run_member, tell
 
 ABORT_S = 60.0  # how long an interrupted member may take to close its record
@@ -111,7 +112,12 @@ class SideBySide:
         def died(reason: str) -> None:
             hear({"kind": "note", "text": reason})
 
-        outcome = self._workers.run(job, staged, begun, died)
+        def taken_over() -> None:
+            self._broken = self._broken or watch.error  # before the others meet the end of their workers
+            self._workers.abort()
+
+        with TakeoverWatch(job, taken_over) as watch:
+            outcome = self._workers.run(job, staged, begun, died)
         if outcome.kind == FAILED:
-            RunState(job.store_factory(), job.config.run_id).check_claim(job.claim)  # was it taken over?
+            RunState(job.store_factory(), job.config.run_id).drivers.check(job.claim)  # was it taken over?
             raise (GateError if outcome.refused else ElderError)(outcome.error)

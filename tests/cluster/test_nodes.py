@@ -72,6 +72,26 @@ def test_zero3_over_two_nodes_with_one_killed_equals_two_workers_on_one_node(clu
     assert len(trace(run.trace, 1)) == 2
 
 
+def test_an_older_driver_whose_workers_have_all_the_room_makes_it(
+    cluster: RayNodes, tmp_path: Path, truth: list[str]
+) -> None:
+    """Its rank 1 sleeps in stage 1, for ten minutes if nobody ends it; the newer one waits for that room."""
+    older = Run(tmp_path, cluster, hang=True)
+    older.start()
+    older.wait_for_hang()
+    newer = Run(tmp_path, cluster)
+    story = Story("a second driver on a cluster with room for one")
+    story.strike()
+    newer.start()
+    assert older.end() == 5, older.log_text()
+    assert "another driver has taken over run 'run-1'" in older.log_text()
+    assert newer.end() == 0, newer.log_text()
+    story.tell(newer, truth)
+    assert newer.digests == truth
+    notes = [event["text"] for event in newer.events() if event["kind"] == "note"]
+    assert any(note.startswith("driver 2 of this run; if the one before it is alive, it stops") for note in notes)
+
+
 def test_too_few_nodes_are_waited_for_and_then_told(cluster: RayNodes, tmp_path: Path, truth: list[str]) -> None:
     """A node is gone for good: exit 3 and what is missing. With a node that comes while the run waits, it goes on."""
     settings = {"wait_for_resources_s": 40}  # more than it takes the workers to start

@@ -67,16 +67,18 @@ def test_usage_errors_exit_2_and_say_what_is_meant(elder: Elder, args: list[str]
 
 
 def test_error_classes_have_their_exit_codes() -> None:
-    from elder.errors import AdapterError, ConfigError, DataError, ElderError, GateError, ModelError, UnreachableError
+    from elder import errors
+    from elder.errors import GateError
 
     expected = {
-        ElderError: 1,
-        AdapterError: 1,
-        ConfigError: 2,
-        DataError: 2,
-        ModelError: 2,
-        UnreachableError: 3,
+        errors.ElderError: 1,
+        errors.AdapterError: 1,
+        errors.ConfigError: 2,
+        errors.DataError: 2,
+        errors.ModelError: 2,
+        errors.UnreachableError: 3,
         GateError: 4,
+        errors.RunTakenOver: 5,
     }
     assert {kind: exit_code(kind("x")) for kind in expected} == expected
     assert exit_code(ValueError("x")) == 1

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from elder.errors import ModelError
 from elder.world import cache
@@ -143,6 +145,20 @@ def test_a_cache_that_cannot_be_made_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot be kept under"):
         ensure_world("micro", tmp_path / "file")
+
+
+@pytest.mark.usefixtures("micro")
+def test_a_disk_that_is_full_is_said_plainly_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(model: PreTrainedModel, directory: Path, **how: Any) -> None:
+        Path(directory, "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", no_room)
+    with pytest.raises(ModelError, match=r"No space left on device.*free some space there"):
+        ensure_world("micro", tmp_path)
+    assert [path.suffix for path in (tmp_path / "worlds").iterdir()] == [".lock"]
 
 
 def test_the_directory_is_named_by_everything_that_matters() -> None:

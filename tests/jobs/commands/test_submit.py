@@ -265,8 +265,8 @@ def test_a_run_is_its_latest_attempt() -> None:
 
 def test_exit_codes_of_jobs() -> None:
     assert exit_code_of(job("a", "SUCCEEDED", exit_code=0)) == 0
-    assert [exit_code_of(job("a", "FAILED", exit_code=code)) for code in (1, 2, 3, 4, 130, -9, None)] == [
-        1, 2, 3, 4, 1, 1, 1,
+    assert [exit_code_of(job("a", "FAILED", exit_code=code)) for code in (1, 2, 3, 4, 5, 130, -9, None)] == [
+        1, 2, 3, 4, 5, 1, 1, 1,
     ]  # fmt: skip
     assert exit_code_of(job("a", "FAILED", error_type="RUNTIME_ENV_SETUP_FAILURE")) == 3
     assert exit_code_of(job("a", "STOPPED")) == 1

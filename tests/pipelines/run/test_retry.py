@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from elder.errors import AdapterError, UnreachableError
+from elder.errors import AdapterError, RunTakenOver, UnreachableError
 from elder.infra.stores.local import LocalStore
 from elder.pipelines.run import retry
-from elder.pipelines.run.commits import RunState, RunTakenOver
+from elder.pipelines.run.commits import RunState
 from elder.pipelines.run.retry import RetryingStore, call_with_retries
 from tests.pipelines.run.test_commits import commit
 
@@ -86,19 +86,19 @@ def test_a_commit_whose_answer_was_lost_is_ours(tmp_path: Path, slept: list[floa
 
 def test_a_claim_whose_answer_was_lost_is_made_again(tmp_path: Path, slept: list[float]) -> None:
     state = RunState(RetryingStore(MoodyStore(tmp_path, lost=1), 60, lambda text: None), "run-1")
-    number = state.claim({"host": "here"})
-    state.check_claim(number)
+    number = state.drivers.take({"host": "here"})
+    state.drivers.check(number)
 
 
 def test_the_newest_driver_owns_the_run(tmp_path: Path) -> None:
     state = RunState(LocalStore(tmp_path), "run-1")
-    first = state.claim({"host": "one"})
-    state.check_claim(first)
-    second = state.claim({"host": "two", "process": "7"})
-    state.check_claim(second)
-    state.check_claim(0)  # a run that nobody claims, such as a trial
+    first = state.drivers.take({"host": "one"})
+    state.drivers.check(first)
+    second = state.drivers.take({"host": "two", "process": "7"})
+    state.drivers.check(second)
+    state.drivers.check(0)  # a run that nobody claims, such as a trial
     with pytest.raises(RunTakenOver, match=r"taken over run 'run-1' \(host two, process 7\)"):
-        state.check_claim(first)
+        state.drivers.check(first)
 
 
 def test_without_patience_the_first_failure_is_the_last(slept: list[float]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from elder.errors import AdapterError, ElderError, GateError
-from elder.pipelines.run.commits import Commit, RunState, RunTakenOver
+from elder.errors import AdapterError, ElderError, GateError, RunTakenOver
+from elder.pipelines.run.commits import Commit, RunState
 from elder.pipelines.run.local_runner import run_locally
 from elder.pipelines.run.run_stages import run_stages
 from elder.pipelines.run.spec import RunSpec
@@ -191,11 +191,11 @@ def test_retention_row_is_the_mean_of_each_stage() -> None:
 def test_an_older_driver_stops_at_its_next_stage(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     state = RunState(job.store_factory(), job.config.run_id)
-    older = dataclasses.replace(job, claim=state.claim({"host": "one"}))
+    older = dataclasses.replace(job, claim=state.drivers.take({"host": "one"}))
 
     def take_over(event: Mapping[str, Any]) -> None:
         if event["kind"] == "phase" and event["name"] == "evaluate" and event["stage"] == 1:
-            state.claim({"host": "two"})
+            state.drivers.take({"host": "two"})
 
     with pytest.raises(RunTakenOver, match="host two"):
         run_locally(older, take_over)

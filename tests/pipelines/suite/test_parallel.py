@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from elder.errors import UnreachableError
+from elder.errors import RunTakenOver, UnreachableError
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.suite import Member
-from elder.pipelines.run.commits import RunState, RunTakenOver
+from elder.pipelines.run.commits import RunState
 from elder.pipelines.suite.members import SuiteContext
 from elder.pipelines.suite.parallel import SideBySide
 from tests.pipelines.fakes import FakeKit, Mishap, RecordingTracker, StoreAt, leave_out_plots, make_config, make_edits
@@ -113,12 +113,38 @@ def test_a_member_that_another_driver_takes_over_ends_the_suite(tmp_path: Path) 
 
     class TakenKit(FakeKit):
         def base(self, job: Any, runtime: Any) -> Any:
-            RunState(job.store_factory(), job.config.run_id).claim({"host": "another"})
+            RunState(job.store_factory(), job.config.run_id).drivers.take({"host": "another"})
             return super().base(job, runtime)
 
     with pytest.raises(RunTakenOver):
         SideBySide(members, suite_of(tmp_path, members, kit=TakenKit()), workers := WorkersHere()).run()
     assert workers.begun == ["a"]
+
+
+def test_a_member_that_is_taken_over_in_its_stage_is_the_reason_that_all_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other member meets the end of its worker first; that is no reason."""
+    monkeypatch.setattr("elder.pipelines.run.takeover.LOOK_S", 0.02)
+    members, other_ended, meet = members_of("a", "b"), threading.Event(), threading.Barrier(2)
+
+    class Noticing(RecordingTracker):
+        def finish(self, status: str) -> None:
+            other_ended.set()
+
+    class TakenKit(FakeKit):
+        def base(self, job: Any, runtime: Any) -> Any:
+            meet.wait(30)
+            if job.config.run_id == "a":
+                RunState(job.store_factory(), "a").drivers.take({"host": "another"})
+                assert other_ended.wait(30)
+            else:
+                assert workers.aborted.wait(30)
+            return super().base(job, runtime)
+
+    suite = suite_of(tmp_path, members, tracker_factory=Noticing, kit=TakenKit())
+    with pytest.raises(RunTakenOver, match="host another"):
+        SideBySide(members, suite, workers := WorkersHere(2)).run()
 
 
 def test_an_interruption_closes_the_records(tmp_path: Path) -> None:

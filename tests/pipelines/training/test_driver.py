@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from elder.edit import dataset_digest
-from elder.errors import ConfigError, ElderError
+from elder.errors import ConfigError, ElderError, RunTakenOver
 from elder.pipelines.config.search import parse_tune_config
-from elder.pipelines.run.commits import Commit, RunState, RunTakenOver
+from elder.pipelines.run.commits import Commit, RunState
 from elder.pipelines.run.driver import StageRefused
 from elder.pipelines.run.spec import RunSpec
 from elder.pipelines.run.trained import TrainedPin, pin_trained, trained_directory
@@ -104,7 +104,7 @@ def test_an_older_driver_stops(tmp_path: Path) -> None:
 
     def on_event(event: Any) -> None:
         if event["kind"] == "committed" and not told:
-            told.append(state.claim({"host": "elsewhere"}))
+            told.append(state.drivers.take({"host": "elsewhere"}))
 
     with pytest.raises(RunTakenOver, match="elsewhere"):
         run_training(config, StoreAt(str(tmp_path / "store")), RecordingTracker(), on_event, data=facts_of(config),
