@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
+from elder.ability.tasks import FIGURES
 from elder.metrics.questions import PROTOCOLS
 from elder.pipelines.config.checks import GATES, INHERITED_OPTIONS
 from elder.pipelines.config.comparison import CompareSection
@@ -146,4 +147,7 @@ def _gates(quantities: tuple[str, ...], protocols: tuple[str, ...]) -> Node:
     nested = {"type": "object", "properties": dict.fromkeys(protocols, NUMBER), "additionalProperties": False}
     bounds: Node = {name: {"anyOf": [NUMBER, nested]} for name in quantities}
     bounds |= {f"{name}.{protocol}": NUMBER for name in quantities for protocol in protocols}
+    losses: Node = dict.fromkeys(FIGURES, NUMBER)
+    bounds["ability"] = {"type": "object", "properties": losses, "additionalProperties": False}
+    bounds |= {f"ability.{name}": NUMBER for name in FIGURES}
     return {"properties": bounds, "additionalProperties": False}

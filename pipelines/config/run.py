@@ -80,7 +80,8 @@ class RunConfig(StagedConfig):
     gates: Mapping[str, Any] = setting(
         {},
         "Least value of a metric for a stage to be committed, such as `reliability: 0.9` (first protocol) or "
-        "`locality.forced: 0.95`; for `perplexity` the largest. A refused stage ends the run with exit code 4.",
+        "`locality.forced: 0.95`; for `perplexity` the largest, and for "
+        "`ability.TASK` the largest loss against the unedited model. A refused stage ends the run with exit code 4.",
     )
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
