@@ -56,7 +56,8 @@ def by_harness(model: Any, folder: Path, tasks: Mapping[str, tuple[Item, ...]]) 
         data = folder / f"{name}.jsonl"
         rows = [{"p": i.prompt, "c": i.choices, "g": i.choices.index(i.gold[0]) if i.choices else 0} for i in items]
         data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        head = f"task: own_{name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {data}\ntest_split: test\n"
+        head = f"task: own_{name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {data}\n"
+        head += "test_split: test\ndoc_to_text: '{{p}}'\n"
         ask_for = (
             "output_type: multiple_choice\ndoc_to_choice: '{{c}}'\ndoc_to_target: g\ntarget_delimiter: ''\n"
             "metric_list:\n  - metric: acc\n"
@@ -64,7 +65,7 @@ def by_harness(model: Any, folder: Path, tasks: Mapping[str, tuple[Item, ...]]) 
             else "output_type: generate_until\ndoc_to_target: ''\ngeneration_kwargs:\n  until: []\n  do_sample: false\n"
             f"  max_gen_toks: {TASKS[name].limit}\nmetric_list:\n  - metric: exact_match\n"
         )
-        (folder / f"own_{name}.yaml").write_text(f"{head}doc_to_text: '{{{{p}}}}'\n{ask_for}")
+        (folder / f"own_{name}.yaml").write_text(head + ask_for)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     names = [f"own_{name}" for name in tasks]
     found = simple_evaluate(model=model, tasks=names, task_manager=manager, bootstrap_iters=0, log_samples=True)

@@ -55,8 +55,8 @@ def test_the_unedited_model_is_asked_once_for_all_processes(
     tasks: dict[str, tuple[Item, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = {name: tasks[name] for name in ("gsm8k", "rte", "wikitext")}
-    every = [text for items in some.values() for text in told(items, right=True)]
-    editor = edited(parrot(every), parrot([]))
+    every = [text for name in ("gsm8k", "rte") for text in told(some[name], right=True)]
+    editor = edited(parrot([*every, PROSE]), parrot([]))
     asked: list[Any] = []
 
     def counted(completer: Completer, task: Any, *rest: Any) -> Any:
@@ -71,8 +71,8 @@ def test_the_unedited_model_is_asked_once_for_all_processes(
     assert meter.measure() == first
     assert AbilityMeter(editor, some, 4, tmp_path).measure() == first
     assert not any(base for _, base in asked)
-    fewer = {"gsm8k": some["gsm8k"][:1]}
-    AbilityMeter(editor, fewer, 4, tmp_path).measure()
+    others = {"gsm8k": (*some["gsm8k"][1:], Item("Q: another", ("7",)))}
+    AbilityMeter(editor, others, 4, tmp_path).measure()
     assert ("gsm8k", True) in asked  # other items are other scores
 
 
