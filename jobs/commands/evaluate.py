@@ -85,7 +85,7 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
     quiet_libraries(config)
     manifest = verify(directory)
     show_world(config, console)
-    tasks, edits = read_ability(config, home()), check_inputs(config).edits
+    edits, tasks = check_inputs(config).edits, read_ability(config, home())
     model, wanted = config.model, config.evaluation
     base = elder.load_base(
         model.source, revision=model.revision, dtype=model.dtype, device=model.device, cache_dir=home()

@@ -53,6 +53,7 @@ def test_tasks_that_are_not_there_are_told_before_a_model_is_loaded(elder: Elder
     assert found.code == 2
     assert "evaluation.ability.tasks" in found.err
     asked = ("evaluation.ability.tasks=[nq]", "evaluation.ability.path=none")
-    found = elder("edit", "demo", *small_run, *UNTRACKED, *asked)
-    assert found.code == 2
-    assert "none/nq_test.jsonl: no such file (nor with .gz), which the task 'nq' reads" in found.err
+    for verb in ("edit", "validate"):
+        found = elder(verb, "demo", *small_run, *UNTRACKED, *asked)
+        assert found.code == 2
+        assert "none/nq_test.jsonl: no such file (nor with .gz), which the task 'nq' reads" in found.err
