@@ -14,8 +14,9 @@ UNTRACKED = ("tracking.mlflow=null", "tracking.register=null")
 
 
 @pytest.fixture
-def run(elder: Elder, small_run: list[str], tmp_path: Path) -> list[str]:
+def run(elder: Elder, small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A finished run that measured RTE after every stage; returns its overrides."""
+    monkeypatch.setenv("ELDER_HOME", str(tmp_path / "home"))  # else an earlier session's scores are found there
     (tmp_path / "tasks").mkdir()
     folder = write_files(tmp_path / "tasks")
     words = [*small_run, *UNTRACKED, f"evaluation.ability.path={folder}"]
