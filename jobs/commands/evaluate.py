@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,28 @@ from elder.jobs.shared.options import json_option, overrides_argument, write_jso
 @click.argument("adapter", metavar="ADAPTER")
 @click.argument("config", metavar="CONFIG")
 @overrides_argument
+@click.option(
+    "--tasks",
+    metavar="LIST",
+    help="Short for evaluation.ability.tasks=[LIST]: measure general ability too, such as gsm8k,rte,wikitext.",
+)
 @json_option
-def command(adapter: str, config: str, overrides: tuple[str, ...], json_file: Path | None) -> None:
+def command(adapter: str, config: str, overrides: tuple[str, ...], tasks: str | None, json_file: Path | None) -> None:
     """Measure ADAPTER (a directory, or a REF as in `elder pull`) on the edits of CONFIG, in this process."""
+    from elder.jobs.terminal.ability import ability_table
     from elder.jobs.terminal.display import make_console
     from elder.jobs.terminal.summary import answers, scores
     from elder.pipelines.config.run import load_config
 
-    resolved = load_config(config, overrides)
+    short = [] if tasks is None else [f"evaluation.ability.tasks=[{tasks}]"]
+    resolved = load_config(config, [*overrides, *short])
     require(*MODEL_LIBRARIES)
     console = make_console()
     with adapter_directory(adapter, resolved) as directory:
         result = measure(directory, resolved, console)
     console.print(scores(result["metrics"], resolved.evaluation.protocols))
+    if result["ability"]:
+        console.print(ability_table(result["ability"]))
     answers(console, result["answers"])
     write_json(json_file, result)
 
@@ -61,7 +70,8 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
     """Load base and adapter, measure on the config's edits.
 
     Returns:
-        `adapter` (its manifest's method, edits and digest), `metrics`, `counts`, `rows`, `answers`.
+        `adapter` (its manifest's method, edits and digest), `metrics`, `counts`, `rows`, `answers`, and `ability`: for
+        each figure `n`, `before`, `after` and `difference`, as `AbilityMeter.measure` gives them.
     """
     import elder
     from elder.adapter_files import verify
@@ -70,12 +80,12 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
     from elder.jobs.shared.wiring import home, quiet_libraries
     from elder.jobs.terminal.answers import before_and_after
     from elder.metrics.evaluator import Evaluator
-    from elder.pipelines.run.inputs import read_text
+    from elder.pipelines.run.inputs import read_ability, read_text
 
     quiet_libraries(config)
     manifest = verify(directory)
     show_model(config, console)
-    edits = check_inputs(config).edits
+    edits, tasks = check_inputs(config).edits, read_ability(config, home())
     model, wanted = config.model, config.evaluation
     base = elder.load_base(
         model.source, revision=model.revision, dtype=model.dtype, device=model.device, cache_dir=home()
@@ -87,6 +97,18 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
     with console.status(f"measuring {len(edits)} edits") as status:
         parts = tuple(dict.fromkeys((*wanted.parts, "perplexity")))
         report = evaluator.measure(edits, parts, lambda done, of: status.update(f"{done}/{of} prompts"))
+    ability = assess(edited, tasks, wanted.batch_size, console) if tasks else {}
     adapter = {name: manifest.get(name) for name in ("method", "edits", "state_digest", "base")}
     probes = before_and_after(edited, edits[: wanted.probes], wanted.max_new_tokens) if wanted.probes else []
-    return {"adapter": adapter, **report.to_dict(), "answers": probes}
+    return {"adapter": adapter, **report.to_dict(), "answers": probes, "ability": ability}
+
+
+def assess(edited: Any, tasks: Mapping[str, Any], batch_size: int, console: Any) -> dict[str, Any]:
+    """Measure general ability beside the unedited model, whose scores are kept below ELDER_HOME."""
+    from elder.ability.measure import AbilityMeter
+    from elder.jobs.shared.wiring import home
+    from elder.jobs.terminal.ability import counting
+
+    meter = AbilityMeter(edited, tasks, batch_size, home())
+    with counting(console, f"asking {', '.join(tasks)}") as progress:
+        return meter.measure(progress)

@@ -96,7 +96,10 @@ class PathRewriter:
             path = self._file("validation.path", config.validation.path, "validation")
             return {"validation": config.validation.replace(path=path)}
         text = self._file("evaluation.perplexity_text", config.evaluation.perplexity_text, "text")
-        return {"evaluation": config.evaluation.replace(perplexity_text=text)}
+        ability = config.evaluation.ability
+        if ability.tasks and ability.path is not None and user_path(ability.path).is_dir():
+            ability = ability.replace(path=self.directory("evaluation.ability.path", ability.path, "ability"))
+        return {"evaluation": config.evaluation.replace(perplexity_text=text, ability=ability)}
 
     def directory(self, key: str, given: str, name: str) -> str:
         """A directory of this machine that the job needs, small enough to travel; returns where it will lie.

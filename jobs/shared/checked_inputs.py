@@ -9,8 +9,9 @@ from typing import Any
 
 from elder.errors import ConfigError
 from elder.jobs.shared.preflight import check_model, models_here, noting
+from elder.jobs.shared.wiring import home
 from elder.pipelines.config.run import RunConfig
-from elder.pipelines.run.inputs import check_stream
+from elder.pipelines.run.inputs import check_stream, read_ability
 from elder.pipelines.run.requirements import check_text, read_windows
 
 QUIET_S = 5.0  # between two lines of progress
@@ -55,6 +56,8 @@ def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedI
         stream = check_stream(config, tokenizer, positions, models_here(), _every_few_seconds(say))
         read = stream.reading
         checked = CheckedInputs(stream.edits, stream.digest, read.lines(), read.to_dict(), notes, stream.skipped)
+    with noting(problems):
+        read_ability(config, home())
     with noting(problems):
         if models_here():
             check_text(config)

@@ -18,7 +18,7 @@ from elder.jobs.shared.wiring import check_addresses, home
 from elder.paths import user_path
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
-from elder.pipelines.run.inputs import load_stream
+from elder.pipelines.run.inputs import load_stream, read_ability
 from elder.pipelines.run.requirements import check_blocks, check_subjects, check_text, read_windows, usable
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def check_inputs(config: RunConfig) -> Inputs:
         if models_here():
             edits = usable(edits, [config])
             check_subjects(config, edits)
+    with noting(problems):
+        read_ability(config, home())
     with noting(problems):
         if models_here():
             check_text(config)

@@ -42,6 +42,9 @@ class StagedConfig(Settings):
         "data.system": None,
         "data.unusable": "refuse",
         "evaluation.completions": False,
+        "evaluation.ability.tasks": [],
+        "evaluation.ability.path": None,
+        "evaluation.ability.items": 100,
     }
 
     if TYPE_CHECKING:  # every kind declares these with its own help, and in its own order

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
+from elder.ability.tasks import FIGURES, PERPLEXITIES, SAID
 from elder.errors import ConfigError
 from elder.metrics.figures import AMOUNTS, SCOPES, SHARES, parts_of, split_name
 from elder.options.messages import found
@@ -94,8 +95,11 @@ def gate_problems(config: StagedConfig, document: Document) -> list[str]:
     problems = []
     for name, bound in config.gates.items():
         key, (quantity, protocol) = f"gates.{name}", split_name(name)
-        if quantity not in GATES:
-            problems.append(f"{document.at(key)}: no such gate (known: {', '.join(GATES)})")
+        if name.startswith("ability."):
+            task = name.removeprefix("ability.")
+            problems += [f"{document.at(key)}: {text}" for text in _ability_problems(config, task, bound)]
+        elif quantity not in GATES:
+            problems.append(f"{document.at(key)}: no such gate (known: {', '.join(GATES)}, ability.TASK)")
         elif isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
             problems.append(f"{document.at(key)}: expected a number, found {bound!r}")
         elif quantity == "perplexity":
@@ -114,6 +118,19 @@ def gate_problems(config: StagedConfig, document: Document) -> list[str]:
     return problems
 
 
+def _ability_problems(config: StagedConfig, figure: str, bound: Any) -> list[str]:
+    """What is wrong with a gate `ability.FIGURE`, the largest loss against the unedited model."""
+    task = figure.removesuffix(SAID)
+    if figure not in FIGURES:
+        return [f"no such task (known: {', '.join(f'ability.{name}' for name in FIGURES)})"]
+    if task not in config.evaluation.ability.tasks:
+        return [f"'{task}' is not among evaluation.ability.tasks, so it is not measured"]
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+        return [f"expected a number, found {bound!r}"]
+    most = math.inf if task in PERPLEXITIES else 1
+    return [] if 0 <= bound <= most else [f"expected the largest loss, between 0 and {most:g}, found {bound}"]
+
+
 def contradictions(config: StagedConfig) -> list[tuple[str, str]]:
     """Keys of a run whose values do not go together, with what to do."""
     stream, wrong = config.stream, []
@@ -125,6 +142,8 @@ def contradictions(config: StagedConfig) -> list[tuple[str, str]]:
             wrong.append(("tracking.register", "isolated edits leave no adapter: set it to null"))
         if "perplexity" in config.gates:
             wrong.append(("gates.perplexity", "is not measured where edits are isolated: take it out"))
+        if config.evaluation.ability.tasks:
+            wrong.append(("evaluation.ability.tasks", "are not measured where edits are isolated: take them out"))
     for key in ("protocols", "parts"):
         if not getattr(config.evaluation, key):
             wrong.append((f"evaluation.{key}", "the list is empty, nothing would be measured"))

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
+from elder.ability.tasks import FIGURES
 from elder.metrics.figures import SHARES
 from elder.metrics.questions import PROTOCOLS
 from elder.pipelines.config.checks import GATES, INHERITED_OPTIONS
@@ -146,7 +147,8 @@ def _training_gates() -> Node:
 
 def _gates() -> Node:
     """Bounds by quantity, or by quantity and protocol."""
-    return _bounds([*GATES, *(f"{name}.{protocol}" for name in SHARES for protocol in PROTOCOLS)])
+    by_protocol = [f"{name}.{protocol}" for name in SHARES for protocol in PROTOCOLS]
+    return _bounds([*GATES, *by_protocol, *(f"ability.{name}" for name in FIGURES)])
 
 
 def _bounds(names: Iterable[str]) -> Node:

@@ -81,7 +81,8 @@ class RunConfig(StagedConfig):
         {},
         "Least value of a metric for a stage to be committed, such as `reliability: 0.9` (first protocol) or "
         "`locality.forced: 0.95`; the largest for `perplexity`, `stale`, `fluency.after_answer` and what should be "
-        "out of scope (`scope.locality`). A refused stage ends the run with exit code 4.",
+        "out of scope (`scope.locality`); for `ability.TASK` the largest loss against the unedited model. A refused "
+        "stage ends the run with exit code 4.",
     )
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()

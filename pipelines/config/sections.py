@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from elder.ability.tasks import NAMES as TASKS
 from elder.metrics.questions import DEFAULT_PARTS, PARTS, PROTOCOLS
 from elder.options.fields import (
     Count,
@@ -91,6 +92,16 @@ class EditorConfig(Settings):
     options: Mapping[str, Any] = setting({}, "Options of the method, all of them, defaults included.")
 
 
+class AbilityConfig(Settings):
+    """General ability, measured after every stage beside the unedited model (docs/metrics.md)."""
+
+    tasks: Listed[Annotated[str, OneOf(TASKS)]] = setting((), "Tasks by name; none: ability is not measured.")
+    path: Text | None = setting(
+        None, "Folder with the files of the tasks, such as `gsm8k_test.jsonl`; `null`: `ability/` below ELDER_HOME."
+    )
+    items: Count | None = setting(100, "Records of each task, always the same ones; `null` takes all.")
+
+
 class EvaluationConfig(Settings):
     """The measurement after every stage."""
 
@@ -117,6 +128,7 @@ class EvaluationConfig(Settings):
         False,
         "Where prompts go through a chat template: measure them as plain texts too (`reliability.generate.plain`).",
     )
+    ability: AbilityConfig = setting(AbilityConfig(), "Tasks that have nothing to do with the edits.")
     probes: Natural = setting(3, "Edits whose answers are shown before and after at the end.")
 
 

@@ -17,7 +17,7 @@ from elder.pipelines.planning.sharding import decide_sharding
 from elder.pipelines.protocols import Store, Tracker
 from elder.pipelines.run.commits import Commit
 from elder.pipelines.run.driver import Driver, Runner, drive
-from elder.pipelines.run.inputs import left_out, read_stream, read_text, read_tokenizer, skipped_of
+from elder.pipelines.run.inputs import left_out, read_ability, read_stream, read_text, read_tokenizer, skipped_of
 from elder.pipelines.run.requirements import needs_text, read_windows
 from elder.pipelines.run.spec import EventHandler, RunSpec, WorkerParts
 
@@ -72,6 +72,7 @@ def run_edit(
         sharding=decide_sharding(config),
         cache_dir=cache_dir,
         perplexity_text=read_text(config),
+        ability=read_ability(config, cache_dir),
         kit=kit or WorkerParts(),
         windows=windows,
         skipped=skipped,

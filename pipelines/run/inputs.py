@@ -16,6 +16,7 @@ from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.requirements import check_blocks, check_subjects, not_editable, usable
 
 if TYPE_CHECKING:
+    from elder.ability.item import Item
     from elder.datasets.reader import EditReader
     from elder.datasets.stream_check import CheckedStream
 
@@ -183,3 +184,22 @@ def read_text(config: RunConfig) -> str | None:
         return user_path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"evaluation.perplexity_text: '{path}' cannot be read: {error}") from error
+
+
+def read_ability(config: RunConfig, cache_dir: Path | None = None) -> Mapping[str, tuple[Item, ...]]:
+    """The items of `evaluation.ability.tasks`, read here because workers may not see the files.
+
+    Args:
+        config: The resolved config.
+        cache_dir: Its folder `ability` is where the files are, if the config names none.
+
+    Raises:
+        DataError: A file is missing, or is none of that task; all of it at once.
+    """
+    from elder.ability.files import read_tasks
+
+    wanted = config.evaluation.ability
+    if not wanted.tasks:
+        return {}
+    folder = (cache_dir or Path()) / "ability" if wanted.path is None else user_path(wanted.path, DataError)
+    return read_tasks(folder, wanted.tasks, wanted.items)

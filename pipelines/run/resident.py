@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from elder.base import Base, Editor
-from elder.pipelines.run.spec import Measuring, RunSpec, WorkerParts
+from elder.pipelines.run.spec import Assessing, Measuring, RunSpec, WorkerParts
 from elder.runtime import Runtime
 
 
@@ -61,6 +61,10 @@ class ResidentParts(WorkerParts):
     def meter(self, job: RunSpec, editor: Editor) -> Measuring:
         """As the inner kit."""
         return self.inner.meter(job, editor)
+
+    def ability(self, job: RunSpec, editor: Editor) -> Assessing | None:
+        """As the inner kit."""
+        return self.inner.ability(job, editor)
 
     def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
         """As the inner kit."""

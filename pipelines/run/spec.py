@@ -22,6 +22,7 @@ from elder.pipelines.run.trained import TrainedPin, trained_directory
 from elder.runtime import Runtime
 
 if TYPE_CHECKING:
+    from elder.ability.item import Item
     from elder.targets.statistics import Windows
 
 Event = Mapping[str, Any]
@@ -58,6 +59,13 @@ class Measuring(Protocol):
         so_far: Sequence[Edit] | None = None,
     ) -> Measurement:
         """Measure the editor as it is now; `so_far` is the stream so far, if `edits` are not all of it."""
+
+
+class Assessing(Protocol):
+    """The part of `elder.ability.measure.AbilityMeter` that a stage uses."""
+
+    def figures(self, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+        """Metrics of the editor as it is now, and of the unedited model."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,14 @@ class WorkerParts:
             wanted.completions,
         )
 
+    def ability(self, job: RunSpec, editor: Editor) -> Assessing | None:
+        """What measures general ability, if tasks are asked for."""
+        if not job.ability:
+            return None
+        from elder.ability.measure import AbilityMeter
+
+        return AbilityMeter(editor, job.ability, job.config.evaluation.batch_size, job.cache_dir)
+
     def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
         """Write the adapter directory of the editor's state."""
         from elder.adapter_files import save_adapter
@@ -166,6 +182,7 @@ class RunSpec:
         sharding: `none`, `zero2` or `zero3`, decided.
         cache_dir: Where the embedded model is kept.
         perplexity_text: Text for the perplexity alarm; None takes the built-in one.
+        ability: Items of the ability tasks, by the name of their task.
         kit: How parts are made.
         local_rank: Rank on this machine; set by the runner inside the worker.
         claim: Number of the driver among those of the run; an older one must stop. 0: there is no other.
@@ -182,6 +199,7 @@ class RunSpec:
     sharding: str = "none"
     cache_dir: Path | None = None
     perplexity_text: str | None = None
+    ability: Mapping[str, Sequence[Item]] = field(default_factory=dict)
     kit: WorkerParts = field(default_factory=WorkerParts)
     local_rank: int = 0
     claim: int = 0

@@ -102,6 +102,7 @@ class StageLoop:
             self._take_over(self.commits[-1])
         self._prepare()
         self.meter = self.job.kit.meter(self.job, self.editor)
+        self.assessing = self.job.kit.ability(self.job, self.editor)
 
     def _prepare(self) -> None:
         """What the editor does once before its first edit, shown while it lasts."""
@@ -214,6 +215,8 @@ class StageLoop:
             self._ask_before(rows)
         retention = retention_row(rows, f"reliability.{wanted.protocols[0]}", stage.stage)
         metrics = dict(found.metrics)
+        if self.assessing is not None:
+            metrics |= self.assessing.figures(progress)
         if retention:
             metrics |= retention_summary([*(list(commit.retention) for commit in self.commits), retention])
         for row in rows:

@@ -23,7 +23,7 @@ from elder.pipelines.config.search import TuneConfig
 from elder.pipelines.planning.sharding import decide_sharding
 from elder.pipelines.protocols import Store, Tracker
 from elder.pipelines.run.commits import RunState
-from elder.pipelines.run.inputs import read_stream, read_text
+from elder.pipelines.run.inputs import read_ability, read_stream, read_text
 from elder.pipelines.run.result import make_result
 from elder.pipelines.run.retry import RetryingStore
 from elder.pipelines.run.spec import Event, EventHandler, RunSpec, WorkerParts
@@ -117,6 +117,7 @@ class _Search:
             sharding=decide_sharding(config.run),
             cache_dir=cache_dir,
             perplexity_text=read_text(config.run),
+            ability=read_ability(config.run, cache_dir),
             kit=kit or WorkerParts(),
         )
         self._trained = {named_trained(config.run): pin}

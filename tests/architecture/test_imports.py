@@ -90,7 +90,7 @@ def test_a_library_is_imported_by_its_owner_only(library: str) -> None:
 
 def test_the_command_line_imports_nothing_heavy_at_its_top() -> None:
     # Display and pages are imported inside verbs, so they may import rich; verbs and main may not.
-    names = ("display", "tune_display", "summary", "run_page")
+    names = ("ability", "display", "tune_display", "summary", "run_page")
     pages = {f"jobs/terminal/{name}.py" for name in names}
     bad = [
         f"{path}:{found.line} imports {found.name}"

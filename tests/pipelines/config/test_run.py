@@ -310,3 +310,35 @@ def test_reading_a_config_does_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ability_is_off_and_then_no_part_of_a_digest() -> None:
+    config = config_of("", "run_id=r1")
+    assert config.evaluation.ability.tasks == ()
+    assert not any("ability" in key for key in config.kept())
+    asked = config_of("", "run_id=r1", "evaluation.ability.tasks=[gsm8k]")
+    assert diff(config, asked) == ['evaluation.ability.tasks: (not set) -> ["gsm8k"]']
+
+
+def test_gates_of_ability_name_what_is_measured(tmp_path: Path) -> None:
+    text = "evaluation: {ability: {tasks: [rte, wikitext]}}\n"
+    gates = "gates: {ability: {rte: 0.02, rte.said: 0.1, wikitext: 1.5}}"
+    found = config_of(text + gates).gates
+    assert found == {"ability.rte": 0.02, "ability.rte.said": 0.1, "ability.wikitext": 1.5}
+    wrong = {"gsm8k": 0.1, "chess": 0.1, "rte": -1, "rte.said": 2, "wikitext": "low"}
+    gates = "gates: {" + ", ".join(f"ability.{name}: {bound}" for name, bound in wrong.items()) + "}"
+    problems = problems_of(text + gates, tmp_path=tmp_path)
+    expected = {
+        "gsm8k": "not among evaluation.ability.tasks", "chess": "no such task", "rte": "the largest loss",
+        "rte.said": "between 0 and 1", "wikitext": "expected a number",
+    }  # fmt: skip
+    for name, reason in expected.items():
+        assert any(f"gates.ability.{name}:" in line and reason in line for line in problems), (name, problems)
+    assert len(problems) == len(wrong)
+
+
+def test_unknown_tasks_and_isolated_ones_are_refused(tmp_path: Path) -> None:
+    text = "evaluation: {ability: {tasks: [chess]}}"
+    assert any("evaluation.ability.tasks" in line for line in problems_of(text, tmp_path=tmp_path))
+    text = "evaluation: {ability: {tasks: [rte]}}\nstream: {strategy: isolated}\ntracking: {register: null}"
+    assert any("are not measured where edits are isolated" in line for line in problems_of(text, tmp_path=tmp_path))

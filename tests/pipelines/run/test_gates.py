@@ -43,3 +43,25 @@ def test_what_should_be_small_is_refused_above_its_bound() -> None:
     ]
     assert "is below" in refusals({"scope.edits": 0.95}, measured, ("generate",))[0]
     assert "was not measured" in refusals({"fluency.after_answer": 3}, measured, ("generate",))[0]
+
+
+ABILITY = {
+    "ability_base.gsm8k": 0.60, "ability.gsm8k": 0.58, "ability_base.wikitext": 20.0, "ability.wikitext": 21.0,
+}  # fmt: skip
+
+
+def test_ability_may_fall_by_the_bound_and_no_further() -> None:
+    assert refusals({"ability.gsm8k": 0.02, "ability.wikitext": 0.05}, ABILITY, ("generate",)) == []
+    assert refusals({"ability.gsm8k": 0.01, "ability.wikitext": 0.04}, ABILITY, ("generate",)) == [
+        "gates.ability.gsm8k: 0.5800 is 0.0200 below the unedited model's 0.6000; at most 0.01 is allowed",
+        "gates.ability.wikitext: 21 is 5.0% above the unedited model's 20; at most 4.0% is allowed",
+    ]
+    better = {"ability_base.gsm8k": 0.5, "ability.gsm8k": 0.9, "ability_base.wikitext": 20, "ability.wikitext": 1}
+    assert refusals({"ability.gsm8k": 0, "ability.wikitext": 0}, better, ("generate",)) == []
+
+
+def test_ability_that_was_not_measured_is_refused() -> None:
+    assert refusals({"ability.rte": 0.5}, ABILITY, ("generate",)) == ["gates.ability.rte: ability.rte was not measured"]
+    assert refusals({"ability.gsm8k": 0.5}, {"ability.gsm8k": 1.0}, ("generate",))
+    nan = {"ability_base.gsm8k": 0.5, "ability.gsm8k": float("nan")}
+    assert refusals({"ability.gsm8k": 0.5}, nan, ("generate",))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from elder.ability.item import Item
 from elder.errors import AdapterError, ElderError, GateError, RunTakenOver
 from elder.pipelines.run.commits import Commit, RunState
 from elder.pipelines.run.local_runner import run_locally
@@ -200,3 +201,28 @@ def test_an_older_driver_stops_at_its_next_stage(tmp_path: Path) -> None:
     with pytest.raises(RunTakenOver, match="host two"):
         run_locally(older, take_over)
     assert len(commits(job)) == 1  # measured already, and yet the stage is the other driver's to commit
+
+
+@dataclasses.dataclass(frozen=True)
+class AbilityKit(FakeKit):
+    """An editor that forgets a tenth of what it could with every stage."""
+
+    def ability(self, job: RunSpec, editor: Any) -> Any:
+        return self if job.ability else None
+
+    def figures(self, progress: Any) -> dict[str, float]:
+        after = {"ability.rte": 0.9 - 0.1 * len(self.seen)}
+        self.seen.append(1)
+        return {"ability_base.rte": 1.0, **after}
+
+    seen: list[int] = dataclasses.field(default_factory=list)
+
+
+def test_a_stage_that_costs_too_much_ability_is_refused(tmp_path: Path) -> None:
+    asked = {"protocols": ["generate"], "ability": {"tasks": ["rte"]}}
+    job = make_job(tmp_path, kit=AbilityKit(), evaluation=asked, gates={"ability.rte": 0.2})
+    job = dataclasses.replace(job, ability={"rte": (Item("?"),)})
+    with pytest.raises(GateError, match=r"gates\.ability\.rte: 0\.7000 is 0\.3000 below the unedited model's 1\.0000"):
+        run_locally(job, quiet)
+    assert [commit.metrics["ability.rte"] for commit in commits(job)] == pytest.approx([0.9, 0.8])
+    assert all(commit.metrics["ability_base.rte"] == 1.0 for commit in commits(job))
