@@ -10,10 +10,10 @@ import torch
 
 from elder.base import Base
 from elder.datasets.load import load_edits
+from elder.editors.make import make_editor
 from elder.models.load import load_base, load_config
 from elder.models.made import find_made
 from elder.models.named import NAMED
-from elder.registry import editor_class
 
 NAME = "smollm2-135m"
 HOMES = (os.environ.get("ELDER_REAL_MODELS"), None)  # a cache of elder's, else the user's own
@@ -56,7 +56,7 @@ def test_planning_counts_what_the_model_is() -> None:
 
 def test_three_facts_are_edited_and_others_stay(base: Base) -> None:
     edits = load_edits("countries", limit=3)
-    editor = editor_class("elder-plus")(base, {"batch_size": 3, "steps": 30, "extra_steps": 30})
+    editor = make_editor("elder-plus", base, batch_size=3, steps=30, extra_steps=30)
     before = answer(base, base.model, "Who wrote Romeo and Juliet?")
     editor.edit(edits)
     for edit in edits:
