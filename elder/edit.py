@@ -125,7 +125,8 @@ class Edit:
         problems = list(_problems(record))
         if problems:
             raise DataError([f"{where}: {problem}" for problem in problems])
-        texts = {name: record.get(name) for name in TEXT_FIELDS}
+        texts: dict[str, Any] = {name: record.get(name) for name in TEXT_FIELDS}
+        probes: dict[str, Any] = {name: tuple(_probe(p) for p in record.get(name) or ()) for name in PROBE_FIELDS}
         prompt, target = record["prompt"], record["target"].rstrip()
         return cls(
             prompt=prompt,
@@ -135,7 +136,7 @@ class Edit:
             subject_at=record.get("subject_at"),
             rephrases=tuple(record.get("rephrases") or ()),
             aliases=tuple(record.get("aliases") or ()),
-            **{name: tuple(_probe(p) for p in record.get(name) or ()) for name in PROBE_FIELDS},
+            **probes,
             **texts,
         )
 

@@ -194,7 +194,7 @@ def length_problems(stream: EditStream, tokenizer: Any, max_tokens: int) -> list
     labels: list[tuple[int, str]] = []
     pairs: list[tuple[str, str | None]] = []
     for index, edit in enumerate(stream):
-        parts = [("prompt and target", edit.prompt, edit.target)]
+        parts: list[tuple[str, str, str | None]] = [("prompt and target", edit.prompt, edit.target)]
         parts += [(f"rephrases[{i}] and target", text, edit.target) for i, text in enumerate(edit.rephrases)]
         parts += [(name, probe.prompt, probe.answer) for name, probe in edit.all_probes]
         for label, prompt, answer in parts:

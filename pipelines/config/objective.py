@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from elder.metrics.figures import SHARES
+from elder.metrics.figures import SHARES, split_name
 
 
 def metric_names(objective: Sequence[str], protocols: Sequence[str]) -> tuple[str, ...]:
     """Full names: a bare quantity is that under the first protocol."""
     return tuple(f"{name}.{protocols[0]}" if name in SHARES else name for name in objective)
+
+
+def quantity_of(name: str) -> str:
+    """The quantity of a metric, without its protocol."""
+    return split_name(name)[0]
 
 
 def objective_value(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, ElderError
-from elder.metrics.figures import split_name
+from elder.pipelines.config.objective import quantity_of
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import TuneConfig
 from elder.pipelines.planning.sharding import decide_sharding
@@ -231,7 +231,7 @@ def check_measurable(config: TuneConfig, edits: Sequence[Edit]) -> None:
     missing = [
         name
         for name in config.metrics
-        if (need := NEEDED.get(split_name(name)[0])) is not None and not any(need(edit) for edit in edits)
+        if (need := NEEDED.get(quantity_of(name))) is not None and not any(need(edit) for edit in edits)
     ]
     if missing:
         raise ConfigError(
