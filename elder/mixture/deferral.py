@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from elder.mixture.answers import Answers
 from elder.mixture.codes import CodeStore
 from elder.mixture.keys import KeyMemory, Match
 from elder.mixture.route import Routes
@@ -55,6 +56,12 @@ class Deferral(Protocol):
     def named(self, prompts: Prompts) -> Tensor:
         """(R,) bool: prompts that mention the subject of a stored edit; others are in scope at no token."""
 
+    def asks(self, routes: Routes) -> Tensor:
+        """(R,) bool: rows that are in scope only if what the base says at the end of the prompt agrees."""
+
+    def agrees(self, routes: Routes, said: Tensor) -> Tensor:
+        """(R,) bool, from the base's log-probabilities of the next token, (R, V)."""
+
 
 class HammingDeferral:
     """ELDER's rule: the routers' code of the query at the last prompt token, and its distance to the stored codes.
@@ -95,6 +102,14 @@ class HammingDeferral:
         """See `Deferral.named`: codes know no subject."""
         return torch.zeros(len(prompts.last), dtype=torch.bool, device=prompts.last.device)
 
+    def asks(self, routes: Routes) -> Tensor:
+        """See `Deferral.asks`: nobody is asked."""
+        return torch.zeros_like(routes.inside)
+
+    def agrees(self, routes: Routes, said: Tensor) -> Tensor:
+        """See `Deferral.agrees`."""
+        return routes.inside
+
 
 class KeyDeferral:
     """The rule of elder-plus: the stored edit whose subject and question a prompt matches, see `elder.mixture.keys`.
@@ -108,6 +123,8 @@ class KeyDeferral:
         router: Weights from the stored key of the matched edit; None: each of its maps counts 1/k.
         whole: See `Deferral.whole`.
         answer_tokens: See `Deferral.answer_tokens`.
+        answers: What is known of the answers of each edit; None: nothing.
+        least: See `Answers.agree`; None: the base is not asked.
     """
 
     reads_subject = True
@@ -122,7 +139,10 @@ class KeyDeferral:
         router: Router | None,
         whole: bool,
         answer_tokens: int,
+        answers: Answers | None = None,
+        least: float | None = None,
     ) -> None:
+        self.answers, self.least = answers, least
         self.keys, self.thresholds, self.allocation, self.group_of = keys, thresholds, allocation, group_of
         self.top_k, self.router, self.whole = top_k, router, whole
         self.answer_tokens = 0 if whole else answer_tokens
@@ -136,12 +156,25 @@ class KeyDeferral:
         match = self._match(prompts)
         group = self.group_of.to(match.owner.device)[match.owner]
         score = torch.stack([match.subject, match.answer], dim=1)
-        return Routes(match.inside, self.weights(match.owner)[0], group, match.owner, score)
+        length = None if self.answers is None else self.answers.length.to(match.owner.device)[match.owner]
+        return Routes(match.inside, self.weights(match.owner)[0], group, match.owner, score, length)  # type: ignore[arg-type]
 
     def named(self, prompts: Prompts) -> Tensor:
         """See `Deferral.named`."""
         assert prompts.low is not None
         return self.keys.named(prompts.low, prompts.real, self.thresholds[0])
+
+    def asks(self, routes: Routes) -> Tensor:
+        """See `Deferral.asks`."""
+        if self.answers is None or self.least is None:
+            return torch.zeros_like(routes.inside)
+        return routes.inside & self.answers.asks(routes.owner)
+
+    def agrees(self, routes: Routes, said: Tensor) -> Tensor:
+        """See `Deferral.agrees`."""
+        assert self.answers is not None
+        assert self.least is not None
+        return self.answers.agree(routes.owner, said, self.least)
 
     def weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gates (R, L, N) of the given edits, and the router's log-probabilities if it was asked."""

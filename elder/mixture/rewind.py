@@ -32,7 +32,7 @@ def rewound(kwargs: dict[str, Any], record: CacheRecord, begin: int, embed: nn.M
     """
     cache: Cache = kwargs["past_key_values"]
     past = record.columns
-    begin = begin if _can_be_cut(cache) else 0
+    begin = begin if can_be_cut(cache) else 0
     piece, whole = record.content(begin), record.content(0).mask()
     if begin:
         cache.crop(begin - past)
@@ -75,8 +75,8 @@ def trimmed(output: Any, again: int, length: int) -> Any:
     return output
 
 
-def _can_be_cut(cache: Cache) -> bool:
-    """Sliding layers have thrown away what would have to come back."""
+def can_be_cut(cache: Cache) -> bool:
+    """Whether the last tokens can be taken out of a cache; sliding layers have thrown away what would come back."""
     return bool(cache.is_croppable) and not any(cache.is_sliding)
 
 

@@ -34,6 +34,14 @@ class ElderPlusOptions(ElderOptions):
     prefixes: Natural = setting(2, "training prompts of each edit that are repeated after an unrelated sentence")
     subject_tokens: Count = setting(8, "tokens of a subject that are kept as keys")
     key_width: Count = setting(256, "keys are projected to this width if the model is wider")
+    ask_base: Number | None = setting(
+        -4.0,
+        "a prompt is about an edit only if the base gives the old answer's first token at least this log-probability, "
+        "where it knows the old answer; null: it is not asked",
+    )
+    after_answer: Literal["base", "edited"] = setting(
+        "base", "what generates the text after the new answer; base: the correction ends with the answer"
+    )
     subject_threshold: Number | None = setting(None, "fixed threshold of the subject match; default: calibrated")
     answer_threshold: Number | None = setting(
         None, "fixed threshold of the match at the last token; default: calibrated"
