@@ -214,7 +214,9 @@ class MixtureEdits:
                 columns = run.ends.to(rows.device)[rows]
             else:
                 spans = run.line.spans
-                columns = torch.tensor([spans[r].begin + spans[r].length - 1 for r in rows.tolist()], device=rows.device)
+                columns = torch.tensor(
+                    [spans[r].begin + spans[r].length - 1 for r in rows.tolist()], device=rows.device
+                )
             agreed = answered(run, output, columns, self.head)
         if not self._on_any_rank(agreed):
             return None
@@ -313,7 +315,8 @@ class MixtureEdits:
         if run.tokens.is_floating_point() and self.subject_layer == 0:
             run.low = run.tokens.detach()
         if run.due and self.head is not None:
-            see_ends(run, [int(end) for end in run.ends[deciding.to(run.ends.device)].tolist()])
+            anywhere = run.open and run.version.deferral.answer_tokens and length > 1  # see `_look_back`
+            see_ends(run, range(length) if anywhere else run.ends.tolist())
         if not run.due and record is not None:
             run.plan = plan_of(routes, record.spans(length), batch * length)
         return run
@@ -363,7 +366,9 @@ class MixtureEdits:
         ends = ends.index_copy(0, rows, run.ends.cpu()[rows])
         first = torch.zeros_like(ends) if run.version.deferral.whole else ends
         starts = torch.zeros_like(ends).index_copy(0, rows, first[rows])
-        places = zip((starts - begin).clamp(min=0).tolist(), (ends + run.routes.length.cpu() - begin).tolist(), strict=True)
+        places = zip(
+            (starts - begin).clamp(min=0).tolist(), (ends + run.routes.length.cpu() - begin).tolist(), strict=True
+        )
         return [Span(b * length, length, start, max(0, stop)) for b, (start, stop) in enumerate(places)]
 
     def _prompts(self, run: Pass, states: Tensor, rows: Tensor, ends: Tensor) -> Prompts:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.cache_utils import BaseQuantizedLayer
 
 from elder.mixture.cached import CacheRecord
 from elder.mixture.prompt_end import IGNORED
@@ -77,7 +78,10 @@ def trimmed(output: Any, again: int, length: int) -> Any:
 
 def can_be_cut(cache: Cache) -> bool:
     """Whether the last tokens can be taken out of a cache; sliding layers have thrown away what would come back."""
-    return bool(cache.is_croppable) and not any(cache.is_sliding)
+    quantized = any(
+        isinstance(layer, BaseQuantizedLayer) for layer in cache.layers
+    )  # says that it is croppable, and fails
+    return bool(cache.is_croppable) and not any(cache.is_sliding) and not quantized
 
 
 def _mask(mask: Any, whole: Tensor, length: int) -> Tensor | None:
