@@ -51,6 +51,11 @@ class Answers:
         old = self.old.to(said.device)[owners.to(said.device)]
         return said.gather(1, old[:, None])[:, 0] >= least
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known of any edit."""
+        return bool((self.length == ENDLESS).all() and (self.old == UNKNOWN).all())
+
     def snapshot(self) -> Answers:
         """As they are now; what is added later does not show in it."""
         return copy.copy(self)

@@ -373,7 +373,8 @@ class ElderPlusEditor(MixtureEditor):
         state = {f"router.{name}": p.detach().cpu().clone() for name, p in self.router.named_parameters()}
         state |= {f"keys.{name}": t for name, t in self.keys.state().items()}
         state |= {f"ledger.{name}": t for name, t in self.ledger.state().items()}
-        state |= {f"answers.{name}": t for name, t in self.answers.state().items()}
+        if not self.answers.empty:  # the state of an adapter from before they were noted stays what it was
+            state |= {f"answers.{name}": t for name, t in self.answers.state().items()}
         state["known"] = pack_json(self.known)
         state["allocation"], state["group_of"] = self.allocation.cpu(), self.group_of.clone()
         state["codes"] = self.codes.state()
@@ -406,6 +407,9 @@ class ElderPlusEditor(MixtureEditor):
             edits = len(state["group_of"]) if "group_of" in state else 0
             state = {**state, **{f"answers.{name}": t for name, t in Answers.unknown(edits).items()}}
         super().load_state_dict(state)
+
+    def _pattern(self, groups: int) -> dict[str, Tensor]:
+        return super()._pattern(groups) | {f"answers.{name}": t for name, t in self.answers.state().items()}
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
         take({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
