@@ -26,11 +26,13 @@ class Prompts:
         last: (R, Q) what the tap saw at the last token of each.
         low: (R, T, D) states where subject keys are taken; None for rules that look at the last token only.
         real: (R, T) bool, which of these tokens belong to the prompt.
+        ids: (R, T) the tokens themselves; None where the model was given embeddings.
     """
 
     last: Tensor
     low: Tensor | None
     real: Tensor
+    ids: Tensor | None = None
 
 
 class Deferral(Protocol):
@@ -108,6 +110,7 @@ class KeyDeferral:
         router: Weights from the stored key of the matched edit; None: each of its maps counts 1/k.
         whole: See `Deferral.whole`.
         answer_tokens: See `Deferral.answer_tokens`.
+        goes_on: (V,) bool, ids that continue the word of the token before; None: subjects need not be whole words.
     """
 
     reads_subject = True
@@ -122,7 +125,9 @@ class KeyDeferral:
         router: Router | None,
         whole: bool,
         answer_tokens: int,
+        goes_on: Tensor | None = None,
     ) -> None:
+        self.goes_on = goes_on
         self.keys, self.thresholds, self.allocation, self.group_of = keys, thresholds, allocation, group_of
         self.top_k, self.router, self.whole = top_k, router, whole
         self.answer_tokens = 0 if whole else answer_tokens
@@ -152,4 +157,11 @@ class KeyDeferral:
 
     def _match(self, prompts: Prompts) -> Match:
         assert prompts.low is not None
-        return self.keys.match(prompts.low, prompts.real, prompts.last, *self.thresholds)
+        return self.keys.match(prompts.low, prompts.real, prompts.last, *self.thresholds, self._cut(prompts))
+
+    def _cut(self, prompts: Prompts) -> Tensor | None:
+        """(R, T) bool: tokens that the next one of the prompt continues within a word."""
+        if self.goes_on is None or prompts.ids is None:
+            return None
+        going = self.goes_on.to(prompts.ids.device)[prompts.ids.clamp(max=len(self.goes_on) - 1)] & prompts.real
+        return torch.nn.functional.pad(going[:, 1:], (0, 1))

@@ -45,10 +45,12 @@ class Request:
     Attributes:
         routes: Its route (R = 1); None while its prompt has not ended.
         low: (1, P, D) states of the prompt tokens so far, where subject keys are taken; only while it has not ended.
+        ids: (1, P) those tokens; only while it has not ended.
     """
 
     routes: Routes | None
     low: Tensor | None
+    ids: Tensor | None = None
 
 
 @dataclass(frozen=True)
