@@ -27,11 +27,13 @@ class Prompts:
         last: (R, Q) what the tap saw at the last token of each.
         low: (R, T, D) states where subject keys are taken; None for rules that look at the last token only.
         real: (R, T) bool, which of these tokens belong to the prompt.
+        ids: (R, T) the tokens themselves; None where the model was given embeddings.
     """
 
     last: Tensor
     low: Tensor | None
     real: Tensor
+    ids: Tensor | None = None
 
 
 class Deferral(Protocol):
@@ -125,6 +127,7 @@ class KeyDeferral:
         answer_tokens: See `Deferral.answer_tokens`.
         answers: What is known of the answers of each edit; None: nothing.
         least: See `Answers.agree`; None: the base is not asked.
+        goes_on: (V,) bool, ids that continue the word of the token before; None: subjects need not be whole words.
     """
 
     reads_subject = True
@@ -141,8 +144,9 @@ class KeyDeferral:
         answer_tokens: int,
         answers: Answers | None = None,
         least: float | None = None,
+        goes_on: Tensor | None = None,
     ) -> None:
-        self.answers, self.least = answers, least
+        self.answers, self.least, self.goes_on = answers, least, goes_on
         self.keys, self.thresholds, self.allocation, self.group_of = keys, thresholds, allocation, group_of
         self.top_k, self.router, self.whole = top_k, router, whole
         self.answer_tokens = 0 if whole else answer_tokens
@@ -185,4 +189,11 @@ class KeyDeferral:
 
     def _match(self, prompts: Prompts) -> Match:
         assert prompts.low is not None
-        return self.keys.match(prompts.low, prompts.real, prompts.last, *self.thresholds)
+        return self.keys.match(prompts.low, prompts.real, prompts.last, *self.thresholds, self._cut(prompts))
+
+    def _cut(self, prompts: Prompts) -> Tensor | None:
+        """(R, T) bool: tokens that the next one of the prompt continues within a word."""
+        if self.goes_on is None or prompts.ids is None:
+            return None
+        going = self.goes_on.to(prompts.ids.device)[prompts.ids.clamp(max=len(self.goes_on) - 1)] & prompts.real
+        return torch.nn.functional.pad(going[:, 1:], (0, 1))

@@ -380,13 +380,17 @@ class MixtureEdits:
         if not run.version.deferral.reads_subject:
             return Prompts(last, None, real)
         assert run.low is not None
+        assert run.tokens is not None
         low = run.low if len(rows) == len(run.low) else run.low[rows]
+        ids = None if run.tokens.is_floating_point() else run.tokens.to(states.device)[rows]
         if run.past and run.record is not None:
             before = run.record.content(0)
             if before.low is not None:
                 low = torch.cat([before.low[rows], low], dim=1)
                 real = torch.cat([before.mask()[rows], real], dim=1)
-        return Prompts(last, low, real)
+                known = ids is not None and not before.tokens.is_floating_point()
+                ids = torch.cat([before.tokens.to(states.device)[rows], ids], dim=1) if known else None
+        return Prompts(last, low, real, ids)
 
     def _look_back(self, run: Pass, states: Tensor, rows: Tensor, ends: Tensor, found: Routes) -> tuple[Routes, Tensor]:
         """Rows of a text of unknown parts may hold a prompt and its answer: look for the end of the prompt.

@@ -111,7 +111,8 @@ def decide_line(run: Pass, line: Line, states: Tensor) -> None:
         last = states[0, torch.tensor(ends, device=device)]
         low, real = _low_of(run, line, [_seen_of(run, line, r) for r in run.deciding], device)
         rows = torch.tensor(run.deciding, device=device)
-        found = deferral.decide(Prompts(last, low, real))
+        ids = pad_sequence([_ids_of(run, line, r) for r in run.deciding], batch_first=True)
+        found = deferral.decide(Prompts(last, low, real, ids))
         run.routes = run.routes.put(rows, without_asked(run, rows, found))
     run.plan = plan_of(run.routes, corrected_spans(run, line), states.shape[1])
 
@@ -123,6 +124,14 @@ def _seen_of(run: Pass, line: Line, row: int) -> Tensor | None:
     span, known = line.spans[row], line.known[row]
     here = run.low[0, span.begin : span.begin + span.length]
     return here if known is None or known.low is None else torch.cat([known.low[0], here])
+
+
+def _ids_of(run: Pass, line: Line, row: int) -> Tensor:
+    """(P,) tokens of a request so far, as far as its prompt has not ended before."""
+    assert run.tokens is not None
+    span, known = line.spans[row], line.known[row]
+    here = run.tokens[0, span.begin : span.begin + span.length]
+    return here if known is None or known.ids is None else torch.cat([known.ids[0], here])
 
 
 def _low_of(run: Pass, line: Line, seen: Sequence[Tensor | None], device: torch.device) -> tuple[Tensor | None, Tensor]:
@@ -146,7 +155,7 @@ def note_line(run: Pass, line: Line, owner: str) -> None:
             requests.append(Request(run.routes.at(torch.tensor([row], device=run.routes.inside.device)), None, end))
         else:
             seen = _seen_of(run, line, row)
-            requests.append(Request(None, None if seen is None else seen[None]))
+            requests.append(Request(None, None if seen is None else seen[None], ids=_ids_of(run, line, row)[None]))
     _keep(line, owner, requests)
 
 

@@ -46,11 +46,13 @@ class Request:
         routes: Its route (R = 1); None while its prompt has not ended.
         low: (1, P, D) states of the prompt tokens so far, where subject keys are taken; only while it has not ended.
         end: Place of its last prompt token among all its tokens; -1 while it has not ended.
+        ids: (1, P) those tokens; only while it has not ended.
     """
 
     routes: Routes | None
     low: Tensor | None
     end: int = -1
+    ids: Tensor | None = None
 
 
 @dataclass(frozen=True)

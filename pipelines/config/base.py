@@ -42,6 +42,8 @@ class StagedConfig(Settings):
         "data.system": None,
         "data.unusable": "refuse",
         "evaluation.completions": False,
+        "editor.distance": None,
+        "editor.whole_words": False,
     }
 
     if TYPE_CHECKING:  # every kind declares these with its own help, and in its own order

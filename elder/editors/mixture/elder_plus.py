@@ -32,7 +32,7 @@ from elder.forward.tail import Tail, TailTrainer
 from elder.mixture.answers import UNKNOWN, Answers
 from elder.mixture.codes import CodeStore
 from elder.mixture.deferral import Deferral, HammingDeferral, KeyDeferral
-from elder.mixture.keys import KeyMemory, ThresholdCalibrator
+from elder.mixture.keys import ANYWHERE, UNNAMED, KeyMemory, ThresholdCalibrator
 from elder.mixture.replay_buffer import ReplayBuffer
 from elder.mixture.route import ENDLESS
 from elder.mixture.router import Router, guided_loss, keep_top
@@ -42,6 +42,7 @@ from elder.runtime import merge_shares
 from elder.state import pack_json, unpack_json
 from elder.state_checks import take
 from elder.tokens import pad_id
+from elder.word_parts import continuing
 
 KEY_PROMPTS = 4  # prompts of an edit that give keys
 ANSWER_SLACK = 3  # tokens by which an answer that is looked for in a text may be longer than twice the longest target
@@ -83,6 +84,7 @@ class ElderPlusEditor(MixtureEditor):
             )
         self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, KEY_PROMPTS + 1, o.seed, device)
         self.gates = {"subject": ThresholdCalibrator(0.75, 0.98, 0.4), "answer": ThresholdCalibrator(0.3, 0.9, 0.15)}
+        self.goes_on = continuing(self.base.tokenizer).to(device) if o.whole_words else None
         self.router = Router(self.keys.width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
         self.ledger = ReplayBuffer(o.seed)
@@ -159,6 +161,7 @@ class ElderPlusEditor(MixtureEditor):
             2 * longest + ANSWER_SLACK,
             self.answers.snapshot(),
             o.ask_base,
+            self.goes_on,
         )
 
     def _weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -239,8 +242,17 @@ class ElderPlusEditor(MixtureEditor):
         group = torch.full((len(edits),), len(self.groups) - 1)
         self.group_of = torch.cat([self.group_of, group])
         self.allocation = torch.cat([self.allocation, drawn.to(self.allocation.device)])
-        self.known += [{"id": e.id, "prompt": e.prompt, "subject": e.subject} for e in edits]
-        self.keys.add(seen.subject, seen.real, seen.answer)
+        reach = self._reach(seen.after)
+        for edit, most in zip(edits, reach.tolist(), strict=True):
+            record = {"id": edit.id, "prompt": edit.prompt, "subject": edit.subject}
+            self.known.append(record if most == UNNAMED else {**record, "reach": most})
+        self.keys.add(seen.subject, seen.real, seen.answer, reach)
+
+    def _reach(self, after: Tensor) -> Tensor:
+        """(E,) tokens that may follow the subjects of new edits, from how many do in their own prompts."""
+        free = self.options.distance
+        bound = torch.full_like(after, ANYWHERE) if free is None else after + free
+        return bound.masked_fill(after < 0, UNNAMED)
 
     def _note_answers(self, edits: Sequence[Edit], rows: Sequence[Row], first: int) -> None:
         """Note how long the new answers are, and the first tokens of the old ones that the base knows. Collective."""
@@ -417,6 +429,7 @@ class ElderPlusEditor(MixtureEditor):
         self.ledger.load(_part(state, "ledger."))
         self.answers.load(_part(state, "answers."))
         self.known = unpack_json(state["known"])
+        self.keys.reach = torch.tensor([r.get("reach", UNNAMED) for r in self.known], device=self.keys.device).long()
         self.allocation = state["allocation"].to(self.allocation.device)
         self.group_of = state["group_of"].clone()
         self.codes.load(state["codes"], int(state["codes.recorded"]))
