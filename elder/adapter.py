@@ -14,6 +14,7 @@ from elder.editors.make import make_editor
 from elder.errors import AdapterFileError, ElderError
 from elder.models.load import load_base
 from elder.redact import redact
+from elder.registry import options_class
 
 __all__ = ["load_adapter", "load_edited"]
 
@@ -39,7 +40,8 @@ def load_adapter(directory: str | Path, base: Base) -> Editor:
             f"{str(base.model.dtype).removeprefix('torch.')}); load it onto the base it was made on"
         )
     try:
-        editor = make_editor(manifest["method"], base.speaking(_chat(manifest, base)), **manifest["options"])
+        options = options_class(manifest["method"]).former(manifest["options"])
+        editor = make_editor(manifest["method"], base.speaking(_chat(manifest, base)), **options)
         editor.load_state_dict(state)
     except ElderError as error:
         raise AdapterFileError(f"'{directory}' cannot be loaded: {error}") from error

@@ -41,7 +41,7 @@ def save_adapter(directory: str | Path, editor: Editor, extra: Mapping[str, Any]
     record = {
         **({} if chat is None else {"chat": chat}),
         "method": editor.method,
-        "options": editor.options.model_dump(),
+        "options": editor.options.recorded(),
         "edits": editor.edits_applied,
         **(extra or {}),
     }

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
-from elder.mixture.route import Plan, Routes, Span, plan_of
+from elder.mixture.route import ENDLESS, Plan, Routes, Span, plan_of
 
 SLOT = "_elder_record"  # attribute of a cache that holds its record
 
@@ -36,7 +37,7 @@ class CacheRecord:
         self.starts = torch.zeros(len(routes), dtype=torch.long, device=device)
         self.ends = torch.full((len(routes),), -1, dtype=torch.long, device=device)
         self._pieces: list[_Piece] = []
-        self._step: tuple[Plan | None] | None = None  # the plan of a pass over one more token of each row
+        self._step: tuple[Plan | None, int] | None = None  # the plan of one more token of each row, and until when
         self._settled = False
 
     def __len__(self) -> int:
@@ -77,11 +78,20 @@ class CacheRecord:
             piece.tokens = embed(piece.tokens).detach()
 
     def step(self) -> Plan | None:
-        """The plan of a pass over one more token of each row; worked out once."""
-        if self._step is None:
-            spans = [Span(row, 1, 0) for row in range(len(self))]
-            self._step = (plan_of(self.routes, spans, len(self)),)
+        """The plan of a pass over one more token of each row; worked out again only where a correction ends."""
+        if self._step is None or self.columns >= self._step[1]:
+            ends = [stop for stop in self.stops() if stop > self.columns]
+            self._step = plan_of(self.routes, self.spans(1), len(self)), min(ends, default=ENDLESS)
         return self._step[0]
+
+    def stops(self) -> list[int]:
+        """The first column of each routed row that is not corrected any more."""
+        found: list[int] = (self.ends + self.routes.length).tolist()
+        return found
+
+    def spans(self, length: int) -> list[Span]:
+        """The places of `length` more tokens of each row, all of them after its prompt."""
+        return [Span(r * length, length, 0, max(0, stop - self.columns)) for r, stop in enumerate(self.stops())]
 
     def content(self, begin: int) -> _Piece:
         """The content of the cache from a column on."""
@@ -119,7 +129,7 @@ class CacheRecord:
         self.columns = columns
         self.ends = torch.where(self.ends < columns, self.ends, -1)
         inside = self.routes.inside & (self.starts < columns)
-        self.routes = Routes(inside, self.routes.gates, self.routes.group, self.routes.owner, self.routes.score)
+        self.routes = replace(self.routes, inside=inside)
         self._changed()
 
     def _changed(self) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from elder.mixture.answers import Answers
 from elder.mixture.codes import CodeStore
 from elder.mixture.keys import KeyMemory, Match
 from elder.mixture.route import Routes
@@ -26,11 +27,13 @@ class Prompts:
         last: (R, Q) what the tap saw at the last token of each.
         low: (R, T, D) states where subject keys are taken; None for rules that look at the last token only.
         real: (R, T) bool, which of these tokens belong to the prompt.
+        ids: (R, T) the tokens themselves; None where the model was given embeddings.
     """
 
     last: Tensor
     low: Tensor | None
     real: Tensor
+    ids: Tensor | None = None
 
 
 class Deferral(Protocol):
@@ -54,6 +57,12 @@ class Deferral(Protocol):
 
     def named(self, prompts: Prompts) -> Tensor:
         """(R,) bool: prompts that mention the subject of a stored edit; others are in scope at no token."""
+
+    def asks(self, routes: Routes) -> Tensor:
+        """(R,) bool: rows that are in scope only if what the base says at the end of the prompt agrees."""
+
+    def agrees(self, routes: Routes, said: Tensor) -> Tensor:
+        """(R,) bool, from the base's log-probabilities of the next token, (R, V)."""
 
 
 class HammingDeferral:
@@ -95,6 +104,14 @@ class HammingDeferral:
         """See `Deferral.named`: codes know no subject."""
         return torch.zeros(len(prompts.last), dtype=torch.bool, device=prompts.last.device)
 
+    def asks(self, routes: Routes) -> Tensor:
+        """See `Deferral.asks`: nobody is asked."""
+        return torch.zeros_like(routes.inside)
+
+    def agrees(self, routes: Routes, said: Tensor) -> Tensor:
+        """See `Deferral.agrees`."""
+        return routes.inside
+
 
 class KeyDeferral:
     """The rule of elder-plus: the stored edit whose subject and question a prompt matches, see `elder.mixture.keys`.
@@ -108,6 +125,9 @@ class KeyDeferral:
         router: Weights from the stored key of the matched edit; None: each of its maps counts 1/k.
         whole: See `Deferral.whole`.
         answer_tokens: See `Deferral.answer_tokens`.
+        answers: What is known of the answers of each edit; None: nothing.
+        least: See `Answers.agree`; None: the base is not asked.
+        goes_on: (V,) bool, ids that continue the word of the token before; None: subjects need not be whole words.
     """
 
     reads_subject = True
@@ -122,7 +142,11 @@ class KeyDeferral:
         router: Router | None,
         whole: bool,
         answer_tokens: int,
+        answers: Answers | None = None,
+        least: float | None = None,
+        goes_on: Tensor | None = None,
     ) -> None:
+        self.answers, self.least, self.goes_on = answers, least, goes_on
         self.keys, self.thresholds, self.allocation, self.group_of = keys, thresholds, allocation, group_of
         self.top_k, self.router, self.whole = top_k, router, whole
         self.answer_tokens = 0 if whole else answer_tokens
@@ -136,12 +160,25 @@ class KeyDeferral:
         match = self._match(prompts)
         group = self.group_of.to(match.owner.device)[match.owner]
         score = torch.stack([match.subject, match.answer], dim=1)
-        return Routes(match.inside, self.weights(match.owner)[0], group, match.owner, score)
+        length = None if self.answers is None else self.answers.length.to(match.owner.device)[match.owner]
+        return Routes(match.inside, self.weights(match.owner)[0], group, match.owner, score, length)  # type: ignore[arg-type]
 
     def named(self, prompts: Prompts) -> Tensor:
         """See `Deferral.named`."""
         assert prompts.low is not None
         return self.keys.named(prompts.low, prompts.real, self.thresholds[0])
+
+    def asks(self, routes: Routes) -> Tensor:
+        """See `Deferral.asks`."""
+        if self.answers is None or self.least is None:
+            return torch.zeros_like(routes.inside)
+        return routes.inside & self.answers.asks(routes.owner)
+
+    def agrees(self, routes: Routes, said: Tensor) -> Tensor:
+        """See `Deferral.agrees`."""
+        assert self.answers is not None
+        assert self.least is not None
+        return self.answers.agree(routes.owner, said, self.least)
 
     def weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gates (R, L, N) of the given edits, and the router's log-probabilities if it was asked."""
@@ -152,4 +189,11 @@ class KeyDeferral:
 
     def _match(self, prompts: Prompts) -> Match:
         assert prompts.low is not None
-        return self.keys.match(prompts.low, prompts.real, prompts.last, *self.thresholds)
+        return self.keys.match(prompts.low, prompts.real, prompts.last, *self.thresholds, self._cut(prompts))
+
+    def _cut(self, prompts: Prompts) -> Tensor | None:
+        """(R, T) bool: tokens that the next one of the prompt continues within a word."""
+        if self.goes_on is None or prompts.ids is None:
+            return None
+        going = self.goes_on.to(prompts.ids.device)[prompts.ids.clamp(max=len(self.goes_on) - 1)] & prompts.real
+        return torch.nn.functional.pad(going[:, 1:], (0, 1))

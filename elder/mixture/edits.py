@@ -19,13 +19,15 @@ from transformers import Cache
 
 from elder.device import run_eagerly
 from elder.errors import ModelError
+from elder.mixture.asking import answered, as_kept, second_run, see_ends, without_asked
 from elder.mixture.cached import CacheRecord, attach_record, record_of
 from elder.mixture.deferral import Prompts
-from elder.mixture.paged import begin_line, decide_line, line_of, note_line
+from elder.mixture.paged import begin_line, corrected_spans, decide_line, line_of, note_line
 from elder.mixture.pass_info import Groups, Pass, Version, moved
 from elder.mixture.prompt_end import NAMES, PromptEnds, given_ends
 from elder.mixture.rewind import rewound, trimmed
 from elder.mixture.route import Plan, Routes, Span, plan_of
+from elder.runtime import Runtime
 from elder.scoped import Scoped, eager
 
 FAR_BETTER = 0.5  # share of the distance to a stored key that an earlier end of the prompt may have
@@ -40,11 +42,21 @@ class MixtureEdits:
         stops: Ids that end an answer; an answer that is looked for in a text does not reach over one.
         subject_layer: Where subject keys are taken; 0: the token embeddings.
         summary: One line about method and model, for people.
+        head: Makes logits of last hidden states; None: the base is never asked.
+        runtime: The ranks that hold the model together, if they do: all of them run a pass again, or none.
     """
 
     def __init__(
-        self, version: Version, embed: nn.Module, stops: frozenset[int], subject_layer: int, summary: str
+        self,
+        version: Version,
+        embed: nn.Module,
+        stops: frozenset[int],
+        subject_layer: int,
+        summary: str,
+        head: nn.Module | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
+        self.head, self.runtime = head, runtime
         self.version, self.embed, self.stops, self.subject_layer = version, embed, stops, subject_layer
         self.summary = summary
         self.identity = uuid.uuid4().hex
@@ -156,6 +168,11 @@ class MixtureEdits:
         run = self.begin(kwargs)
         with self._pass.holding(run):
             output = call(**run.kwargs)
+            again = self.ask(run, output) if run.asking is not None or self.runtime is not None else None
+            if again is not None:
+                low = run.low
+                output = call(**again)
+                run.low = run.low if low is None or run.low is None or len(run.low[0]) > len(low[0]) else low
         return self.finish(run, output)
 
     # ---- a pass -------------------------------------------------------------------------------------------------
@@ -182,9 +199,42 @@ class MixtureEdits:
         run.real = _real(kwargs.get("attention_mask"), given, past, length)
         if record is not None and record.settled and (length == 1 if given is None else given.furthest < past):
             run.routes, run.starts = record.routes, record.starts
-            run.plan = record.step() if length == 1 else plan_of(record.routes, _spans(batch, length), batch * length)
+            run.plan = record.step() if length == 1 else plan_of(record.routes, record.spans(length), batch * length)
             return run
         return self._decide_later(run, given)
+
+    @eager
+    def ask(self, run: Pass, output: Any) -> dict[str, Any] | None:
+        """The arguments of a second run with the correction, if there is one; collective where the model is sharded."""
+        agreed = False
+        if run.asking is not None and self.head is not None:
+            rows = run.asking[0]
+            if run.line is None:
+                assert run.ends is not None
+                columns = run.ends.to(rows.device)[rows]
+            else:
+                spans = run.line.spans
+                columns = torch.tensor(
+                    [spans[r].begin + spans[r].length - 1 for r in rows.tolist()], device=rows.device
+                )
+            agreed = answered(run, output, columns, self.head)
+        if not self._on_any_rank(agreed):
+            return None
+        kwargs, spans_ = second_run(run, _cache_in(output), self.embed, lambda begin: self._spans(run, begin))
+        assert run.routes is not None
+        assert run.tokens is not None
+        size = spans_[-1].begin + spans_[-1].length if run.line is None else run.tokens.shape[1]
+        run.plan = plan_of(run.routes, spans_, size)
+        return kwargs
+
+    def any_asks(self, run: Pass) -> bool:
+        """Whether a pass, on any of the ranks that hold the model together, has rows that the base is asked about."""
+        return self._on_any_rank(run.asking is not None)
+
+    def _on_any_rank(self, here: bool) -> bool:
+        if self.runtime is None:
+            return here
+        return bool(self.runtime.sum(torch.tensor([float(here)], device=self.runtime.device)) > 0)
 
     @eager
     def finish(self, run: Pass, output: Any) -> Any:
@@ -195,6 +245,7 @@ class MixtureEdits:
         cache = _cache_in(output)
         if cache is not None and run.tokens is not None:
             self._note(run, cache)
+        output = as_kept(run, output)
         if run.again:
             assert run.tokens is not None
             return trimmed(output, run.again, run.tokens.shape[1])
@@ -263,8 +314,11 @@ class MixtureEdits:
         run.due = bool(run.deciding)
         if run.tokens.is_floating_point() and self.subject_layer == 0:
             run.low = run.tokens.detach()
-        if not run.due:
-            run.plan = plan_of(routes, _spans(batch, length), batch * length)
+        if run.due and self.head is not None:
+            anywhere = run.open and run.version.deferral.answer_tokens and length > 1  # see `_look_back`
+            see_ends(run, range(length) if anywhere else run.ends.tolist())
+        if not run.due and record is not None:
+            run.plan = plan_of(routes, record.spans(length), batch * length)
         return run
 
     def _again(self, run: Pass, record: CacheRecord, begin: int, given: PromptEnds | None) -> Pass:
@@ -290,13 +344,32 @@ class MixtureEdits:
             found = deferral.decide(self._prompts(run, states, rows, ends))
             if run.open and deferral.answer_tokens and length > 1:
                 found, ends = self._look_back(run, states, rows, ends, found)
-        run.routes = run.routes.put(rows, found)
+        if run.real is not None:  # padding between a prompt and what is generated after it takes no share of the answer
+            padding = ~run.real.to(device)[rows] & (torch.arange(length, device=device) > ends[:, None])
+            found = replace(found, length=found.length + padding.sum(1))
+        run.routes = run.routes.put(rows, without_asked(run, rows, found) if self.head is not None else found)
         local = torch.zeros_like(ends) if deferral.whole else ends
-        starts = torch.zeros(batch, dtype=torch.long, device=device).index_copy(0, rows, local)
-        spans = [Span(b * length, length, start) for b, start in enumerate(starts.tolist())]
-        run.plan = plan_of(run.routes, spans, batch * length)
         run.starts = run.starts.index_copy(0, rows, local + run.past)
         run.ends = run.ends.to(device).index_copy(0, rows, ends)
+        run.plan = plan_of(run.routes, self._spans(run), batch * length)
+
+    def _spans(self, run: Pass, begin: int = 0) -> list[Span]:
+        """The places of the new tokens of each row from a column on, when all rows are routed."""
+        if run.line is not None:
+            return corrected_spans(run, run.line)
+        assert run.tokens is not None
+        assert run.ends is not None
+        assert run.routes is not None
+        batch, length = len(run.tokens), run.tokens.shape[1] - begin
+        ends = torch.zeros(batch, dtype=torch.long) if run.record is None else run.record.ends.cpu() - run.past
+        rows = torch.tensor(run.deciding, dtype=torch.long)
+        ends = ends.index_copy(0, rows, run.ends.cpu()[rows])
+        first = torch.zeros_like(ends) if run.version.deferral.whole else ends
+        starts = torch.zeros_like(ends).index_copy(0, rows, first[rows])
+        places = zip(
+            (starts - begin).clamp(min=0).tolist(), (ends + run.routes.length.cpu() - begin).tolist(), strict=True
+        )
+        return [Span(b * length, length, start, max(0, stop)) for b, (start, stop) in enumerate(places)]
 
     def _prompts(self, run: Pass, states: Tensor, rows: Tensor, ends: Tensor) -> Prompts:
         """The prompts of some rows, (K,), when they end at the new tokens `ends`, (K,)."""
@@ -307,13 +380,17 @@ class MixtureEdits:
         if not run.version.deferral.reads_subject:
             return Prompts(last, None, real)
         assert run.low is not None
+        assert run.tokens is not None
         low = run.low if len(rows) == len(run.low) else run.low[rows]
+        ids = None if run.tokens.is_floating_point() else run.tokens.to(states.device)[rows]
         if run.past and run.record is not None:
             before = run.record.content(0)
             if before.low is not None:
                 low = torch.cat([before.low[rows], low], dim=1)
                 real = torch.cat([before.mask()[rows], real], dim=1)
-        return Prompts(last, low, real)
+                known = ids is not None and not before.tokens.is_floating_point()
+                ids = torch.cat([before.tokens.to(states.device)[rows], ids], dim=1) if known else None
+        return Prompts(last, low, real, ids)
 
     def _look_back(self, run: Pass, states: Tensor, rows: Tensor, ends: Tensor, found: Routes) -> tuple[Routes, Tensor]:
         """Rows of a text of unknown parts may hold a prompt and its answer: look for the end of the prompt.
@@ -391,10 +468,6 @@ def _real(mask: Any, given: PromptEnds | None, past: int, length: int) -> Tensor
 def _positions(kwargs: dict[str, Any], length: int) -> Tensor | None:
     positions = kwargs.get("position_ids")
     return positions if isinstance(positions, Tensor) and positions.shape[-1] == length else None
-
-
-def _spans(batch: int, length: int) -> list[Span]:
-    return [Span(row * length, length, 0) for row in range(batch)]
 
 
 def _cache_in(output: Any) -> Cache | None:

@@ -3,7 +3,9 @@
 An edit is known by two things. *Subject keys*: the states of its subject's tokens in a low block; a prompt matches if
 each of these tokens finds a similar one among the prompt's tokens (late interaction, mean over the subject's tokens
 of the best cosine). *Answer keys*: the state at the last prompt token where the first edited block begins, which
-shows what is asked about the subject. A prompt is in scope if both exceed their thresholds for one and the same
+shows what is asked about the subject. The subject counts only near the prompt's end, as far away as it is in the
+edit's own prompts and a little further (its reach): what a text mentions earlier it does not ask about. A prompt is in
+scope if both exceed their thresholds for one and the same
 edit; the best such edit is the match. Keys come from blocks below the first edited one, so they never go stale.
 Knows nothing of text or training.
 """
@@ -21,6 +23,8 @@ from torch import Tensor
 CHUNK_FLOATS = 1 << 25  # largest similarity block in memory at once
 TAIL = 0.02  # share of wanted similarities that may fall below the threshold before slack
 ENOUGH = 8  # samples of a kind before it counts
+ANYWHERE = 1 << 30  # reach of an edit whose subject may stand anywhere in a prompt
+UNNAMED = ANYWHERE + 1  # reach of an edit whose keys are not those of a named subject: they need be no whole word
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class KeyMemory:
         self.subject = torch.zeros(0, sources, subject_tokens, self.width, device=device)
         self.real = torch.zeros(0, sources, subject_tokens, dtype=torch.bool, device=device)
         self.answer = torch.zeros(0, sources, self.width, device=device)
+        self.reach = torch.zeros(0, dtype=torch.long, device=device)
 
     def __len__(self) -> int:
         """Number of stored edits."""
@@ -78,8 +83,18 @@ class KeyMemory:
             centred = centred @ self.projection
         return F.normalize(centred, dim=-1)
 
-    def add(self, subject: Tensor, real: Tensor, answer: Tensor) -> None:
-        """Store edits: unit keys (E, J, S, Q), which of them are real (E, J, S), and unit answer keys (E, J, Q)."""
+    def add(self, subject: Tensor, real: Tensor, answer: Tensor, reach: Tensor | None = None) -> None:
+        """Store edits.
+
+        Args:
+            subject: (E, J, S, Q) unit keys.
+            real: (E, J, S) bool, which of them are real.
+            answer: (E, J, Q) unit keys.
+            reach: (E,) long, tokens that may follow the subject in a prompt; `UNNAMED` where the keys name no subject.
+                None: they name none.
+        """
+        unnamed = torch.full((len(subject),), UNNAMED, device=self.device)
+        self.reach = torch.cat([self.reach, unnamed if reach is None else reach.to(self.device)])
         self.subject = torch.cat([self.subject, _rounded(subject * real.unsqueeze(-1))])
         self.real = torch.cat([self.real, real])
         self.answer = torch.cat([self.answer, _rounded(answer)])
@@ -89,7 +104,9 @@ class KeyMemory:
         self.real, self.subject = self.real.clone(), self.subject.clone()  # snapshots keep theirs
         self.real[edit], self.subject[edit] = False, 0.0
 
-    def similarities(self, tokens: Tensor, prompt: Tensor, last: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
+    def similarities(
+        self, tokens: Tensor, prompt: Tensor, last: Tensor, begin: int, end: int, cut: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Subject and answer similarity of prompts to the edits [begin, end).
 
         Args:
@@ -98,15 +115,26 @@ class KeyMemory:
             last: (B, Q) unit answer keys.
             begin: First edit.
             end: One past the last.
+            cut: (B, T) bool, tokens that the next one continues within a word; None: none.
 
         Returns:
             Two (B, E) tensors, the best over the sources of each edit.
         """
-        subject = late_interaction(tokens, prompt, self.subject[begin:end], self.real[begin:end])
+        subject = late_interaction(
+            tokens, prompt, self.subject[begin:end], self.real[begin:end], self.reach[begin:end], cut
+        )
         answer = torch.einsum("bq,ejq->bej", last, self.answer[begin:end]).amax(-1)
         return subject, answer
 
-    def match(self, states: Tensor, prompt: Tensor, last: Tensor, subject_at: float, answer_at: float) -> Match:
+    def match(
+        self,
+        states: Tensor,
+        prompt: Tensor,
+        last: Tensor,
+        subject_at: float,
+        answer_at: float,
+        cut: Tensor | None = None,
+    ) -> Match:
         """The best stored edit of each prompt.
 
         Args:
@@ -115,6 +143,7 @@ class KeyMemory:
             last: (B, D) raw state where answer keys are taken.
             subject_at: Least subject similarity.
             answer_at: Least answer similarity.
+            cut: (B, T) bool, tokens that the next one continues within a word; None: none.
         """
         tokens, query = self.unit(states, self.subject_center), self.unit(last, self.answer_center)
         batch = len(tokens)
@@ -122,7 +151,7 @@ class KeyMemory:
         found = [torch.zeros(batch, dtype=torch.long, device=tokens.device), best - 1, best - 1]
         step = self._edits_at_once(tokens)
         for begin in range(0, len(self), step):
-            subject, answer = self.similarities(tokens, prompt, query, begin, min(begin + step, len(self)))
+            subject, answer = self.similarities(tokens, prompt, query, begin, min(begin + step, len(self)), cut)
             passing = (subject >= subject_at) & (answer >= answer_at)
             value, at = torch.where(passing, subject + answer, (subject + answer) - 10.0).max(dim=1)
             better = value > best
@@ -161,7 +190,7 @@ class KeyMemory:
             "subject": self.subject[self.real].half().cpu(),
             "real": self.real.cpu().clone(),
             "answer": self.answer.half().cpu(),
-        }
+        }  # not `reach`: adapters of before had none, so it is kept with what is known of each edit
 
     @staticmethod
     def problems(state: Mapping[str, Tensor]) -> list[str]:
@@ -176,6 +205,7 @@ class KeyMemory:
         self.answer = state["answer"].to(self.device).float()
         self.subject = torch.zeros(*self.real.shape, self.width, device=self.device)
         self.subject[self.real] = state["subject"].to(self.device).float()
+        self.reach = torch.full((len(self.real),), UNNAMED, device=self.device)
 
 
 def _rounded(keys: Tensor) -> Tensor:
@@ -183,7 +213,14 @@ def _rounded(keys: Tensor) -> Tensor:
     return keys.half().float()
 
 
-def late_interaction(tokens: Tensor, prompt: Tensor, subject: Tensor, real: Tensor) -> Tensor:
+def late_interaction(
+    tokens: Tensor,
+    prompt: Tensor,
+    subject: Tensor,
+    real: Tensor,
+    reach: Tensor | None = None,
+    cut: Tensor | None = None,
+) -> Tensor:
     """How well the subjects of edits are found in prompts.
 
     Args:
@@ -191,15 +228,29 @@ def late_interaction(tokens: Tensor, prompt: Tensor, subject: Tensor, real: Tens
         prompt: (B, T) bool.
         subject: (E, J, S, Q) unit subject keys.
         real: (E, J, S) bool; a source without any real key never matches.
+        reach: (E,) long, most tokens of a prompt that may follow the last token of a subject; None: any number.
+        cut: (B, T) bool, tokens that the next one continues within a word: no subject ends there. None: none.
 
     Returns:
         (B, E): mean over a subject's tokens of the best cosine with any prompt token, best over sources.
     """
     edits, sources, width = subject.shape[:3]
     similar = tokens @ subject.reshape(-1, subject.shape[-1]).T  # (B, T, E*J*S)
-    similar = similar.masked_fill(~prompt[:, :, None], -1.0).amax(dim=1).view(-1, edits, sources, width)
+    similar = similar.masked_fill(~prompt[:, :, None], -1.0)
+    if reach is not None and bool((reach < prompt.shape[1]).any()):
+        after = prompt.flip(1).cumsum(1).flip(1) - 1  # (B, T) tokens of the prompt that follow each one
+        longest = real.sum(-1).amax(-1) - 1  # a subject's first token is that much further away than its last
+        far = after[:, :, None] > (reach + longest)[None, None]  # (B, T, E)
+        similar = similar.unflatten(2, (edits, -1)).masked_fill(far[..., None], -1.0).flatten(2)
     count = real.sum(-1)
-    mean = (similar * real).sum(-1) / count.clamp(min=1)
+    best = similar.amax(dim=1).view(-1, edits, sources, width)
+    mean = (best * real).sum(-1) / count.clamp(min=1)
+    if cut is not None and bool((cut & prompt).any()):
+        slots = torch.arange(edits * sources, device=real.device) * width + (count.clamp(min=1) - 1).flatten()
+        ending = similar[:, :, slots].masked_fill(cut[:, :, None], -1.0).amax(dim=1)
+        lost = best.flatten(1)[:, slots] - ending  # 0 where the subject also stands as a whole word
+        named = torch.ones(edits, dtype=torch.bool, device=real.device) if reach is None else reach != UNNAMED
+        mean = mean - lost.view(-1, edits, sources) * named[:, None]
     return mean.masked_fill(count == 0, -1.0).amax(-1)
 
 

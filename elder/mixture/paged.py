@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from elder.errors import ModelError
+from elder.mixture.asking import without_asked
 from elder.mixture.deferral import Prompts
 from elder.mixture.pass_info import Line, Pass, Request
 from elder.mixture.route import Routes, Span, plan_of
@@ -85,8 +86,20 @@ def begin_line(run: Pass, line: Line) -> Pass:
         )
     run.due = bool(run.deciding)
     if not run.due:
-        run.plan = plan_of(run.routes, line.spans, run.tokens.shape[1])
+        run.plan = plan_of(run.routes, corrected_spans(run, line), run.tokens.shape[1])
     return run
+
+
+def corrected_spans(run: Pass, line: Line) -> list[Span]:
+    """The tokens of each request that are corrected if it is in scope."""
+    assert run.routes is not None
+    spans = []
+    for r, (span, known, length) in enumerate(zip(line.spans, line.known, run.routes.length.tolist(), strict=True)):
+        fresh = r in run.deciding
+        end = span.length - 1 if fresh else (-1 if known is None else known.end) - line.past[r]
+        start = span.length - 1 if fresh and not run.version.deferral.whole else 0
+        spans.append(replace(span, start=start, stop=max(0, end + length)))
+    return spans
 
 
 def decide_line(run: Pass, line: Line, states: Tensor) -> None:
@@ -98,11 +111,10 @@ def decide_line(run: Pass, line: Line, states: Tensor) -> None:
         last = states[0, torch.tensor(ends, device=device)]
         low, real = _low_of(run, line, [_seen_of(run, line, r) for r in run.deciding], device)
         rows = torch.tensor(run.deciding, device=device)
-        run.routes = run.routes.put(rows, deferral.decide(Prompts(last, low, real)))
-    spans = list(line.spans)
-    for r in run.deciding:
-        spans[r] = replace(spans[r], start=0 if deferral.whole else spans[r].length - 1)
-    run.plan = plan_of(run.routes, spans, states.shape[1])
+        ids = pad_sequence([_ids_of(run, line, r) for r in run.deciding], batch_first=True)
+        found = deferral.decide(Prompts(last, low, real, ids))
+        run.routes = run.routes.put(rows, without_asked(run, rows, found))
+    run.plan = plan_of(run.routes, corrected_spans(run, line), states.shape[1])
 
 
 def _seen_of(run: Pass, line: Line, row: int) -> Tensor | None:
@@ -112,6 +124,14 @@ def _seen_of(run: Pass, line: Line, row: int) -> Tensor | None:
     span, known = line.spans[row], line.known[row]
     here = run.low[0, span.begin : span.begin + span.length]
     return here if known is None or known.low is None else torch.cat([known.low[0], here])
+
+
+def _ids_of(run: Pass, line: Line, row: int) -> Tensor:
+    """(P,) tokens of a request so far, as far as its prompt has not ended before."""
+    assert run.tokens is not None
+    span, known = line.spans[row], line.known[row]
+    here = run.tokens[0, span.begin : span.begin + span.length]
+    return here if known is None or known.ids is None else torch.cat([known.ids[0], here])
 
 
 def _low_of(run: Pass, line: Line, seen: Sequence[Tensor | None], device: torch.device) -> tuple[Tensor | None, Tensor]:
@@ -129,12 +149,13 @@ def note_line(run: Pass, line: Line, owner: str) -> None:
     assert run.routes is not None
     requests = []
     for row, known in enumerate(line.known):
-        ended = line.final[row] or (known is not None and known.routes is not None)
-        if ended:
-            requests.append(Request(run.routes.at(torch.tensor([row], device=run.routes.inside.device)), None))
+        before = known is not None and known.routes is not None
+        if line.final[row] or before:
+            end = known.end if known is not None and before else line.past[row] + line.spans[row].length - 1
+            requests.append(Request(run.routes.at(torch.tensor([row], device=run.routes.inside.device)), None, end))
         else:
             seen = _seen_of(run, line, row)
-            requests.append(Request(None, None if seen is None else seen[None]))
+            requests.append(Request(None, None if seen is None else seen[None], ids=_ids_of(run, line, row)[None]))
     _keep(line, owner, requests)
 
 

@@ -45,10 +45,14 @@ class Request:
     Attributes:
         routes: Its route (R = 1); None while its prompt has not ended.
         low: (1, P, D) states of the prompt tokens so far, where subject keys are taken; only while it has not ended.
+        end: Place of its last prompt token among all its tokens; -1 while it has not ended.
+        ids: (1, P) those tokens; only while it has not ended.
     """
 
     routes: Routes | None
     low: Tensor | None
+    end: int = -1
+    ids: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Pass:
         low: (B, T, D) states where subject keys are taken.
         routes, starts: Of all rows, when they are known.
         line: The requests of the pass, when it is one of continuous batching; they are its rows then.
+        asking: Rows (K,) and their routes, which count only if the base agrees (`elder.mixture.asking`).
+        kept: What the caller gave as `logits_to_keep`, when the pass computes all of them.
     """
 
     version: Version
@@ -112,6 +118,8 @@ class Pass:
     routes: Routes | None = None
     starts: Tensor | None = None
     line: Line | None = None
+    asking: tuple[Tensor, Routes] | None = None
+    kept: Any = None
 
 
 def moved(value: T, device: torch.device) -> T:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.cache_utils import BaseQuantizedLayer
 
 from elder.mixture.cached import CacheRecord
 from elder.mixture.prompt_end import IGNORED
@@ -32,7 +33,7 @@ def rewound(kwargs: dict[str, Any], record: CacheRecord, begin: int, embed: nn.M
     """
     cache: Cache = kwargs["past_key_values"]
     past = record.columns
-    begin = begin if _can_be_cut(cache) else 0
+    begin = begin if can_be_cut(cache) else 0
     piece, whole = record.content(begin), record.content(0).mask()
     if begin:
         cache.crop(begin - past)
@@ -75,9 +76,12 @@ def trimmed(output: Any, again: int, length: int) -> Any:
     return output
 
 
-def _can_be_cut(cache: Cache) -> bool:
-    """Sliding layers have thrown away what would have to come back."""
-    return bool(cache.is_croppable) and not any(cache.is_sliding)
+def can_be_cut(cache: Cache) -> bool:
+    """Whether the last tokens can be taken out of a cache; sliding layers have thrown away what would come back."""
+    quantized = any(
+        isinstance(layer, BaseQuantizedLayer) for layer in cache.layers
+    )  # says that it is croppable, and fails
+    return bool(cache.is_croppable) and not any(cache.is_sliding) and not quantized
 
 
 def _mask(mask: Any, whole: Tensor, length: int) -> Tensor | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+ENDLESS = 1 << 40  # tokens: the correction does not end
+
 
 @dataclass(frozen=True)
 class Routes:
@@ -24,6 +26,7 @@ class Routes:
         group: (R,) long, the group of low-rank maps that serves the row.
         owner: (R,) long, number of the edit that was matched; -1 where a method knows no edit by number.
         score: (R, 2) how well it was matched; NaN where a method has no scores.
+        length: (R,) long, how many tokens are corrected from the last prompt token on; default: `ENDLESS`.
     """
 
     inside: Tensor
@@ -31,6 +34,11 @@ class Routes:
     group: Tensor
     owner: Tensor
     score: Tensor
+    length: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.length is None:
+            object.__setattr__(self, "length", torch.full_like(self.owner, ENDLESS))
 
     @classmethod
     def none(cls, rows: int, layers: int, experts: int, device: torch.device) -> Routes:
@@ -92,11 +100,18 @@ class Span:
         begin: Index of its first token among all B*T.
         length: How many it has.
         start: The first of them that is corrected if the row is in scope.
+        stop: The first after that which is not.
     """
 
     begin: int
     length: int
     start: int
+    stop: int = ENDLESS
+
+    @property
+    def count(self) -> int:
+        """How many of its tokens are corrected if the row is in scope."""
+        return max(0, min(self.length, self.stop) - self.start)
 
 
 def plan_of(routes: Routes, spans: Sequence[Span], size: int) -> Plan | None:
@@ -108,11 +123,11 @@ def plan_of(routes: Routes, spans: Sequence[Span], size: int) -> Plan | None:
         size: Tokens of the pass, those of no row included.
     """
     flags = routes.inside.tolist()
-    rows = [r for r, flag in enumerate(flags) if flag and spans[r].start < spans[r].length]
+    rows = [r for r, flag in enumerate(flags) if flag and spans[r].count]
     if not rows:
         return None
     device = routes.inside.device
-    counts = [spans[r].length - spans[r].start for r in rows]
+    counts = [spans[r].count for r in rows]
     if max(counts) == 1:
         places = torch.tensor([spans[r].begin + spans[r].start for r in rows], device=device)
         owner = torch.tensor(rows, device=device)

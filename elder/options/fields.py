@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -32,7 +32,13 @@ MOST = 1e30
 
 
 class Settings(BaseModel):
-    """A section of a config, or the options of a method: frozen, typed, with no unknown keys."""
+    """A section of a config, or the options of a method: frozen, typed, with no unknown keys.
+
+    Attributes:
+        FORMER: Options that came after the first adapters, with the values that adapters without them were made with.
+    """
+
+    FORMER: ClassVar[Mapping[str, Any]] = {}
 
     model_config = ConfigDict(
         frozen=True,
@@ -46,6 +52,15 @@ class Settings(BaseModel):
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, checked as a new one is."""
         return type(self).model_validate({**dict(self), **changes}, by_name=True)
+
+    def recorded(self) -> dict[str, Any]:
+        """The values for a manifest; those of `FORMER` are left out, so that an old adapter is saved as it was."""
+        return {k: v for k, v in self.model_dump().items() if not (k in self.FORMER and v == self.FORMER[k])}
+
+    @classmethod
+    def former(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that a manifest means: an option that it does not name was not there yet."""
+        return {**cls.FORMER, **recorded}
 
     @model_validator(mode="before")
     @classmethod

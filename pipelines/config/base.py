@@ -45,6 +45,10 @@ class StagedConfig(Settings):
         "evaluation.ability.tasks": [],
         "evaluation.ability.path": None,
         "evaluation.ability.items": 100,
+        "editor.distance": None,
+        "editor.whole_words": False,
+        "editor.ask_base": None,
+        "editor.after_answer": "edited",
     }
 
     if TYPE_CHECKING:  # every kind declares these with its own help, and in its own order

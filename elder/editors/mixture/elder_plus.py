@@ -26,13 +26,16 @@ from elder.edit import Edit
 from elder.editors.mixture.elder_plus_options import ElderPlusOptions
 from elder.editors.mixture.key_extraction import KeyBatch, KeyContext, Written, calibrate, extract_keys
 from elder.editors.mixture.mixture_editor import MixtureEditor, outcomes
+from elder.editors.mixture.old_answers import old_answers
 from elder.errors import ModelError
 from elder.forward.suffix import descend
 from elder.forward.tail import Tail, TailTrainer
+from elder.mixture.answers import UNKNOWN, Answers
 from elder.mixture.codes import CodeStore
 from elder.mixture.deferral import Deferral, HammingDeferral, KeyDeferral
-from elder.mixture.keys import KeyMemory, ThresholdCalibrator
+from elder.mixture.keys import ANYWHERE, UNNAMED, KeyMemory, ThresholdCalibrator
 from elder.mixture.replay_buffer import ReplayBuffer
+from elder.mixture.route import ENDLESS
 from elder.mixture.router import Router, guided_loss, keep_top
 from elder.mixture.samples import Row, encode_rows, prefixed
 from elder.models.anatomy import Anatomy
@@ -40,6 +43,7 @@ from elder.runtime import merge_shares
 from elder.state import pack_json, unpack_json
 from elder.state_checks import take
 from elder.tokens import pad_id
+from elder.word_parts import continuing
 
 KEY_PROMPTS = 4  # prompts of an edit that give keys, in each of its forms
 ANSWER_SLACK = 3  # tokens by which an answer that is looked for in a text may be longer than twice the longest target
@@ -60,6 +64,7 @@ class ElderPlusEditor(MixtureEditor):
         "group_of",
         "codes",
         "gate.",
+        "answers.",
     )
     texts = ("cursor", "known")
     options: ElderPlusOptions
@@ -81,9 +86,11 @@ class ElderPlusEditor(MixtureEditor):
         sources = KEY_PROMPTS * len(self.base.texts.forms) + 1
         self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, sources, o.seed, device)
         self.gates = {"subject": ThresholdCalibrator(0.75, 0.98, 0.4), "answer": ThresholdCalibrator(0.3, 0.9, 0.15)}
+        self.goes_on = continuing(self.base.tokenizer).to(device) if o.whole_words else None
         self.router = Router(self.keys.width, len(self.layers), o.experts, o.router_bias, generator).to(device)
         self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
         self.ledger = ReplayBuffer(o.seed)
+        self.answers = Answers()
         self.known: list[dict[str, Any]] = []  # id, prompt and subject of every edit, by number
         self.group_of = torch.zeros(0, dtype=torch.long)  # the group of low-rank maps of every edit
         self.allocation = torch.zeros(0, len(self.layers), o.experts, dtype=torch.bool, device=device)
@@ -146,7 +153,17 @@ class ElderPlusEditor(MixtureEditor):
         longest = max((len(row.answer) for row in self.ledger.rows), default=0)
         asked = router if self._routed else None
         return KeyDeferral(
-            keys, self.thresholds, self.allocation, self.group_of, o.top_k, asked, whole, 2 * longest + ANSWER_SLACK
+            keys,
+            self.thresholds,
+            self.allocation,
+            self.group_of,
+            o.top_k,
+            asked,
+            whole,
+            2 * longest + ANSWER_SLACK,
+            self.answers.snapshot(),
+            o.ask_base,
+            self.goes_on,
         )
 
     def _weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -162,10 +179,11 @@ class ElderPlusEditor(MixtureEditor):
         undo, keys, codes = super()._undo(), self.keys.snapshot(), copy.deepcopy(self.codes)
         ledger, gates, known = copy.copy(self.ledger), copy.deepcopy(self.gates), list(self.known)
         ledger.rows, ledger.loss = list(ledger.rows), list(ledger.loss)
-        allocation, group_of = self.allocation, self.group_of
+        allocation, group_of, answers = self.allocation, self.group_of, self.answers.snapshot()
 
         def all_of_it() -> None:
             undo()
+            self.answers = answers
             self.keys, self.codes, self.ledger, self.gates, self.known = keys, codes, ledger, gates, known
             self.allocation, self.group_of = allocation, group_of
 
@@ -182,6 +200,7 @@ class ElderPlusEditor(MixtureEditor):
         context = KeyContext(self.base, self.keys, self.gates, self.tails, self.known)
         seen = extract_keys(context, edits, prompts, [row.owner - first for row in rows], own)
         self._remember(edits, seen)
+        self._note_answers(edits, rows, first)
         calibrate(context, edits, seen, first)
         picked = self.ledger.draw(self.options.replay * self.options.replay_pool, self._seen["batches"])
         old = [self.ledger.rows[i] for i in picked]
@@ -226,8 +245,29 @@ class ElderPlusEditor(MixtureEditor):
         group = torch.full((len(edits),), len(self.groups) - 1)
         self.group_of = torch.cat([self.group_of, group])
         self.allocation = torch.cat([self.allocation, drawn.to(self.allocation.device)])
-        self.known += [{"id": e.id, "prompt": e.prompt, "subject": e.subject} for e in edits]
-        self.keys.add(seen.subject, seen.real, seen.answer)
+        reach = self._reach(seen.after)
+        for edit, most in zip(edits, reach.tolist(), strict=True):
+            record = {"id": edit.id, "prompt": edit.prompt, "subject": edit.subject}
+            self.known.append(record if most == UNNAMED else {**record, "reach": most})
+        self.keys.add(seen.subject, seen.real, seen.answer, reach)
+
+    def _reach(self, after: Tensor) -> Tensor:
+        """(E,) tokens that may follow the subjects of new edits, from how many do in their own prompts."""
+        free = self.options.distance
+        bound = torch.full_like(after, ANYWHERE) if free is None else after + free
+        return bound.masked_fill(after < 0, UNNAMED)
+
+    def _note_answers(self, edits: Sequence[Edit], rows: Sequence[Row], first: int) -> None:
+        """Note how long the new answers are, and the first tokens of the old ones that the base knows. Collective."""
+        longest = [ENDLESS] * len(edits)
+        if self.options.after_answer == "base":
+            longest = [max(len(row.answer) for row in rows if row.owner == first + i) for i in range(len(edits))]
+        old = [UNKNOWN] * len(edits)
+        one_form = len(self.base.texts.forms) == 1  # chat and plain answers begin with different tokens
+        if self.options.ask_base is not None and self.options.gate == "keys" and one_form:
+            with self.edits.disabled():
+                old = old_answers(self.base, self._clone, edits, self.options.ask_base, self.options.micro_batch)
+        self.answers.add(longest, old)
 
     def _grow(self) -> None:
         """Open a new group when the last one is full; only rows of its own edits are replayed from then on."""
@@ -349,6 +389,8 @@ class ElderPlusEditor(MixtureEditor):
         state = {f"router.{name}": p.detach().cpu().clone() for name, p in self.router.named_parameters()}
         state |= {f"keys.{name}": t for name, t in self.keys.state().items()}
         state |= {f"ledger.{name}": t for name, t in self.ledger.state().items()}
+        if not self.answers.empty:  # the state of an adapter from before they were noted stays what it was
+            state |= {f"answers.{name}": t for name, t in self.answers.state().items()}
         state["known"] = pack_json(self.known)
         state["allocation"], state["group_of"] = self.allocation.cpu(), self.group_of.clone()
         state["codes"] = self.codes.state()
@@ -363,7 +405,8 @@ class ElderPlusEditor(MixtureEditor):
 
     def _contradictions(self, state: Mapping[str, Tensor]) -> list[str]:
         edits = len(unpack_json(state["known"]))
-        counted = {name: len(state[name]) for name in ("keys.real", "keys.answer", "allocation", "group_of")}
+        counts = ("keys.real", "keys.answer", "allocation", "group_of", "answers.length", "answers.old")
+        counted = {name: len(state[name]) for name in counts}
         wrong = [f"'{name}' counts {n} edits, 'known' {edits}" for name, n in counted.items() if n != edits]
         if edits and not 0 <= int(state["group_of"].min()) <= int(state["group_of"].max()) < self._groups_in(state):
             wrong.append("'group_of' names groups that are not there")
@@ -374,11 +417,23 @@ class ElderPlusEditor(MixtureEditor):
             *ReplayBuffer.problems(_part(state, "ledger.")),
         ]
 
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Editor.load_state_dict`; a state from before answers were noted knows none."""
+        if "known" in state and not any(name.startswith("answers.") for name in state):
+            edits = len(state["group_of"]) if "group_of" in state else 0
+            state = {**state, **{f"answers.{name}": t for name, t in Answers.unknown(edits).items()}}
+        super().load_state_dict(state)
+
+    def _pattern(self, groups: int) -> dict[str, Tensor]:
+        return super()._pattern(groups) | {f"answers.{name}": t for name, t in self.answers.state().items()}
+
     def _load(self, state: Mapping[str, Tensor]) -> None:
         take({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
         self.keys.load(_part(state, "keys."))
         self.ledger.load(_part(state, "ledger."))
+        self.answers.load(_part(state, "answers."))
         self.known = unpack_json(state["known"])
+        self.keys.reach = torch.tensor([r.get("reach", UNNAMED) for r in self.known], device=self.keys.device).long()
         self.allocation = state["allocation"].to(self.allocation.device)
         self.group_of = state["group_of"].clone()
         self.codes.load(state["codes"], int(state["codes.recorded"]))

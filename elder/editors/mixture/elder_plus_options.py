@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from elder.editors.mixture.elder_options import ElderOptions
 from elder.options.fields import Count, Layers, Natural, NotNegative, Number, Rate, setting
@@ -10,6 +11,13 @@ from elder.options.fields import Count, Layers, Natural, NotNegative, Number, Ra
 
 class ElderPlusOptions(ElderOptions):
     """Our ELDER. What differs from the paper is described, with measurements, in docs/elder_plus.md."""
+
+    FORMER: ClassVar[Mapping[str, Any]] = {
+        "distance": None,
+        "whole_words": False,
+        "ask_base": None,
+        "after_answer": "edited",
+    }
 
     layers: Layers | None = setting(None, "blocks that get a mixture; default: the last three eighths")
     experts: Count = setting(16, "LoRAs in each layer (N)")
@@ -34,6 +42,18 @@ class ElderPlusOptions(ElderOptions):
     prefixes: Natural = setting(2, "training prompts of each edit that are repeated after an unrelated sentence")
     subject_tokens: Count = setting(8, "tokens of a subject that are kept as keys", le=1024)
     key_width: Count = setting(256, "keys are projected to this width if the model is wider")
+    ask_base: Number | None = setting(
+        -4.0,
+        "a prompt is about an edit only if the base gives the old answer's first token at least this log-probability, "
+        "where it knows the old answer; null: it is not asked",
+    )
+    after_answer: Literal["base", "edited"] = setting(
+        "base", "what generates the text after the new answer; base: the correction ends with the answer"
+    )
+    distance: Natural | None = setting(
+        4, "tokens by which a prompt may end further from its subject than the edit's own prompts; none: any number"
+    )
+    whole_words: bool = setting(True, "a subject that goes on as a longer word (Pascal, Pascalson) is another one")
     subject_threshold: Number | None = setting(None, "fixed threshold of the subject match; default: calibrated")
     answer_threshold: Number | None = setting(
         None, "fixed threshold of the match at the last token; default: calibrated"

@@ -17,7 +17,7 @@ from elder.edit import Edit
 from elder.forward.tail import Tail, TailTrainer
 from elder.mixture.keys import KeyMemory, ThresholdCalibrator, late_interaction
 from elder.mixture.samples import SENTENCES, Row
-from elder.mixture.subject import pick_subject
+from elder.mixture.subject import pick_subject, subject_tokens
 from elder.runtime import merge_shares, tensors_by_first, told_by_first
 from elder.tokens import TextFormat, encode_prompt, pad_id
 
@@ -55,6 +55,7 @@ class KeyBatch:
         subject: (E, J, S, Q), real: (E, J, S), answer: (E, J, Q). The last of the J sources is the bare subject.
         tokens: (E, J, T, Q) unit keys of all prompt tokens, prompt: (E, J, T) which are real.
         worded: (E, J) bool, wordings that the user gave (not the prompt repeated after a sentence).
+        after: (E,) long, the most tokens that follow the subject in a prompt of the edit; -1 where none contains it.
     """
 
     subject: Tensor
@@ -63,6 +64,7 @@ class KeyBatch:
     tokens: Tensor
     prompt: Tensor
     worded: Tensor
+    after: Tensor
 
 
 def extract_keys(
@@ -111,14 +113,17 @@ def _keys(
     tokens = torch.zeros(*shape, longest, keys.width, device=device)
     prompt = torch.zeros(*shape, longest, dtype=torch.bool, device=device)
     worded = torch.zeros(*shape, dtype=torch.bool, device=device)
+    after = torch.full((len(edits),), -1, device=device)
     filled = [0] * len(edits)
     for (text, form), owner, unit, last in zip(prompts, owners, units, lasts, strict=True):
         j, edit = filled[owner], edits[owner]
         if j == keys.sources - 1:
             continue
         filled[owner] += 1
-        background = _background(units, owners, owner)
-        places = pick_subject(form, text, edit.subject, unit, background, keys.subject_tokens, edit.subject_place(text))
+        background, known = _background(units, owners, owner), edit.subject_place(text)
+        if named := subject_tokens(form, text, edit.subject, known):
+            after[owner] = max(int(after[owner]), len(unit) - 1 - named[-1])
+        places = pick_subject(form, text, edit.subject, unit, background, keys.subject_tokens, known)
         subject[owner, j, : len(places)], real[owner, j, : len(places)] = unit[places], True
         answer[owner, j], tokens[owner, j, : len(unit)], prompt[owner, j, : len(unit)] = last, unit, True
         worded[owner, j] = text in edit.training_prompts
@@ -127,7 +132,7 @@ def _keys(
         subject[owner, -1, : len(own)], real[owner, -1, : len(own)] = own, True
     for owner, count in enumerate(filled):  # sources that an edit lacks repeat its first one
         answer[owner, count:] = answer[owner, 0]
-    return [subject, real, answer, tokens, prompt, worded]
+    return [subject, real, answer, tokens, prompt, worded, after]
 
 
 def calibrate(context: KeyContext, edits: Sequence[Edit], seen: KeyBatch, first: int) -> None:

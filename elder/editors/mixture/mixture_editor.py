@@ -69,6 +69,8 @@ class MixtureEditor(Asking):
             stop_ids(base.tokenizer, base.texts.stops),
             self._low_block(),
             f"method {self.method}, on {base.source}",
+            self.model.get_output_embeddings(),  # type: ignore[no-untyped-call]
+            base.runtime if base.runtime.sharded else None,
         )
         self._partial = PartialForward(parts.blocks)
         self._attach(self._clone, parts)
@@ -230,6 +232,9 @@ class MixtureEditor(Asking):
         with torch.no_grad(), self.edits.probing(inputs) as run, self._partial.only_below(self.layers[0]):
             self._clone(**run.kwargs)
             self._partial.reached()
+        if self.edits.any_asks(run):
+            with torch.no_grad(), self.edits.probing(inputs) as run:
+                self.edits.ask(run, self._clone(**run.kwargs))
         assert run.routes is not None
         return replace(run.routes, inside=run.routes.inside & (not off))
 
