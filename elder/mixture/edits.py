@@ -19,6 +19,7 @@ from transformers import Cache
 
 from elder.device import run_eagerly
 from elder.errors import ModelError
+from elder.mixture.arguments import cache_in, positions_of, real_of, tokens_of
 from elder.mixture.asking import answered, as_kept, second_run, see_ends, without_asked
 from elder.mixture.cached import CacheRecord, attach_record, record_of
 from elder.mixture.deferral import Prompts
@@ -184,7 +185,7 @@ class MixtureEdits:
         Raises:
             ValueError: There are no tokens, or the ends of prompts are those of another number of rows.
         """
-        tokens, version = _tokens(kwargs), self.version
+        tokens, version = tokens_of(kwargs), self.version
         line = line_of(kwargs, self.identity)
         if line is not None:
             return begin_line(Pass(version, kwargs, tokens, line=line), line)
@@ -196,7 +197,7 @@ class MixtureEdits:
             record = None
         given = given_ends(kwargs, self._placed.get(), batch, past, length)
         run = Pass(version, kwargs, tokens, record=record, past=past, open=given is None)
-        run.real = _real(kwargs.get("attention_mask"), given, past, length)
+        run.real = real_of(kwargs.get("attention_mask"), given, past, length)
         if record is not None and record.settled and (length == 1 if given is None else given.furthest < past):
             run.routes, run.starts = record.routes, record.starts
             run.plan = record.step() if length == 1 else plan_of(record.routes, record.spans(length), batch * length)
@@ -220,7 +221,7 @@ class MixtureEdits:
             agreed = answered(run, output, columns, self.head)
         if not self._on_any_rank(agreed):
             return None
-        kwargs, spans_ = second_run(run, _cache_in(output), self.embed, lambda begin: self._spans(run, begin))
+        kwargs, spans_ = second_run(run, cache_in(output), self.embed, lambda begin: self._spans(run, begin))
         assert run.routes is not None
         assert run.tokens is not None
         size = spans_[-1].begin + spans_[-1].length if run.line is None else run.tokens.shape[1]
@@ -242,7 +243,7 @@ class MixtureEdits:
         if run.line is not None:
             note_line(run, run.line, self.identity)
             return output
-        cache = _cache_in(output)
+        cache = cache_in(output)
         if cache is not None and run.tokens is not None:
             self._note(run, cache)
         output = as_kept(run, output)
@@ -324,9 +325,9 @@ class MixtureEdits:
     def _again(self, run: Pass, record: CacheRecord, begin: int, given: PromptEnds | None) -> Pass:
         """The same pass, with the cached tokens from column `begin` on read once more."""
         kwargs, begin = rewound(run.kwargs, record, begin, self.embed)
-        fresh = Pass(run.version, kwargs, _tokens(kwargs), past=begin, again=run.past - begin + run.again)
+        fresh = Pass(run.version, kwargs, tokens_of(kwargs), past=begin, again=run.past - begin + run.again)
         fresh.open, fresh.record = run.open, record if begin else None
-        fresh.real = _real(kwargs.get("attention_mask"), given, begin, _tokens(kwargs).shape[1])
+        fresh.real = real_of(kwargs.get("attention_mask"), given, begin, tokens_of(kwargs).shape[1])
         return fresh
 
     def _decide(self, run: Pass, states: Tensor) -> None:
@@ -388,8 +389,9 @@ class MixtureEdits:
             if before.low is not None:
                 low = torch.cat([before.low[rows], low], dim=1)
                 real = torch.cat([before.mask()[rows], real], dim=1)
-                known = ids is not None and not before.tokens.is_floating_point()
-                ids = torch.cat([before.tokens.to(states.device)[rows], ids], dim=1) if known else None
+                if ids is not None:
+                    known = before.tokens.to(states.device)[rows]
+                    ids = None if known.is_floating_point() else torch.cat([known, ids], dim=1)
         return Prompts(last, low, real, ids)
 
     def _look_back(self, run: Pass, states: Tensor, rows: Tensor, ends: Tensor, found: Routes) -> tuple[Routes, Tensor]:
@@ -436,7 +438,7 @@ class MixtureEdits:
             record.embed(self.embed)
         elif record.embedded and not tokens.is_floating_point():
             tokens = self.embed(tokens).detach()
-        record.extend(tokens, run.real, _positions(run.kwargs, tokens.shape[1]), run.low)
+        record.extend(tokens, run.real, positions_of(run.kwargs, tokens.shape[1]), run.low)
         if run.deciding or run.record is None:
             ends = record.ends.clone()
             if run.deciding:
@@ -445,34 +447,3 @@ class MixtureEdits:
                 ends[rows] = run.ends.to(ends.device)[rows] + run.past
             record.route(run.routes, run.starts, ends)
         attach_record(cache, record)
-
-
-def _tokens(kwargs: dict[str, Any]) -> Tensor:
-    tokens = kwargs.get("input_ids")
-    tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-    if tokens is None:
-        raise ValueError("the edited model needs input_ids or inputs_embeds")
-    return tokens  # type: ignore[no-any-return]
-
-
-def _real(mask: Any, given: PromptEnds | None, past: int, length: int) -> Tensor | None:
-    """(B, T) bool of the new tokens, from a mask that counts cached tokens too; None: all are real."""
-    if isinstance(mask, Tensor) and mask.dim() == 2:
-        return mask[:, -length:].to(torch.bool, copy=True)  # the caller may write into it
-    if mask is None or given is None or given.mask is None:
-        return None
-    known = given.mask[:, past : past + length].to(torch.bool, copy=True)  # what follows was generated
-    return torch.nn.functional.pad(known, (0, length - known.shape[1]), value=True)
-
-
-def _positions(kwargs: dict[str, Any], length: int) -> Tensor | None:
-    positions = kwargs.get("position_ids")
-    return positions if isinstance(positions, Tensor) and positions.shape[-1] == length else None
-
-
-def _cache_in(output: Any) -> Cache | None:
-    """The cache that a model returns, if it returns one."""
-    found = getattr(output, "past_key_values", None)
-    if found is None and isinstance(output, tuple):
-        found = next((part for part in output if isinstance(part, Cache)), None)
-    return found if isinstance(found, Cache) else None

@@ -241,7 +241,8 @@ def late_interaction(
         after = prompt.flip(1).cumsum(1).flip(1) - 1  # (B, T) tokens of the prompt that follow each one
         longest = real.sum(-1).amax(-1) - 1  # a subject's first token is that much further away than its last
         far = after[:, :, None] > (reach + longest)[None, None]  # (B, T, E)
-        similar = similar.unflatten(2, (edits, -1)).masked_fill(far[..., None], -1.0).flatten(2)
+        apart = similar.view(*similar.shape[:2], edits, -1)
+        similar = apart.masked_fill(far[..., None], -1.0).flatten(2)
     count = real.sum(-1)
     best = similar.amax(dim=1).view(-1, edits, sources, width)
     mean = (best * real).sum(-1) / count.clamp(min=1)
