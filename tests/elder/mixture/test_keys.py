@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import elder.mixture.keys as keys_module
-from elder.mixture.keys import KeyMemory, Match, late_interaction
+from elder.mixture.keys import ANYWHERE, UNNAMED, KeyMemory, Match, late_interaction
 
 B, T, E, J, S, Q = 5, 7, 9, 3, 4, 6
 CPU = torch.device("cpu")
@@ -202,3 +202,36 @@ def test_keys_are_kept_in_half_precision_so_that_saving_loses_nothing() -> None:
     other.load(memory.state())
     for name in ("subject", "real", "answer", "subject_center", "answer_center"):
         assert torch.equal(getattr(other, name), getattr(memory, name))
+
+
+# ---- where a subject stands ------------------------------------------------------------------------------------------
+
+
+def found(prompt: list[int], reach: int, cut: list[int] | None = None, real: list[int] | None = None) -> float:
+    """How well the subject with the tokens 1 and 2 is found in a prompt; tokens are orthogonal."""
+    subject, named = torch.zeros(1, 1, 3, Q), torch.tensor([[[True, True, False]]])
+    subject[0, 0, :2] = torch.eye(Q)[1:3]
+    there = torch.tensor([real or [1] * len(prompt)]).bool()
+    cuts = None if cut is None else torch.tensor([cut]).bool()
+    return float(late_interaction(torch.eye(Q)[prompt][None], there, subject, named, torch.tensor([reach]), cuts))
+
+
+def test_a_subject_counts_within_its_reach_only() -> None:
+    assert found([0, 1, 2, 3, 4], reach=2) == 1.0
+    assert found([0, 1, 2, 3, 4], reach=ANYWHERE) == 1.0
+    assert found([1, 2, 3, 4, 5], reach=2) == 0.5  # its first token is one too far away
+    assert found([1, 2, 3, 4, 5], reach=1) == 0.0
+    assert found([1, 2, 3, 4, 1, 2, 3], reach=2) == 1.0  # the last time counts
+
+
+def test_padding_does_not_take_a_subject_further_away() -> None:
+    assert found([1, 2, 3, 4, 0, 0], reach=2, real=[1, 1, 1, 1, 0, 0]) == 1.0
+    assert found([0, 0, 1, 2, 3, 4], reach=2, real=[0, 0, 1, 1, 1, 1]) == 1.0
+    assert found([1, 2, 3, 4, 0, 0], reach=2) == 0.0
+
+
+def test_a_subject_that_goes_on_within_a_word_is_not_found() -> None:
+    assert found([0, 1, 2, 3], reach=ANYWHERE, cut=[0, 0, 1, 0]) < 0.1
+    assert found([0, 1, 2, 3], reach=ANYWHERE, cut=[0, 1, 0, 0]) == 1.0  # tokens of its own word go on
+    assert found([1, 2, 3, 1, 2, 4], reach=ANYWHERE, cut=[0, 1, 0, 0, 0, 0]) == 1.0  # it stands there alone as well
+    assert found([0, 1, 2, 3], reach=UNNAMED, cut=[0, 0, 1, 0]) == 1.0  # keys that name no subject are no words

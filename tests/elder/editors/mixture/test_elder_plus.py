@@ -97,6 +97,27 @@ def test_the_subject_must_match_as_well_as_the_question(base: Base) -> None:
     assert scope(both, ["The river of Zzyx is", "Arlo", LEARNT[0]]) == [False, False, True]
 
 
+def test_a_subject_that_was_only_mentioned_is_out_of_scope(base: Base) -> None:
+    lax = {"subject_threshold": 0.9, "answer_threshold": -1.0}
+    texts = [
+        "The river of Arlo is",
+        "We spoke of Arlo. Much later, and on another day, the river of Zzyx is",
+        "The river of Arloson is",
+    ]
+    former = plus(base, **lax, distance=None, whole_words=False)
+    former.edit(EDITS[:4])
+    assert scope(former, texts) == [True, True, True]
+    near = plus(base, **lax, whole_words=False)
+    near.edit(EDITS[:4])
+    assert scope(near, texts) == [True, False, True]
+    strict = plus(base, **lax)
+    strict.edit(EDITS[:4])
+    assert scope(strict, texts) == [True, False, False]
+    again = plus(base, **lax)
+    again.load_state_dict(strict.state_dict())
+    assert scope(again, texts) == [True, False, False]
+
+
 def test_fixed_thresholds_win_over_calibrated_ones(base: Base) -> None:
     editor = plus(base, subject_threshold=0.2, answer_threshold=None)
     editor.edit(EDITS[:4])
