@@ -20,6 +20,8 @@ stream: {strategy: isolated}
 cluster: {wait_for_resources_s: 3}
 tracking: {retry_timeout_s: 4, register: null}
 """
+# Options of elder-plus that came later, as an earlier version worked.
+AS_BEFORE = "editor: {distance: null, whole_words: false, ask_base: null, after_answer: edited}\n"
 # What an earlier version, which knew the former names only, made of EARLIER.
 DIGEST = "01692919e6835d3808679a90630401c674d27cb1dcd31a8ebe603905fe635c2d"
 
@@ -32,10 +34,10 @@ def test_former_names_mean_what_todays_do() -> None:
 
 
 def test_a_run_of_an_earlier_version_can_be_continued() -> None:
-    config = parse_config(TODAY)
+    config = parse_config(TODAY + AS_BEFORE)
     assert config.digest() == DIGEST
-    assert config.changed_since(EARLIER, "store") == []
-    assert config.changed_since(EARLIER.replace("apart", "stream"), "store") == [
+    assert config.changed_since(EARLIER + AS_BEFORE, "store") == []
+    assert config.changed_since((EARLIER + AS_BEFORE).replace("apart", "stream"), "store") == [
         'stream.strategy: "stream" -> "isolated"'
     ]
 
