@@ -81,7 +81,7 @@ def test_the_cache_of_the_embedded_model(tmp_path: Path) -> None:
     with disk(tmp_path / "disk", 64) as place:
         home = {"ELDER_HOME": str(place / "home")}
         run = Command(tmp_path, *words, environment=home)
-        assert run.end() in (2, 3), run.said
+        assert run.end() == 2, run.said
         assert "No space left on device" in run.said
         assert "Traceback" not in run.said
         assert not [name for name in files(place) if not name.endswith(".lock")]
@@ -92,7 +92,7 @@ def test_the_cache_of_the_embedded_model(tmp_path: Path) -> None:
         assert len(states(tmp_path / "elder-runs/store", "r")) == 1
 
 
-@pytest.mark.parametrize("kilobytes", [4, 8, 12])
+@pytest.mark.parametrize("kilobytes", [4, 8])
 def test_the_target_of_a_pull(
     tmp_path: Path,
     small_run: list[str],  # noqa: F811
