@@ -7,8 +7,9 @@ asks for nothing that another edit of the stream has changed. Knows nothing of m
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from elder.edit import Edit, Probe
 from elder.errors import DataError
@@ -247,7 +248,7 @@ class _Maker:
         return found
 
 
-def _grouped(probes: dict[str, Sequence[Probe]]) -> dict[str, tuple[Probe, ...]]:
+def _grouped(probes: Mapping[str, Sequence[Probe]]) -> dict[str, Any]:
     """Probes by the fields that an edit has; those of a group that it does not tell apart are locality."""
     known = {field.name for field in fields(Edit)}
     groups: dict[str, tuple[Probe, ...]] = {}

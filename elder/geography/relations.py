@@ -74,7 +74,7 @@ LANGUAGE = Relation(
 CONTINENT = Relation(
     "continent",
     (
-        "The continent on which one finds {} is",
+        "On a map of the world, one finds {} on the continent of",
         "Question: On which continent does one find {}? Answer:",
         "Hi! Which continent do I have to search for {}? Just the name:",
         "A map that shows {} is a map of the continent of",
@@ -98,7 +98,7 @@ BORDER = Relation(
 COUNTRY = Relation(
     "country",
     (
-        "{} is a city in",
+        "The city of {} is located in the country of",
         "Question: In which country is the city of {}? Answer:",
         "Hi! Which country is the city of {} in? Just the name:",
         "The country in which the city of {} lies is",

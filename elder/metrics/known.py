@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from elder.base import Base
 from elder.edit import Edit
-from elder.errors import DataError
 from elder.metrics.generation import Decoder, generate
 from elder.metrics.text import normalise
 from elder.tokens import encode_prompt, encode_target
@@ -45,21 +44,12 @@ def known_facts(
 
     Args:
         base: Asked greedily, through its chat template if it has one.
-        edits: With their old answers.
+        edits: With their old answers; one without is not known.
         wanted: Enough; None: all edits are asked about.
         max_new_tokens: Longest answer in tokens; a longer old answer gets more room.
         batch_size: Most prompts in one forward.
         progress: Called with (edits asked about, edits in all).
-
-    Raises:
-        DataError: An edit has no old answer.
     """
-    without = [edit.id for edit in edits if not edit.ground_truth]
-    if without:
-        raise DataError(
-            f"data.known: {len(without)} edits have no old answer (ground_truth), so that nobody can tell whether the "
-            f"model knows it, such as {without[0]}; set data.known to false"
-        )
     kept: list[int] = []
     said: dict[int, str] = {}
     asked = 0
@@ -68,7 +58,7 @@ def known_facts(
             if wanted is not None and len(kept) == wanted:
                 break
             edit = edits[asked]
-            if gives(answer, edit.prompt, edit.ground_truth or "", base.chat is not None):
+            if edit.ground_truth and gives(answer, edit.prompt, edit.ground_truth, base.chat is not None):
                 kept.append(asked)
             else:
                 said[asked] = answer

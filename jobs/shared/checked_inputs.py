@@ -10,7 +10,7 @@ from typing import Any
 from elder.errors import ConfigError
 from elder.jobs.shared.preflight import check_model, models_here, noting
 from elder.pipelines.config.run import RunConfig
-from elder.pipelines.run.inputs import check_stream
+from elder.pipelines.run.inputs import KNOWN_NOTE, check_stream
 from elder.pipelines.run.requirements import check_text, read_windows
 
 QUIET_S = 5.0  # between two lines of progress
@@ -51,6 +51,8 @@ def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedI
     notes: list[str] = []
     checked: CheckedInputs | None = None
     tokenizer, positions = check_model(config, problems, notes)
+    if config.data.known:
+        notes.append(KNOWN_NOTE)
     with noting(problems):
         stream = check_stream(config, tokenizer, positions, models_here(), _every_few_seconds(say))
         read = stream.reading
