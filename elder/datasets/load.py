@@ -1,4 +1,4 @@
-"""One door to every source of edits: files, generated worlds, hub datasets.
+"""One door to every source of edits: files, generated worlds, our own table of countries, hub datasets.
 
 Knows the way from a name to records and from records to edits; the layouts know the fields.
 """
@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from elder.datasets.catalogue import DATASETS, LAYOUTS, LAYOUTS_OF
+from elder.datasets.catalogue import DATASETS, GEOGRAPHY, LAYOUTS, LAYOUTS_OF
 from elder.datasets.countries import country_records
 from elder.datasets.fields import LayoutOptions
 from elder.datasets.hub import hub_records
@@ -45,10 +45,10 @@ def load_edits(
     Args:
         source: A name of `DATASETS`, `hub:NAME`, or the path of a file (its layout is found by its fields).
         path: The file (`.jsonl`, `.json`, `.csv`, `.tsv`, each may be `.gz`; `.parquet`, `.arrow`) of a named
-            dataset, or the local copy of a hub dataset. The worlds need none.
+            dataset, or the local copy of a hub dataset. The worlds and `geography` need none.
         limit: At most so many edits; a file is read no further than needed when the order is as given.
         order: `given`, or `shuffled` by the seed before the limit is applied.
-        seed: Of the order; for a world also of the choice of facts and their new answers.
+        seed: Of the order; for a world and `geography` also of the choice of facts and their new answers.
         conflicts: `refuse` or `last_wins`: check the stream by `validate_stream` too. None: only the
             records themselves are checked, and the caller validates the stream later.
         split: Part of a hub dataset.
@@ -100,7 +100,7 @@ def open_edits(
         source: As for `load_edits`, and so the others.
         path: The file or directory.
         limit: At most so many edits.
-        seed: Of a world's edits.
+        seed: Of the edits of a world or of `geography`.
         split: Part of a hub dataset.
         options: How records become edits.
         unusable: As for `load_edits`; the reader lists what it leaves out in `skipped`.
@@ -127,10 +127,11 @@ def _records(
     source: str, path: str | Path | None, limit: int | None, seed: int, split: str
 ) -> tuple[Iterator[Record | Broken], tuple[str, ...]]:
     """The records of a source and the layouts that they may have."""
-    if source.startswith("world:"):
+    if source == GEOGRAPHY or source.startswith("world:"):
         if path is not None:
-            raise DataError(f"{source} is generated and takes no path, found '{path}'")
-        return _world_records(source, limit, seed), ()
+            made = "in the package" if source == GEOGRAPHY else "generated"
+            raise DataError(f"{source} is {made} and takes no path, found '{path}'")
+        return _own_records(source, limit, seed), ()
     if source == "countries":
         if path is not None:
             raise DataError(f"the dataset '{source}' needs no file, found path '{path}'")
@@ -148,10 +149,17 @@ def _records(
     raise DataError(f"there is no dataset '{source}'; {hint}")
 
 
-def _world_records(source: str, limit: int | None, seed: int) -> Iterator[Record]:
-    from elder.world.edits import world_edits
+def _own_records(source: str, limit: int | None, seed: int) -> Iterator[Record]:
+    """The edits of a dataset that needs no file."""
+    if source == GEOGRAPHY:
+        from elder.geography.edits import geography_edits
 
-    for index, edit in enumerate(world_edits(source, limit, seed)):
+        edits = geography_edits(limit, seed)
+    else:
+        from elder.world.edits import world_edits
+
+        edits = world_edits(source, limit, seed)
+    for index, edit in enumerate(edits):
         yield Record(edit, f"{source} edit {index}")
 
 

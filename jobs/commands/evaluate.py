@@ -80,6 +80,7 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
     from elder.jobs.shared.wiring import home, quiet_libraries
     from elder.jobs.terminal.answers import before_and_after
     from elder.metrics.evaluator import Evaluator
+    from elder.metrics.known import known_facts
     from elder.pipelines.run.inputs import read_ability, read_text
 
     quiet_libraries(config)
@@ -91,6 +92,9 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
         model.source, revision=model.revision, dtype=model.dtype, device=model.device, cache_dir=home()
     )
     edited = elder.load_edited(directory, base=base)
+    if config.data.known:
+        facts = known_facts(edited.base, edits, config.data.edits, wanted.max_new_tokens, wanted.batch_size)
+        edits = [edits[index] for index in facts.kept]
     evaluator = Evaluator(
         edited, wanted.protocols, wanted.max_new_tokens, wanted.batch_size, read_text(config), wanted.completions
     )

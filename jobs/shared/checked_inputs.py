@@ -11,7 +11,7 @@ from elder.errors import ConfigError
 from elder.jobs.shared.preflight import check_model, models_here, noting
 from elder.jobs.shared.wiring import home
 from elder.pipelines.config.run import RunConfig
-from elder.pipelines.run.inputs import check_stream, read_ability
+from elder.pipelines.run.inputs import KNOWN_NOTE, check_stream, read_ability
 from elder.pipelines.run.requirements import check_text, read_windows
 
 QUIET_S = 5.0  # between two lines of progress
@@ -52,6 +52,8 @@ def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedI
     notes: list[str] = []
     checked: CheckedInputs | None = None
     tokenizer, positions = check_model(config, problems, notes)
+    if config.data.known:
+        notes.append(KNOWN_NOTE)
     with noting(problems):
         stream = check_stream(config, tokenizer, positions, models_here(), _every_few_seconds(say))
         read = stream.reading

@@ -27,6 +27,7 @@ from rich.table import Table
 PHASES = {
     "start": "start the workers",
     "load": "load the base model",
+    "known": "ask what is known",
     "prepare": "take statistics of text",
     "edit": "edit",
     "evaluate": "measure",

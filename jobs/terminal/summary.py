@@ -19,6 +19,10 @@ def opening_page(console: Console, config: RunConfig, edits: int, resume: str) -
     """Print what is about to happen, and how to continue it if it stops."""
     cluster, tracking = config.cluster, config.tracking
     stages = -(-edits // config.stream.stage_size)
+    count = f"{edits} of {config.data.source} in {stages} stages"
+    if config.data.known:
+        most = "all" if config.data.edits is None else f"at most {config.data.edits}"
+        count = f"{most} of {config.data.source}'s {edits} that the base model knows"
     if cluster.workers == 0:
         workers = "this process, without Ray"
     else:
@@ -27,7 +31,7 @@ def opening_page(console: Console, config: RunConfig, edits: int, resume: str) -
         "run": config.run_id,
         "base model": f"{config.model.source}, {config.model.dtype}",
         "method": config.editor.method,
-        "edits": f"{edits} of {config.data.source} in {stages} stages, {config.stream.batch_size} a batch",
+        "edits": f"{count}, {config.stream.batch_size} a batch",
         "workers": workers,
         "store": tracking.store,
         "mlflow": mlflow_command(config) or "none",

@@ -41,6 +41,7 @@ class StagedConfig(Settings):
         "data.chat": "auto",
         "data.system": None,
         "data.unusable": "refuse",
+        "data.known": False,
         "evaluation.completions": False,
         "evaluation.ability.tasks": [],
         "evaluation.ability.path": None,

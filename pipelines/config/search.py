@@ -216,6 +216,8 @@ def _section_problems(
     """Keys of the section that do not go together, or not with the run."""
     if run.run_id and len(run.run_id) > LONGEST_ID:
         yield f"{document.at('run_id')}: at most {LONGEST_ID} signs for a search: its trials put more behind it"
+    if run.data.known:
+        yield f"{document.at('data.known')}: a search edits all facts; set it to false"
     if not section.objective:
         yield f"{document.at('tune.objective')}: the list is empty"
     if section.mode == "min" and len(section.objective) > 1:

@@ -67,6 +67,11 @@ class DataConfig(DataPlace):
         "Records that cannot be edited (broken, without a subject where the method needs one, longer than the "
         "context): stop before work starts, or leave them out and list them.",
     )
+    known: bool = setting(
+        False,
+        "Take only facts whose old answer (`ground_truth`) the base model gives by itself, asked by the edit's prompt "
+        "as the run asks. `data.edits` then counts those. The model is asked once, before the first stage.",
+    )
 
 
 class StreamConfig(Settings):

@@ -102,6 +102,8 @@ def run_context(
             for row in worst
         ],
         "skipped": [[line] for line in result.get("skipped", ())],
+        "known": result.get("known"),
+        "unknown": [[line] for line in result.get("unknown", ())],
         "references": [_reference(one) for one in references],
         "pictures": {
             "scores.png": scores_over_edits(stages),

@@ -21,6 +21,7 @@ from elder.pipelines.planning.memory import (
 from elder.pipelines.planning.shapes import ModelShape, model_shape
 from elder.pipelines.run.commits import ADAPTER_FILES, COMMIT, CONFIG, RECORD, RESULT
 from elder.pipelines.run.driver_epochs import DRIVERS
+from elder.pipelines.run.inputs import KNOWN_NOTE
 from elder.pipelines.run.requirements import STATISTICS, check_text, needs_text
 from elder.pipelines.run.stage_plan import StagePlan, split
 
@@ -185,6 +186,8 @@ def _notes(config: RunConfig, edits: int | None) -> list[str]:
         notes.append("the data have not been read: stages follow from data.edits, fewer edits make fewer stages")
     if config.data.edits is None and edits is None:
         notes.append("data.edits is not set: the number of stages is known once the data are read")
+    if config.data.known:
+        notes.append(KNOWN_NOTE)
     if config.cluster.sharding == "zero2":
         notes.append("zero2 partitions gradients and moments of trained weights; with a frozen base it equals none")
     return notes

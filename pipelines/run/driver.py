@@ -21,6 +21,7 @@ from typing import Any
 from elder.errors import ElderError, GateError, RunTakenOver
 from elder.pipelines.protocols import Tracker
 from elder.pipelines.run.commits import Commit, RunState
+from elder.pipelines.run.known import with_known_facts
 from elder.pipelines.run.publisher import Publisher
 from elder.pipelines.run.result import make_result
 from elder.pipelines.run.retry import RetryingStore
@@ -47,7 +48,7 @@ def drive(
     """Begin or continue a job, from its record in the store on.
 
     Args:
-        job: What is to be done; the trained editor is settled here.
+        job: What is to be done; trained editor and known facts are settled here.
         tracker: The record of runs.
         on_event: Receives events for a display.
         tags: Further tags for the tracked run.
@@ -62,6 +63,7 @@ def drive(
     if finished is None:
         before = state.record() or {}
         job = replace(job, trained=pin_trained(job.config, state.store, before.get("trained")))
+    job = with_known_facts(job, state, runner, on_event)
     trained = job.trained.to_dict() if job.trained else None
     state.open(job.config, job.dataset, len(job.edits), trained)  # from here on the run exists
     if finished is not None:

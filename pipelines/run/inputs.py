@@ -13,12 +13,14 @@ from elder.errors import ConfigError, DataError
 from elder.paths import user_path
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
-from elder.pipelines.run.requirements import check_blocks, check_subjects, not_editable, usable
+from elder.pipelines.run.requirements import check_blocks, check_old_answers, check_subjects, not_editable, usable
 
 if TYPE_CHECKING:
     from elder.ability.item import Item
     from elder.datasets.reader import EditReader
     from elder.datasets.stream_check import CheckedStream
+
+KNOWN_NOTE = "data.known: how many facts the base model knows is found out by the run; fewer edits make fewer stages"
 
 
 def read_stream(config: RunConfig, cache_dir: Path | None = None, needs: bool = True) -> EditStream:
@@ -57,10 +59,11 @@ def load_stream(config: RunConfig, tokenizer: Any = None, positions: int | None 
     data = config.data
     texts = None if tokenizer is None else text_format(config, tokenizer)
     edits = load_edits(
-        data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed, unusable=data.unusable
+        data.source, path=data.path, limit=_limit(config), order=data.order, seed=config.seed, unusable=data.unusable
     )
     if not edits:
         raise DataError(_no_edits(config))
+    check_old_answers(config, edits)
     conflicts = config.stream.conflicts
     return validate_stream(edits, conflicts, tokenizer=texts, max_tokens=positions, unusable=data.unusable)
 
@@ -113,6 +116,7 @@ def check_stream(
     from elder import datasets
 
     def needed(edits: EditStream) -> Mapping[int, str]:
+        check_old_answers(config, edits)
         wrong = not_editable(edits, [config])
         if not wrong:
             check_subjects(config, edits)
@@ -138,11 +142,16 @@ def _reader(config: RunConfig) -> Callable[[], EditReader]:
 
     data = config.data
     if data.order == "given":
-        return lambda: open_edits(data.source, data.path, data.edits, config.seed, unusable=data.unusable)
+        return lambda: open_edits(data.source, data.path, _limit(config), config.seed, unusable=data.unusable)
     held = load_edits(
-        data.source, path=data.path, limit=data.edits, order=data.order, seed=config.seed, unusable=data.unusable
+        data.source, path=data.path, limit=_limit(config), order=data.order, seed=config.seed, unusable=data.unusable
     )
     return lambda: EditReader.held(held)
+
+
+def _limit(config: RunConfig) -> int | None:
+    """How many edits are read; all where the base model is still to say which of them it knows."""
+    return None if config.data.known else config.data.edits
 
 
 def _no_edits(config: RunConfig) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from elder.datasets.stream import EditStream, as_stream
 from elder.edit import Edit
-from elder.errors import ConfigError
+from elder.errors import ConfigError, DataError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 
@@ -53,6 +53,20 @@ def check_subjects(config: RunConfig, edits: Sequence[Edit]) -> None:
         from elder.targets.requests import check_subjects as check
 
         check(edits)
+
+
+def check_old_answers(config: RunConfig, edits: Sequence[Edit]) -> None:
+    """Every edit has an old answer, if only known facts are to be edited.
+
+    Raises:
+        DataError: Some have none.
+    """
+    without = [edit.id for edit in edits if not edit.ground_truth] if config.data.known else []
+    if without:
+        raise DataError(
+            f"data.known: {len(without)} edits have no old answer (ground_truth), so nobody can tell whether the model "
+            f"knows it, {without[0]} for example; set data.known to false"
+        )
 
 
 def check_blocks(config: StagedConfig, blocks: int) -> None:

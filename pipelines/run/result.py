@@ -42,6 +42,8 @@ def make_result(
         "registered": dict(registered) if registered else None,
         "timing": timing(commits),
         **({"skipped": list(job.skipped)} if job.skipped else {}),
+        **({"known": {"asked": job.known.asked, "kept": len(job.known.kept)}} if job.known else {}),
+        **({"unknown": list(job.unknown)} if job.unknown else {}),
     }
 
 

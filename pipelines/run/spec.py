@@ -16,6 +16,7 @@ from elder.errors import AdapterError, AdapterFileError, ElderError
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.protocols import Store
 from elder.pipelines.run.commits import ADAPTER_FILES
+from elder.pipelines.run.known_record import KnownRecord
 from elder.pipelines.run.retry import RetryingStore
 from elder.pipelines.run.stage_plan import StagePlan, split
 from elder.pipelines.run.trained import TrainedPin, trained_directory
@@ -190,6 +191,8 @@ class RunSpec:
         data_digest: Digest of the data, when the stream is made from them.
         trained: The trained editor that the run was begun with.
         skipped: Records that were left out of the stream, each with its place and why.
+        known: Which facts of the data the base model knows, where only those are edited; None: not asked yet.
+        unknown: The facts that it does not know, each with what it says.
         windows: Text of the method's statistics, cut into rows; None: rank 0 reads it if the method needs one.
     """
 
@@ -208,6 +211,8 @@ class RunSpec:
     trained: TrainedPin | None = None
     windows: Windows | None = None
     skipped: Sequence[str] = ()
+    known: KnownRecord | None = None
+    unknown: Sequence[str] = ()
 
     @property
     def stages(self) -> tuple[StagePlan, ...]:

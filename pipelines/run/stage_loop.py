@@ -26,6 +26,7 @@ from elder.errors import AdapterError, ElderError, GateError, RunTakenOver
 from elder.metrics.retention import retention_summary
 from elder.pipelines.run.commits import Commit, RunState, write_stage_files
 from elder.pipelines.run.gates import refusals
+from elder.pipelines.run.known import check_base
 from elder.pipelines.run.retry import RetryingStore
 from elder.pipelines.run.spec import EventHandler, RunSpec
 from elder.pipelines.run.stage_plan import StagePlan
@@ -97,6 +98,7 @@ class StageLoop:
     def _load(self) -> None:
         self.base = self.job.kit.base(self.job, self.runtime)
         self.base_record = {"id": self.base.source, "digest": self.base.digest}
+        check_base(self.job, self.base.digest)
         self.editor = self.job.kit.editor(self.job, self.base)
         if self.commits:
             self._take_over(self.commits[-1])

@@ -15,6 +15,7 @@ from elder.pipelines.cluster.resident_workers import ResidentWorkers, resident_w
 from elder.pipelines.config.suite import Member
 from elder.pipelines.run.broker import FAILED, StepOutcome
 from elder.pipelines.run.commits import RunState
+from elder.pipelines.run.known import asks_first
 from elder.pipelines.run.spec import EventHandler, RunSpec
 from elder.pipelines.run.takeover import TakeoverWatch
 from elder.pipelines.suite.members import MemberResult, SuiteContext, run_member, tell
@@ -87,7 +88,8 @@ class SideBySide:
             def work(job: RunSpec, hear: EventHandler) -> None:
                 tell(suite, member, "running", len(self._ended), of)
                 self._work(job, hear)
-                place.close()  # its worker is free
+                if not asks_first(job):
+                    place.close()  # its worker is free
 
             try:
                 ended = run_member(member, suite, work, suite.kit)

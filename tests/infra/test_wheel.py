@@ -23,7 +23,7 @@ def test_every_source_config_and_template_is_in_it(wheel: Path) -> None:
     assert {name.split("/")[0] for name in inside} == {"elder"}
     wanted = set()
     for folder in FOLDERS:
-        kinds = ("*.yaml", "*.json") if folder == "configs" else ("*.py", "*.jinja")
+        kinds = ("*.yaml", "*.json") if folder == "configs" else ("*.py", "*.jinja", "*.tsv")
         for path in (path for kind in kinds for path in (ROOT / folder).rglob(kind)):
             below = path.relative_to(ROOT).as_posix()
             wanted.add(below if folder == "elder" else f"elder/{below}")

@@ -170,6 +170,7 @@ def test_on_and_off_are_what_is_written_and_not_what_yaml_reads() -> None:
 def test_keys_that_came_later_are_in_the_digest_where_they_say_something_new() -> None:
     usual = config_of("run_id: r").digest()
     for line in ("data: {chat: off}", "data: {system: Be brief.}", "data: {unusable: skip}",
+                 "data: {known: true}",
                  "evaluation: {completions: true}"):  # fmt: skip
         assert config_of(f"run_id: r\n{line}").digest() != usual, line
 

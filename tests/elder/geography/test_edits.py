@@ -1,0 +1,204 @@
+"""How edits are made of the table: counts, determinism, targets that are not true, probes that no edit spoils."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from elder.datasets import load_edits, validate_stream
+from elder.datasets.catalogue import DATASETS
+from elder.edit import Edit, Probe
+from elder.errors import DataError
+from elder.geography.edits import Division, Fact, filled, geography_edits
+from elder.geography.facts import Place, atlas
+from elder.geography.relations import BY_CAPITAL, BY_CITY, MENTION, ONWARD, RELATIONS
+from elder.subjects import find_subject
+
+WORLD = atlas()
+SEEDS = (0, 1, 2)
+PLACES = (*WORLD.countries.values(), *WORLD.cities.values())
+FACTS = {
+    filled(wording, place.name): (place, relation.name)
+    for place in PLACES
+    for relation in RELATIONS
+    if relation.name in place.facts
+    for wording in relation.wordings
+}
+
+
+def probes_of(edit: Edit) -> list[Probe]:
+    """All that must stay as it was, whatever groups an edit has for it."""
+    groups = ("locality", "same_subject", "mentions", "extended_names")
+    return [probe for name in groups for probe in getattr(edit, name, ())]
+
+
+def asked(edit: Edit) -> tuple[Place, str]:
+    return FACTS[edit.prompt]
+
+
+def test_every_relation_has_six_wordings_of_three_forms() -> None:
+    for relation in RELATIONS:
+        assert len(set(relation.wordings)) == 6
+        assert all(wording.count("{}") == 1 for wording in relation.wordings)
+        assert relation.wordings[1].startswith("Question: ")
+        assert "?" in relation.wordings[4]
+        assert all(relation.wordings[chat].endswith((":", ": the")) for chat in (2, 5))
+    assert len(FACTS) == 6 * sum(len(place.facts) for place in PLACES)  # no two facts are asked in the same words
+
+
+def test_three_wordings_train_and_three_are_held_out() -> None:
+    for edit in geography_edits(30):
+        assert len(edit.training_prompts) == len(edit.heldout_rephrases) == 3
+        assert edit.training_prompts[1].startswith("Question: ")
+        assert {FACTS[text] for text in (*edit.training_prompts, *edit.heldout_rephrases)} == {asked(edit)}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_there_are_many_edits_of_every_relation_and_they_make_a_valid_stream(seed: int) -> None:
+    edits = geography_edits(seed=seed)
+    counts = Counter(asked(edit)[1] for edit in edits)
+    assert len(edits) >= 600
+    assert min(counts[relation.name] for relation in RELATIONS) >= 80
+    assert len(validate_stream(edits)) == len(edits)
+
+
+def test_a_seed_gives_the_same_edits_and_a_shorter_list_is_the_beginning_of_a_longer_one() -> None:
+    assert geography_edits(40, seed=3) == geography_edits(120, seed=3)[:40]
+    assert geography_edits(40, seed=3) != geography_edits(40, seed=4)
+    with pytest.raises(DataError, match="facts that may be edited, 5000 edits were asked for"):
+        geography_edits(5000)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_target_is_an_answer_of_the_relation_and_never_true(seed: int) -> None:
+    answers = {r.name: {value for place in PLACES for value in place.facts.get(r.name, ())} for r in RELATIONS}
+    for edit in geography_edits(seed=seed):
+        place, relation = asked(edit)
+        assert edit.ground_truth == place.facts[relation][0]
+        assert edit.target not in place.facts[relation]
+        assert edit.target in answers["country" if relation == "border" else relation] | {
+            country.name for country in WORLD.countries.values() if relation == "border"
+        }
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_place_of_the_subject_is_known(seed: int) -> None:
+    for edit in geography_edits(seed=seed):
+        assert edit.subject is not None
+        assert edit.subject_at is not None
+        assert edit.prompt[edit.subject_at :].startswith(edit.subject)
+        assert edit.subject == asked(edit)[0].bare_name
+        for text in edit.rephrases:
+            assert find_subject(text, edit.subject) is not None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_probe_asks_for_a_fact_that_an_edit_of_the_seed_changes(seed: int) -> None:
+    edits = geography_edits(seed=seed)
+    changed = {(place.key, relation) for place, relation in map(asked, edits)}
+    mention = MENTION.removeprefix("{}") + " "
+    for edit in edits:
+        for probe in probes_of(edit):
+            fact = FACTS.get(probe.prompt.rpartition(mention)[2])
+            if fact is None:
+                assert probe.answer is None  # what a city is known for is not in the table
+                continue
+            place, relation = fact
+            assert (place.key, relation) not in changed
+            assert probe.answer == place.facts[relation][0]
+
+
+def test_probes_are_of_the_same_subject_of_a_mention_and_of_others() -> None:
+    for edit in geography_edits():
+        place, relation = asked(edit)
+        probes = [(FACTS.get(probe.prompt), probe) for probe in probes_of(edit)]
+        own = [probe for fact, probe in probes if (fact and fact[0] == place) or probe.answer is None]
+        others = [fact for fact, _ in probes if fact and fact[0] != place]
+        mentions = [probe for _, probe in probes if MENTION.removeprefix("{}") in probe.prompt]
+        assert len(own) == 2
+        assert len(others) >= 2
+        assert {fact[1] for fact in others} == {relation}
+        assert len(mentions) == 1
+        assert mentions[0].prompt.startswith(filled(MENTION, place.name))
+
+
+def test_names_that_hold_another_are_probes() -> None:
+    found = {
+        probe.prompt
+        for seed in SEEDS
+        for edit in geography_edits(seed=seed)
+        if edit.subject == "Guinea"
+        for probe in probes_of(edit)
+    }
+    assert any("Papua New Guinea" in text or "Guinea-Bissau" in text or "Equatorial Guinea" in text for text in found)
+
+
+def value(name: str, relation: str) -> str:
+    """One step of a chain, by the table alone: `country` leads from a capital to its country."""
+    if relation == "country":
+        (found,) = (place.name for place in WORLD.countries.values() if name in place.facts.get("capital", ())[:1])
+        return found
+    (place,) = (place for place in WORLD.countries.values() if place.name == name)
+    return place.facts[relation][0]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_hops_are_right_by_following_the_table(seed: int) -> None:
+    edits = geography_edits(seed=seed)
+    changed = {(place.name, relation) for place, relation in map(asked, edits)}
+    followed = Counter[int]()
+    for edit in edits:
+        place, relation = asked(edit)
+        onward = {filled(hop.wording, place.name): hop.path for hop in ONWARD.get(relation, ())}
+        for probe in edit.portability:
+            if probe.prompt not in onward:
+                continue
+            answer = edit.target
+            for step in onward[probe.prompt]:
+                assert (answer, step) not in changed
+                answer = value(answer, step)
+            assert probe.answer == answer
+            followed[len(onward[probe.prompt])] += 1
+    assert followed[1] >= 100
+    assert followed[2] >= 40
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_country_named_by_its_capital_or_city_has_the_new_fact_too(seed: int) -> None:
+    division = Division(WORLD, seed)
+    counts = Counter[str]()
+    for edit in geography_edits(seed=seed):
+        place, relation = asked(edit)
+        named = [(BY_CAPITAL.get(relation), place.facts.get("capital", ("",))[0], (place.key, "capital"))]
+        named += [
+            (BY_CITY.get(relation), city.name, (city.key, "country"))
+            for city in WORLD.cities.values()
+            if city.facts["country"] == (place.name,)
+        ]
+        wordings = {filled(hop.wording, name): fact for hop, name, fact in named if hop is not None}
+        for probe in edit.portability:
+            if probe.prompt in wordings:
+                assert wordings[probe.prompt] in division.kept
+                assert probe.answer == edit.target
+                counts[relation] += 1
+    assert set(counts) == {"capital", "currency", "language", "continent"}
+
+
+def test_it_is_a_dataset_of_its_own() -> None:
+    assert "geography" in DATASETS
+    edits = load_edits("geography", limit=12, seed=5)
+    assert list(edits) == geography_edits(12, seed=5)
+    assert edits.places[3] == "geography edit 3"
+    shuffled = load_edits("geography", limit=12, seed=5, order="shuffled")
+    assert len(shuffled) == 12
+    assert list(shuffled) != list(edits)
+    with pytest.raises(DataError, match="takes no path"):
+        load_edits("geography", path="countries.csv")
+
+
+def test_a_fact_is_asked_with_its_article_and_a_capital_letter() -> None:
+    country = next(relation for relation in RELATIONS if relation.name == "currency")
+    fact = Fact(WORLD.countries["NL"], country)
+    assert fact.prompt(0) == "The official currency of the Netherlands is the"
+    assert filled(MENTION, fact.place.name) == "The Netherlands was mentioned."
