@@ -21,7 +21,7 @@ def continuing(tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def _goes_on(tokenizer: PreTrainedTokenizerBase, number: int) -> bool:
-    text = tokenizer.decode([number])
+    text: str = tokenizer.decode([number])  # type: ignore[assignment]
     if not text or not text[0].isalnum() or spaceless(text[0]):
         return False
     return bool(tokenizer.decode([number, number]) == text + text)

@@ -23,14 +23,15 @@ SURE = -1.0  # nats: an answer that no data set names counts as known if the bas
 def old_answers(base: Base, model: nn.Module, edits: Sequence[Edit], least: float, micro_batch: int) -> list[int]:
     """The first token of each edit's old answer; `UNKNOWN` where the base knows none.
 
-    The old answer is the edit's own (`Edit.ground_truth`), if the base gives it at least the log-probability `least` in
-    every wording that the edit is trained on; else what the base is sure of in all of them.
+    The old answer is the edit's own (`Edit.ground_truth`), if the base knows it: gives it, in every wording that the
+    edit is trained on, at least half of `least`, so that wordings which nobody gave have room below. Else it is what
+    the base is sure of in all of them.
 
     Args:
         base: The base model.
         model: A clone of it on which no edit is active.
         edits: E edits.
-        least: In nats.
+        least: The log-probability from which on the base agrees later, in nats.
         micro_batch: Prompts a pass; 0: all.
     """
     prompts = [(i, text) for i, edit in enumerate(edits) for text in edit.training_prompts]
@@ -59,7 +60,7 @@ def _old(base: Base, edit: Edit, said: Tensor, least: float) -> int:
     """From the log-probabilities after each wording, (J, V)."""
     if edit.ground_truth:
         token = encode_target(base.texts, edit.prompt, edit.ground_truth)[0]
-        if float(said[:, token].min()) >= least:
+        if float(said[:, token].min()) >= least / 2:
             return token
     token = int(said[0].argmax())
     return token if float(said[:, token].min()) >= SURE else UNKNOWN
