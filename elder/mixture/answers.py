@@ -52,6 +52,11 @@ class Answers:
         return said.gather(1, old[:, None])[:, 0] >= least
 
     @property
+    def any_old(self) -> bool:
+        """Whether there is an old answer to ask for."""
+        return bool((self.old != UNKNOWN).any())
+
+    @property
     def empty(self) -> bool:
         """Whether nothing is known of any edit."""
         return bool((self.length == ENDLESS).all() and (self.old == UNKNOWN).all())

@@ -43,8 +43,10 @@ class Deferral(Protocol):
         whole: In scope, the whole prompt is corrected, not only what follows its last token.
         reads_subject: Whether it needs `Prompts.low`.
         answer_tokens: The longest answer that is looked for in a text of unknown parts; 0: none is looked for.
+        may_ask: Whether the base is asked about any edit.
     """
 
+    may_ask: bool
     whole: bool
     reads_subject: bool
     answer_tokens: int
@@ -79,6 +81,7 @@ class HammingDeferral:
 
     reads_subject = False
     answer_tokens = 0
+    may_ask = False
 
     def __init__(
         self, router: Router, codes: CodeStore, top_k: int, epsilon: float, keys: KeyMemory | None, whole: bool
@@ -147,6 +150,7 @@ class KeyDeferral:
         goes_on: Tensor | None = None,
     ) -> None:
         self.answers, self.least, self.goes_on = answers, least, goes_on
+        self.may_ask = answers is not None and least is not None and answers.any_old
         self.keys, self.thresholds, self.allocation, self.group_of = keys, thresholds, allocation, group_of
         self.top_k, self.router, self.whole = top_k, router, whole
         self.answer_tokens = 0 if whole else answer_tokens

@@ -233,7 +233,7 @@ class MixtureEdits:
         return self._on_any_rank(run.asking is not None)
 
     def _on_any_rank(self, here: bool) -> bool:
-        if self.runtime is None:
+        if self.runtime is None or not self.version.deferral.may_ask:  # the same on all ranks
             return here
         return bool(self.runtime.sum(torch.tensor([float(here)], device=self.runtime.device)) > 0)
 

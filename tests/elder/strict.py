@@ -44,7 +44,8 @@ class StrictRuntime(ThreadRuntime):
         return self._meet("objects", item)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        return tensor.copy_(sum(self._meet(f"sum of {tuple(tensor.shape)}", tensor.detach().clone())))
+        met = self._meet(f"sum of {tuple(tensor.shape)}", tensor.detach().clone())
+        return tensor if met is None else tensor.copy_(sum(met))
 
     @contextmanager
     def gathered(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:

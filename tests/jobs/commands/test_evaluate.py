@@ -45,7 +45,7 @@ def test_scores_before_and_after_with_their_intervals(elder: Elder, run: list[st
     assert measured["rte"]["difference"]["method"] == "Agresti-Min"
     assert measured["wikitext"]["n"] == 1
     again = elder(*words)  # the unedited model is remembered
-    assert "asking gsm8k, rte, wikitext: 4 of 4" in again.out
+    assert "asking gsm8k, rte, wikitext: 5 of 5" in again.out
     assert json.loads((tmp_path / "e.json").read_text())["ability"] == measured
 
 
