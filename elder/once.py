@@ -34,14 +34,14 @@ def made_once(home: Path, complete: Callable[[Path], bool], fill: Callable[[Path
     if complete(home):
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(home.with_name(home.name + ".lock")):
+    with locked(home.with_name(home.name + ".lock")):
         if not complete(home):
             _make(home, fill)
     return home
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock of the operating system; it goes away with its process, however that ends."""
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

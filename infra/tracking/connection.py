@@ -25,6 +25,7 @@ from elder.errors import ConfigError, ElderError, InputError, UnreachableError
 from elder.infra.tracking.errors import explain, from_database, from_s3
 from elder.infra.tracking.mlflow_private import OUT_OF_RANGE, artifact_from
 from elder.infra.tracking.uri import Location, check_answers, locate
+from elder.once import locked
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 CHUNK_BYTES = 1 << 14  # what arrives of a piece that broke off is lost
@@ -45,7 +46,18 @@ class Connection:
         _check_database(self.location)
         check_answers(self.location)
         with self._explained():
-            self._client = MlflowClient(self.location.uri, self.location.uri)
+            self._client = self._client_of(self.location)
+
+    @staticmethod
+    def _client_of(location: Location) -> MlflowClient:
+        """The first client of a sqlite file makes its tables; two that do so at once break each other's."""
+        if location.database is None:
+            return MlflowClient(location.uri, location.uri)
+        with locked(location.database.with_name(f"{location.database.name}.lock")):
+            client = MlflowClient(location.uri, location.uri)
+            client.search_experiments(max_results=1)
+            client.search_registered_models(max_results=1)
+        return client
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of `MlflowClient`.

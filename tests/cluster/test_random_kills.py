@@ -1,4 +1,4 @@
-"""`elder edit` with two Ray workers is killed at random moments, twelve times in all, and given again each time."""
+"""`elder edit` with two Ray workers is killed at random moments and given again each time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.cluster.record import Story
 from tests.jobs.conftest import edits_file, model_directory, records, small_run, write_jsonl  # noqa: F401  # fixtures
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(580)]
-KILLS, STAGES = 6, 16
+KILLS, STAGES = 2, 6
 SHAPE = ("stream.stage_size=1", "stream.batch_size=1", "editor.steps=30", "run_id=r")
 RAY = ("cluster.workers=2", "tracking.mlflow=null", "tracking.register=null")
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_run_killed_six_times_ends_in_the_same_state(
+@pytest.mark.parametrize("seed", [0])
+def test_a_run_killed_again_and_again_ends_in_the_same_state(
     tmp_path: Path,
     small_run: list[str],  # noqa: F811
     cluster: RayNodes,
