@@ -42,13 +42,17 @@ def made_once(home: Path, complete: Callable[[Path], bool], fill: Callable[[Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock of the operating system; it goes away with its process, however that ends."""
-    with path.open("a") as handle:
+    """Hold an exclusive lock of the operating system; it goes away with its process, however that ends.
+
+    Args:
+        path: A file, which is made, or a directory that is there.
+    """
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _make(home: Path, fill: Callable[[Path], None]) -> None:

@@ -53,7 +53,7 @@ class Connection:
         """The first client of a sqlite file makes its tables; two that do so at once break each other's."""
         if location.database is None:
             return MlflowClient(location.uri, location.uri)
-        with locked(location.database.with_name(f"{location.database.name}.lock")):
+        with locked(location.database.parent):
             client = MlflowClient(location.uri, location.uri)
             client.search_experiments(max_results=1)
             client.search_registered_models(max_results=1)

@@ -59,6 +59,7 @@ def test_a_killed_worker_costs_its_stage_only(tmp_path: Path, undisturbed: list[
     assert result["final"]["reliability.generate"] == 1.0
 
 
+@pytest.mark.nodes
 def test_an_error_that_explains_itself_is_not_tried_again(tmp_path: Path, ray_cluster: None) -> None:
     """Only one rank refuses, the other waits for it: the run must end all the same, and say why."""
     kit = FakeKit(mishaps=(Mishap("refuse", 6, "", rank=1, once=False),))
