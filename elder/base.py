@@ -10,10 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from elder.chat import Chat
 from elder.edit import Edit
@@ -22,6 +21,9 @@ from elder.runtime import Runtime
 from elder.state import weights_digest
 from elder.texts import text_problem
 from elder.tokens import TextFormat, end_ids
+
+if TYPE_CHECKING:  # importing the class of models costs seconds, and most of what imports this makes none
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass

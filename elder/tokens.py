@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from elder.chat import Chat, chat_of
 from elder.errors import ModelError
 from elder.joining import seam
+
+if TYPE_CHECKING:  # importing the class of models costs seconds
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SPACE_PIECE = "▁"  # how sentencepiece vocabularies write a space
 SPACE_BYTE = "Ġ"  # how byte-level vocabularies do
@@ -133,7 +136,7 @@ class TextFormat:
         return ids[0] if ids and ids[0] in known else None
 
 
-Texts = PreTrainedTokenizerBase | TextFormat
+Texts: TypeAlias = Union["PreTrainedTokenizerBase", TextFormat]
 """How texts are encoded: by a format, or by a bare tokenizer as plain texts."""
 
 

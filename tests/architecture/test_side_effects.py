@@ -83,6 +83,11 @@ def test_importing_elder_is_light() -> None:
     assert imported_by("import elder") & heavy == set()
 
 
+def test_the_protocol_of_editors_needs_no_models() -> None:
+    """Preflight, planning and the driver import it; the class of models takes seconds."""
+    assert "transformers" not in imported_by("import elder.base")
+
+
 def test_elder_itself_never_brings_ray_or_mlflow() -> None:
     library = [name for name in dotted() if name.split(".")[0] == "elder"]
     code = "import importlib\nfor n in " + repr(library) + ": importlib.import_module(n)\nimport elder"
