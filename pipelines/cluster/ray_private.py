@@ -9,6 +9,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from elder.pipelines.cluster.node_address import speak_on
@@ -40,9 +41,16 @@ def _speak_on_own_address() -> None:
 
 
 class QuietTrainer(TorchTrainer):
-    """A trainer that leaves Ctrl-C alone. Ray's own handler would end the process with exit code 0."""
+    """A trainer that leaves Ctrl-C alone: Ray's own handler would end the process with exit code 0.
+
+    It has no datasets, and starts no process for them: Ray gives every group of workers one, and loads `ray.data` in
+    every worker, which takes seconds.
+    """
 
     controller: Any = None
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller

@@ -19,6 +19,14 @@ def test_ray_calls_what_we_override() -> None:
     assert ray_private.NodeTorchConfig(backend="gloo").backend_cls is ray_private.NodeTorchBackend
 
 
+def test_a_group_of_workers_gets_no_process_for_datasets() -> None:
+    ours, rays = (kind(lambda: None) for kind in (ray_private.QuietTrainer, ray_private.TorchTrainer))
+    names, all_names = (
+        {type(each).__name__ for each in trainer._create_default_callbacks()} for trainer in (ours, rays)
+    )
+    assert all_names - names == {"DatasetsCallback"}
+
+
 def test_the_states_that_wait_are_those_of_this_ray() -> None:
     import ray.train.v2._internal.execution.controller.state as states
 
