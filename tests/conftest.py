@@ -1,4 +1,4 @@
-"""What tests of several folders share: one thread a process, two processes side by side, the S3 server that signs."""
+"""One thread a process, two processes side by side, and what both leave behind; `tests/session.py` has the servers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -17,10 +16,9 @@ from hypothesis import settings
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
-from tests.infra.swift import SwiftServer, swift  # noqa: E402
-
-pytest_plugins = ["tests.side_by_side"]
-FOREIGN = ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN")
+pytest_plugins = ["tests.side_by_side", "tests.session"]
+# Before the plugins are imported, so that pytest explains what they assert.
+pytest.register_assert_rewrite("tests.contracts.store", "tests.contracts.tracker")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,21 +50,3 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """The same behind each file: some libraries are loaded by the tests that need them."""
     if nextitem is None or nextitem.path != item.path:
         pytest_collection_finish()
-
-
-@pytest.fixture(scope="session")
-def swift_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
-    """One Swift for all tests of the session."""
-    with swift(tmp_path_factory.mktemp("swift")) as server:
-        yield server
-
-
-@pytest.fixture
-def swift_server(swift_session: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> SwiftServer:
-    """The session's Swift, running, its keys in the environment of this process and no other AWS configuration."""
-    for name in FOREIGN:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in swift_session.access.items():
-        monkeypatch.setenv(name, value)
-    swift_session.start()  # a test that stopped it may have failed before it started it again
-    return swift_session

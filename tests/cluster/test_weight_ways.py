@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import elder as library
 from elder.editors.weights.rollback import rolled_back
 from elder.state import state_digest
-from tests.infra.conftest import database, empty_database  # noqa: F401  # fixtures
 from tests.infra.servers import mlflow_server
 from tests.jobs.conftest import Elder, elder  # noqa: F401  # a fixture
 
@@ -36,7 +35,7 @@ RUN = (
 
 
 @pytest.fixture
-def served(database: Path, tmp_path: Path) -> Iterator[str]:  # noqa: F811
+def served(database: Path, tmp_path: Path) -> Iterator[str]:
     with mlflow_server(database, str(tmp_path / "artifacts"), {}) as url:
         yield url
 

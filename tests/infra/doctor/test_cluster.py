@@ -9,7 +9,7 @@ import pytest
 
 from elder.infra.doctor.check import Check
 from elder.infra.doctor.checks import check
-from tests.cluster.job_head import JobHead, job_head
+from tests.cluster.job_head import JobHead
 from tests.cluster.nodes import ray_nodes
 from tests.infra.servers import free_port
 
@@ -33,22 +33,24 @@ def look(address: str, tmp_path: Path, store: str | Path | None = None, **s3: st
 
 
 @pytest.mark.cluster
-def test_by_the_job_server(s3_endpoint: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with job_head() as head:
-        missing = look(head.address, tmp_path)["ray cluster"]
-        assert (missing.ok, "asks for a token and none was found" in missing.detail) == (False, True)
-        monkeypatch.setenv("RAY_AUTH_TOKEN", WRONG)
-        refused = look(head.address, tmp_path)["ray cluster"]
-        assert "refuses the token from RAY_AUTH_TOKEN" in refused.detail
-        assert WRONG not in refused.detail
-        monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
-        found = look(head.address, tmp_path, f"s3://{bucket}", endpoint_url=s3_endpoint)
-        assert found["ray cluster"].detail.endswith("1 nodes, token accepted")
-        assert importlib.metadata.version("ray") in found["node versions"].detail
-        assert found["node -> store"].detail.endswith(f"{s3_endpoint} answers")
-        assert found["node clocks"].word == "ok"
-        assert found["node GPUs"].ok
-        assert jobs_of(head) == []
+def test_by_the_job_server(
+    head: JobHead, s3_endpoint: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = jobs_of(head)
+    missing = look(head.address, tmp_path)["ray cluster"]
+    assert (missing.ok, "asks for a token and none was found" in missing.detail) == (False, True)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", WRONG)
+    refused = look(head.address, tmp_path)["ray cluster"]
+    assert "refuses the token from RAY_AUTH_TOKEN" in refused.detail
+    assert WRONG not in refused.detail
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    found = look(head.address, tmp_path, f"s3://{bucket}", endpoint_url=s3_endpoint)
+    assert found["ray cluster"].detail.endswith("1 nodes, token accepted")
+    assert importlib.metadata.version("ray") in found["node versions"].detail
+    assert found["node -> store"].detail.endswith(f"{s3_endpoint} answers")
+    assert found["node clocks"].word == "ok"
+    assert found["node GPUs"].ok
+    assert jobs_of(head) == before
 
 
 def jobs_of(head: JobHead) -> list[str]:

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import elder as library
 from elder.editors.weights.rollback import rolled_back
 from elder.jobs.main import main
-from tests.infra.conftest import empty_database  # noqa: F401  # a fixture
 from tests.jobs.conftest import Elder, records, write_jsonl
 
 EDITS = 8
@@ -30,7 +29,7 @@ RUN = (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, model_directory: Path, empty_database: Path) -> Path:  # noqa: F811
+def made(tmp_path_factory: pytest.TempPathFactory, model_directory: Path, empty_database: Path) -> Path:
     """A directory with the result of a run of memit (two stages of two batches), and its record `mlflow.db`."""
     root = tmp_path_factory.mktemp("made")
     rows = records(EDITS)
