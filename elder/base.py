@@ -87,12 +87,14 @@ class Receipt:
         losses: The training loss of every step of every batch, for plots, `(batches, steps)`.
         seconds: Wall time of the call.
         notes: Figures of the method about itself (scope size, threshold, growth, ...), by name.
+        warnings: What the user should know of them, a sentence each.
     """
 
     outcomes: tuple[EditOutcome, ...]
     losses: tuple[tuple[float, ...], ...]
     seconds: float
     notes: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 EditProgress = Callable[[int, int, float], None]

@@ -40,13 +40,13 @@ class Answers:
             return torch.zeros_like(owners, dtype=torch.bool)
         return self.old.to(owners.device)[owners] != UNKNOWN
 
-    def agree(self, owners: Tensor, said: Tensor, least: float) -> Tensor:
+    def agree(self, owners: Tensor, said: Tensor, least: Tensor) -> Tensor:
         """(R,) bool: whether the base nearly says the old answer.
 
         Args:
             owners: (R,) numbers of edits that are asked for.
             said: (R, V) log-probabilities of the next token, of the base at the end of each prompt.
-            least: The least log-probability of the old answer's first token, in nats.
+            least: (R,) the least log-probability of the old answer's first token, in nats.
         """
         old = self.old.to(said.device)[owners.to(said.device)]
         return said.gather(1, old[:, None])[:, 0] >= least

@@ -18,6 +18,9 @@ from elder.mixture.keys import KeyMemory, Match
 from elder.mixture.route import Routes
 from elder.mixture.router import Router, keep_top
 
+LENIENT = 0.25
+"""Answer similarity below the threshold that a certain old answer makes up for, at most."""
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -95,7 +98,7 @@ class HammingDeferral:
 
     def decide(self, prompts: Prompts) -> Routes:
         """See `Deferral.decide`."""
-        query = prompts.last if self.keys is None else self.keys.unit(prompts.last, self.keys.answer_center)
+        query = prompts.last if self.keys is None else self.keys.as_units(self.keys.stored_answer(prompts.last))
         weights, chosen = keep_top(self.router(query), self.top_k)
         distance = self.codes.nearest(chosen)
         rows, device = len(query), query.device
@@ -130,6 +133,8 @@ class KeyDeferral:
         answer_tokens: See `Deferral.answer_tokens`.
         answers: What is known of the answers of each edit; None: nothing.
         least: See `Answers.agree`; None: the base is not asked.
+        trade: Nats of the old answer's log-probability above `least` that make up for an answer similarity of 1 below
+            the threshold, see `LENIENT`; None: nothing makes up for it.
         goes_on: (V,) bool, ids that continue the word of the token before; None: subjects need not be whole words.
     """
 
@@ -148,8 +153,9 @@ class KeyDeferral:
         answers: Answers | None = None,
         least: float | None = None,
         goes_on: Tensor | None = None,
+        trade: float | None = None,
     ) -> None:
-        self.answers, self.least, self.goes_on = answers, least, goes_on
+        self.answers, self.least, self.goes_on, self.trade = answers, least, goes_on, trade
         self.may_ask = answers is not None and least is not None and answers.any_old
         self.keys, self.thresholds, self.allocation, self.group_of = keys, thresholds, allocation, group_of
         self.top_k, self.router, self.whole = top_k, router, whole
@@ -165,7 +171,8 @@ class KeyDeferral:
         group = self.group_of.to(match.owner.device)[match.owner]
         score = torch.stack([match.subject, match.answer], dim=1)
         length = None if self.answers is None else self.answers.length.to(match.owner.device)[match.owner]
-        return Routes(match.inside, self.weights(match.owner)[0], group, match.owner, score, length)  # type: ignore[arg-type]
+        gates = self.weights(match.owner)[0]
+        return Routes(match.inside, gates, group, match.owner, score, length, match.matched)  # type: ignore[arg-type]
 
     def named(self, prompts: Prompts) -> Tensor:
         """See `Deferral.named`."""
@@ -176,24 +183,39 @@ class KeyDeferral:
         """See `Deferral.asks`."""
         if self.answers is None or self.least is None:
             return torch.zeros_like(routes.inside)
-        return routes.inside & self.answers.asks(routes.owner)
+        return routes.inside & self.answers.asks(routes.matched)
 
     def agrees(self, routes: Routes, said: Tensor) -> Tensor:
         """See `Deferral.agrees`."""
         assert self.answers is not None
         assert self.least is not None
-        return self.answers.agree(routes.owner, said, self.least)
+        least = torch.full_like(routes.score[:, 1], self.least).to(said.device)
+        if self.trade is not None:
+            missing = (self.thresholds[1] - routes.score[:, 1]).clamp(min=0).to(said.device)
+            least = least + self.trade * missing
+        return self.answers.agree(routes.matched, said, least)
 
     def weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gates (R, L, N) of the given edits, and the router's log-probabilities if it was asked."""
         if self.router is None:
             return self.allocation[owners].float() / self.top_k, None
-        log_p = self.router(self.keys.answer[owners, 0])
+        log_p = self.router(self.keys.answers[owners, 0])
         return keep_top(log_p, self.top_k)[0], log_p
 
     def _match(self, prompts: Prompts) -> Match:
         assert prompts.low is not None
-        return self.keys.match(prompts.low, prompts.real, prompts.last, *self.thresholds, self._cut(prompts))
+        subject, answer = self.thresholds
+        cut = self._cut(prompts)
+        return self.keys.match(prompts.low, prompts.real, prompts.last, subject, self._least_alike(answer), cut)
+
+    def _least_alike(self, threshold: float) -> Tensor:
+        """(E,) the least answer similarity of each edit."""
+        edits = torch.arange(len(self.keys), device=self.keys.device)
+        found = torch.full(edits.shape, threshold, device=edits.device)
+        if self.may_ask and self.trade is not None:
+            assert self.answers is not None
+            found = found - LENIENT * self.answers.asks(edits)
+        return found
 
     def _cut(self, prompts: Prompts) -> Tensor | None:
         """(R, T) bool: tokens that the next one of the prompt continues within a word."""

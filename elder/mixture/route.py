@@ -27,6 +27,7 @@ class Routes:
         owner: (R,) long, number of the edit that was matched; -1 where a method knows no edit by number.
         score: (R, 2) how well it was matched; NaN where a method has no scores.
         length: (R,) long, how many tokens are corrected from the last prompt token on; default: `ENDLESS`.
+        matched: (R,) long, number of the edit whose keys matched, for which the owner may answer; default: the owner.
     """
 
     inside: Tensor
@@ -35,10 +36,13 @@ class Routes:
     owner: Tensor
     score: Tensor
     length: Tensor = None  # type: ignore[assignment]
+    matched: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.length is None:
             object.__setattr__(self, "length", torch.full_like(self.owner, ENDLESS))
+        if self.matched is None:
+            object.__setattr__(self, "matched", self.owner)
 
     @classmethod
     def none(cls, rows: int, layers: int, experts: int, device: torch.device) -> Routes:

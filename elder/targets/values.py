@@ -137,7 +137,8 @@ class _Group:
             together: The backward pass is collective, so a rank that is done here runs it for the others.
         """
         change = self.change.clone().requires_grad_(self.busy or together)
-        loss, nll = self._losses(change)
+        with torch.enable_grad():  # whatever the caller has set
+            loss, nll = self._losses(change)
         measured, likelihood = loss.detach().tolist(), nll.detach().tolist()
         for i in self.active.nonzero().flatten().tolist():
             self.loss[i], self.nll[i] = measured[i], likelihood[i]
@@ -146,7 +147,8 @@ class _Group:
             self.active &= False
         if last or not (self.busy or together):
             return
-        (gradient,) = torch.autograd.grad(loss[self.active].sum(), change)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(loss[self.active].sum(), change)
         if self.busy:
             self._update(gradient)
             self._shrink()

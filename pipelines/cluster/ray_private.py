@@ -50,7 +50,8 @@ class QuietTrainer(TorchTrainer):
     controller: Any = None
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # not in the public class
+        return [each for each in made if not isinstance(each, DatasetsCallback)]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller

@@ -50,6 +50,9 @@ class StagedConfig(Settings):
         "editor.whole_words": False,
         "editor.ask_base": None,
         "editor.after_answer": "edited",
+        "editor.replaces": "prompt",
+        "editor.center": "first",
+        "editor.trade": None,
     }
 
     if TYPE_CHECKING:  # every kind declares these with its own help, and in its own order

@@ -182,7 +182,11 @@ class StageLoop:
 
         with torch.random.fork_rng():
             torch.manual_seed(self.job.config.seed * 1_000_003 + stage.stage)
-            return self.editor.edit(list(self.job.edits[stage.first : stage.end]), progress)
+            receipt = self.editor.edit(list(self.job.edits[stage.first : stage.end]), progress)
+        if self.runtime.rank == 0:
+            for warning in receipt.warnings:
+                self.report({"kind": "note", "text": f"after stage {stage.stage}: {warning}"})
+        return receipt
 
     def _agreed_digest(self) -> str:
         """Digest of the state, the same on every rank: adapters are replicated, and replicas must not drift."""

@@ -12,9 +12,8 @@ Differences from the paper, each switchable (docs/elder_plus.md has the measurem
 
 from __future__ import annotations
 
-import copy
-import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -24,49 +23,21 @@ from torch import Tensor, nn
 from elder.base import EditOutcome
 from elder.edit import Edit
 from elder.editors.mixture.elder_plus_options import ElderPlusOptions
-from elder.editors.mixture.key_extraction import KeyBatch, KeyContext, Written, calibrate, extract_keys
-from elder.editors.mixture.mixture_editor import MixtureEditor, outcomes
-from elder.editors.mixture.old_answers import old_answers
-from elder.errors import ModelError
+from elder.editors.mixture.key_extraction import KeyContext, Written, calibrate, extract_keys
+from elder.editors.mixture.keyed_editor import KeyedEditor
+from elder.editors.mixture.mixture_editor import outcomes
 from elder.forward.suffix import descend
 from elder.forward.tail import Tail, TailTrainer
-from elder.mixture.answers import UNKNOWN, Answers
-from elder.mixture.codes import CodeStore
-from elder.mixture.deferral import Deferral, HammingDeferral, KeyDeferral
-from elder.mixture.keys import ANYWHERE, UNNAMED, KeyMemory, ThresholdCalibrator
-from elder.mixture.replay_buffer import ReplayBuffer
-from elder.mixture.route import ENDLESS
-from elder.mixture.router import Router, guided_loss, keep_top
+from elder.mixture.router import guided_loss, keep_top
 from elder.mixture.samples import Row, encode_rows, prefixed
-from elder.models.anatomy import Anatomy
 from elder.runtime import merge_shares
-from elder.state import pack_json, unpack_json
-from elder.state_checks import take
 from elder.tokens import pad_id
-from elder.word_parts import continuing
-
-KEY_PROMPTS = 4  # prompts of an edit that give keys, in each of its forms
-ANSWER_SLACK = 3  # tokens by which an answer that is looked for in a text may be longer than twice the longest target
 
 
-class ElderPlusEditor(MixtureEditor):
+class ElderPlusEditor(KeyedEditor):
     """See the module's text; the parts are in `elder/mixture/`."""
 
     method = "elder-plus"
-    growing = (
-        "cursor",
-        "keys.subject",
-        "keys.real",
-        "keys.answer",
-        "ledger.",
-        "known",
-        "allocation",
-        "group_of",
-        "codes",
-        "gate.",
-        "answers.",
-    )
-    texts = ("cursor", "known")
     options: ElderPlusOptions
 
     @staticmethod
@@ -74,32 +45,6 @@ class ElderPlusEditor(MixtureEditor):
         """The last three eighths of the blocks."""
         count = max(1, round(depth * 3 / 8))
         return tuple(range(depth - count, depth))
-
-    def _build(self, generator: torch.Generator) -> None:
-        o, device = self.options, self.base.runtime.device
-        self.subject_layer = o.subject_layer
-        if not 0 <= self.subject_layer <= self.layers[0]:
-            raise ModelError(
-                f"editor.subject_layer: {self.subject_layer} must not come after "
-                f"the first edited block {self.layers[0]}"
-            )
-        sources = KEY_PROMPTS * len(self.base.texts.forms) + 1
-        self.keys = KeyMemory(self._parts.width, o.key_width, o.subject_tokens, sources, o.seed, device)
-        self.gates = {"subject": ThresholdCalibrator(0.75, 0.98, 0.4), "answer": ThresholdCalibrator(0.3, 0.9, 0.15)}
-        self.goes_on = continuing(self.base.tokenizer).to(device) if o.whole_words else None
-        self.router = Router(self.keys.width, len(self.layers), o.experts, o.router_bias, generator).to(device)
-        self.codes = CodeStore(len(self.layers), o.experts, o.top_k, device)
-        self.ledger = ReplayBuffer(o.seed)
-        self.answers = Answers()
-        self.known: list[dict[str, Any]] = []  # id, prompt and subject of every edit, by number
-        self.group_of = torch.zeros(0, dtype=torch.long)  # the group of low-rank maps of every edit
-        self.allocation = torch.zeros(0, len(self.layers), o.experts, dtype=torch.bool, device=device)
-
-    def _tap(self, parts: Anatomy) -> nn.Module:
-        return parts.blocks[self.layers[0]]
-
-    def _low_block(self) -> int:
-        return self.subject_layer
 
     def _trainers(self) -> None:
         super()._trainers()
@@ -116,14 +61,6 @@ class ElderPlusEditor(MixtureEditor):
             self.options.start == "prompt",
         )
 
-    @property
-    def thresholds(self) -> tuple[float, float]:
-        """The least subject and answer similarity of a prompt in scope."""
-        o = self.options
-        subject = self.gates["subject"].threshold if o.subject_threshold is None else o.subject_threshold
-        answer = self.gates["answer"].threshold if o.answer_threshold is None else o.answer_threshold
-        return subject, answer
-
     def trainable(self) -> list[nn.Parameter]:
         """The low-rank maps, and the routers where they are used."""
         own = list(self.groups[-1].parameters())
@@ -137,70 +74,22 @@ class ElderPlusEditor(MixtureEditor):
         size = sum(p.numel() for p in self.mixtures.parameters())
         return max(self.options.batch_size, size // self.options.parameters_per_edit)
 
-    # ---- routing ------------------------------------------------------------------------------------------------
-
-    @property
-    def _routed(self) -> bool:
-        return self.options.routing == "router" or self.options.gate == "hamming"
-
-    def _deferral(self) -> Deferral:
-        return self._rule(copy.deepcopy(self.router).requires_grad_(False), copy.deepcopy(self.codes))
-
-    def _rule(self, router: Router, codes: CodeStore) -> Deferral:
-        o, keys, whole = self.options, self.keys.snapshot(), self.options.start == "prompt"
-        if o.gate == "hamming":
-            return HammingDeferral(router, codes, o.top_k, o.epsilon, keys, whole)
-        longest = max((len(row.answer) for row in self.ledger.rows), default=0)
-        asked = router if self._routed else None
-        return KeyDeferral(
-            keys,
-            self.thresholds,
-            self.allocation,
-            self.group_of,
-            o.top_k,
-            asked,
-            whole,
-            2 * longest + ANSWER_SLACK,
-            self.answers.snapshot(),
-            o.ask_base,
-            self.goes_on,
-        )
-
-    def _weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gates (B, L, N) of the given edits as they are now, and the router's log-probabilities if it is asked."""
-        rule = self._rule(self.router, self.codes)
-        assert isinstance(rule, KeyDeferral)
-        return rule.weights(owners)
-
-    def _ids(self) -> tuple[str, ...]:
-        return tuple(str(record["id"]) for record in self.known)
-
-    def _undo(self) -> Callable[[], None]:
-        undo, keys, codes = super()._undo(), self.keys.snapshot(), copy.deepcopy(self.codes)
-        ledger, gates, known = copy.copy(self.ledger), copy.deepcopy(self.gates), list(self.known)
-        ledger.rows, ledger.loss = list(ledger.rows), list(ledger.loss)
-        allocation, group_of, answers = self.allocation, self.group_of, self.answers.snapshot()
-
-        def all_of_it() -> None:
-            undo()
-            self.answers = answers
-            self.keys, self.codes, self.ledger, self.gates, self.known = keys, codes, ledger, gates, known
-            self.allocation, self.group_of = allocation, group_of
-
-        return all_of_it
-
     # ---- learning -----------------------------------------------------------------------------------------------
 
     def _learn(self, edits: Sequence[Edit]) -> tuple[list[EditOutcome], list[float]]:
         first = len(self.known)
         rows, prompts = self._rows(edits, first)
-        replaced = self._forget_former(edits)
         self._grow()
         own = self._prepare(rows)
         context = KeyContext(self.base, self.keys, self.gates, self.tails, self.known)
         seen = extract_keys(context, edits, prompts, [row.owner - first for row in rows], own)
+        said = self._note_answers(edits, rows, first)
         self._remember(edits, seen)
-        self._note_answers(edits, rows, first)
+        replaced = self._corrected(edits, seen, said, first)
+        if inherited := self._inherited(edits, rows, replaced, first):
+            rows = [*rows, *inherited]
+            own = self._prepare(rows)
+        self._hand_over(replaced, first)
         calibrate(context, edits, seen, first)
         picked = self.ledger.draw(self.options.replay * self.options.replay_pool, self._seen["batches"])
         old = [self.ledger.rows[i] for i in picked]
@@ -210,10 +99,10 @@ class ElderPlusEditor(MixtureEditor):
         self._record(rows, answer, picked, pools, replayed)
         local = [Row(row.prompt, row.answer, row.owner - first, row.label) for row in rows]
         done = outcomes(edits, local, answer)
-        note = "replaces an earlier edit of the same prompt"
-        return [
-            EditOutcome(o.edit_id, o.accepted, o.final_loss, note if i in replaced else "") for i, o in enumerate(done)
-        ], losses
+        for i, numbers in replaced.items():
+            names = ", ".join(str(self.known[number]["id"]) for number in numbers)
+            done[i] = replace(done[i], note=f"replaces the earlier edit of this fact: {names}")
+        return done, losses
 
     def _rows(self, edits: Sequence[Edit], first: int) -> tuple[list[Row], list[Written]]:
         """Training rows of a batch, owners numbered in the whole stream, and their prompts with the forms of these."""
@@ -226,48 +115,20 @@ class ElderPlusEditor(MixtureEditor):
             prompts += product(texts, self.base.texts.forms)
         return rows, prompts
 
-    def _forget_former(self, edits: Sequence[Edit]) -> set[int]:
-        """Drop keys and rows of earlier edits of the same prompts: the newest edit counts."""
-        former = {record["prompt"]: number for number, record in enumerate(self.known)}
-        hit = {i: former[edit.prompt] for i, edit in enumerate(edits) if edit.prompt in former}
-        for number in hit.values():
-            self.keys.drop(number)
-            self.known[number] = {**self.known[number], "prompt": None}
-        self.ledger.drop(set(hit.values()))
-        return set(hit)
-
-    def _remember(self, edits: Sequence[Edit], seen: KeyBatch) -> None:
-        drawn = torch.zeros(len(edits), len(self.layers), self.options.experts, dtype=torch.bool)
-        for i, row in enumerate(drawn):
-            rng = random.Random(f"{self.options.seed}/allocation/{len(self.known) + i}")
-            for layer in row:
-                layer[rng.sample(range(self.options.experts), self.options.top_k)] = True
-        group = torch.full((len(edits),), len(self.groups) - 1)
-        self.group_of = torch.cat([self.group_of, group])
-        self.allocation = torch.cat([self.allocation, drawn.to(self.allocation.device)])
-        reach = self._reach(seen.after)
-        for edit, most in zip(edits, reach.tolist(), strict=True):
-            record = {"id": edit.id, "prompt": edit.prompt, "subject": edit.subject}
-            self.known.append(record if most == UNNAMED else {**record, "reach": most})
-        self.keys.add(seen.subject, seen.real, seen.answer, reach)
-
-    def _reach(self, after: Tensor) -> Tensor:
-        """(E,) tokens that may follow the subjects of new edits, from how many do in their own prompts."""
-        free = self.options.distance
-        bound = torch.full_like(after, ANYWHERE) if free is None else after + free
-        return bound.masked_fill(after < 0, UNNAMED)
-
-    def _note_answers(self, edits: Sequence[Edit], rows: Sequence[Row], first: int) -> None:
-        """Note how long the new answers are, and the first tokens of the old ones that the base knows. Collective."""
-        longest = [ENDLESS] * len(edits)
-        if self.options.after_answer == "base":
-            longest = [max(len(row.answer) for row in rows if row.owner == first + i) for i in range(len(edits))]
-        old = [UNKNOWN] * len(edits)
-        one_form = len(self.base.texts.forms) == 1  # chat and plain answers begin with different tokens
-        if self.options.ask_base is not None and self.options.gate == "keys" and one_form:
-            with self.edits.disabled():
-                old = old_answers(self.base, self._clone, edits, self.options.ask_base, self.options.micro_batch)
-        self.answers.add(longest, old)
+    def _inherited(
+        self, edits: Sequence[Edit], rows: Sequence[Row], replaced: Mapping[int, Sequence[int]], first: int
+    ) -> list[Row]:
+        """Rows with new answers after the wordings that trained the edits they replace, as far as these are kept."""
+        texts, made = self.base.texts, list[Row]()
+        for i, numbers in replaced.items():
+            own = {row.prompt for row in rows if row.owner == first + i}
+            for former in dict.fromkeys(row.prompt for row in self.ledger.rows if row.owner in numbers):
+                if former in own:
+                    continue
+                text = str(self.base.tokenizer.decode(list(former), clean_up_tokenization_spaces=False))
+                again = encode_rows(texts, [text], edits[i].target, first + i, self.options.terminator)
+                made += [row for row in again if row.prompt == former]
+        return made
 
     def _grow(self) -> None:
         """Open a new group when the last one is full; only rows of its own edits are replayed from then on."""
@@ -283,7 +144,7 @@ class ElderPlusEditor(MixtureEditor):
         """Answer losses (B,), log-probabilities of the router, owners."""
         owners = part.rows.owners
         if self.options.gate == "hamming":
-            log_p = self.router(self.keys.unit(part.last, self.keys.answer_center))
+            log_p = self.router(self.keys.as_units(self.keys.stored_answer(part.last)))
             weights = keep_top(log_p, self.options.top_k)[0]
         else:
             weights, log_p = self._weights(owners)  # type: ignore[assignment]
@@ -373,75 +234,3 @@ class ElderPlusEditor(MixtureEditor):
                 self.ledger.loss[at] = loss / len(self.ledger.rows[at].answer)
         per_token = [loss / len(row.answer) for loss, row in zip(answer.tolist(), rows, strict=True)]
         self.ledger.add(rows, per_token)
-
-    # ---- state --------------------------------------------------------------------------------------------------
-
-    def _notes(self) -> dict[str, float]:
-        subject, answer = self.thresholds
-        return {
-            "groups": float(len(self.groups)),
-            "ledger_rows": float(len(self.ledger)),
-            "subject_threshold": subject,
-            "answer_threshold": answer,
-        }
-
-    def _state(self) -> dict[str, Tensor]:
-        state = {f"router.{name}": p.detach().cpu().clone() for name, p in self.router.named_parameters()}
-        state |= {f"keys.{name}": t for name, t in self.keys.state().items()}
-        state |= {f"ledger.{name}": t for name, t in self.ledger.state().items()}
-        if not self.answers.empty:  # the state of an adapter from before they were noted stays what it was
-            state |= {f"answers.{name}": t for name, t in self.answers.state().items()}
-        state["known"] = pack_json(self.known)
-        state["allocation"], state["group_of"] = self.allocation.cpu(), self.group_of.clone()
-        state["codes"] = self.codes.state()
-        state["codes.recorded"] = torch.tensor(self.codes.recorded)
-        for name, gate in self.gates.items():
-            state[f"gate.{name}.wanted"] = torch.tensor(gate.wanted, dtype=torch.float64)
-            state[f"gate.{name}.unwanted"] = torch.tensor(gate.unwanted, dtype=torch.float64)
-        return state
-
-    def _groups_in(self, state: Mapping[str, Tensor]) -> int:
-        return max(1, len({name.split(".")[1] for name in state if name.startswith("mixtures.")}))
-
-    def _contradictions(self, state: Mapping[str, Tensor]) -> list[str]:
-        edits = len(unpack_json(state["known"]))
-        counts = ("keys.real", "keys.answer", "allocation", "group_of", "answers.length", "answers.old")
-        counted = {name: len(state[name]) for name in counts}
-        wrong = [f"'{name}' counts {n} edits, 'known' {edits}" for name, n in counted.items() if n != edits]
-        if edits and not 0 <= int(state["group_of"].min()) <= int(state["group_of"].max()) < self._groups_in(state):
-            wrong.append("'group_of' names groups that are not there")
-        return [
-            *super()._contradictions(state),
-            *wrong,
-            *KeyMemory.problems(_part(state, "keys.")),
-            *ReplayBuffer.problems(_part(state, "ledger.")),
-        ]
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Editor.load_state_dict`; a state from before answers were noted knows none."""
-        if "known" in state and not any(name.startswith("answers.") for name in state):
-            edits = len(state["group_of"]) if "group_of" in state else 0
-            state = {**state, **{f"answers.{name}": t for name, t in Answers.unknown(edits).items()}}
-        super().load_state_dict(state)
-
-    def _pattern(self, groups: int) -> dict[str, Tensor]:
-        return super()._pattern(groups) | {f"answers.{name}": t for name, t in self.answers.state().items()}
-
-    def _load(self, state: Mapping[str, Tensor]) -> None:
-        take({f"router.{name}": p for name, p in self.router.named_parameters()}, state)
-        self.keys.load(_part(state, "keys."))
-        self.ledger.load(_part(state, "ledger."))
-        self.answers.load(_part(state, "answers."))
-        self.known = unpack_json(state["known"])
-        self.keys.reach = torch.tensor([r.get("reach", UNNAMED) for r in self.known], device=self.keys.device).long()
-        self.allocation = state["allocation"].to(self.allocation.device)
-        self.group_of = state["group_of"].clone()
-        self.codes.load(state["codes"], int(state["codes.recorded"]))
-        for name, gate in self.gates.items():
-            gate.wanted = state[f"gate.{name}.wanted"].tolist()
-            gate.unwanted = state[f"gate.{name}.unwanted"].tolist()
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -17,6 +17,9 @@ class ElderPlusOptions(ElderOptions):
         "whole_words": False,
         "ask_base": None,
         "after_answer": "edited",
+        "replaces": "prompt",
+        "center": "first",
+        "trade": None,
     }
 
     layers: Layers | None = setting(None, "blocks that get a mixture; default: the last three eighths")
@@ -47,6 +50,11 @@ class ElderPlusOptions(ElderOptions):
         "a prompt is about an edit only if the base gives the old answer's first token at least this log-probability, "
         "where it knows the old answer; null: it is not asked",
     )
+    trade: NotNegative | None = setting(
+        8.0,
+        "where the base is asked: nats of the old answer's log-probability above `ask_base` that make up for an answer "
+        "key whose similarity is 1 too low (by 0.25 at most); null: nothing makes up for it",
+    )
     after_answer: Literal["base", "edited"] = setting(
         "base", "what generates the text after the new answer; base: the correction ends with the answer"
     )
@@ -54,6 +62,16 @@ class ElderPlusOptions(ElderOptions):
         4, "tokens by which a prompt may end further from its subject than the edit's own prompts; none: any number"
     )
     whole_words: bool = setting(True, "a subject that goes on as a longer word (Pascal, Pascalson) is another one")
+    replaces: Literal["relation", "prompt"] = setting(
+        "relation",
+        "which earlier edit a new one corrects: that of the same subject that asks the same, in any wording, or only "
+        "that of the same prompt",
+    )
+    center: Literal["stream", "first"] = setting(
+        "stream",
+        "around what answer keys are compared: the mean of all that are stored, whatever the batches were, or that of "
+        "the first batch",
+    )
     subject_threshold: Number | None = setting(None, "fixed threshold of the subject match; default: calibrated")
     answer_threshold: Number | None = setting(
         None, "fixed threshold of the match at the last token; default: calibrated"

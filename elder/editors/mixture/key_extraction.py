@@ -22,6 +22,7 @@ from elder.runtime import merge_shares, tensors_by_first, told_by_first
 from elder.tokens import TextFormat, encode_prompt, pad_id
 
 SAMPLED = 256  # stored edits that new ones are compared with
+LEAST_SPREAD = 0.05  # of the size of typical states
 FEW = 4  # a first batch of fewer edits is too small to centre keys on
 
 Written = tuple[str, TextFormat]
@@ -52,7 +53,8 @@ class KeyBatch:
     """Keys of E new edits from J prompts each.
 
     Attributes:
-        subject: (E, J, S, Q), real: (E, J, S), answer: (E, J, Q). The last of the J sources is the bare subject.
+        subject: (E, J, S, Q), real: (E, J, S), answer: (E, J, Q) as it is stored. The last of the J sources is the bare
+            subject.
         tokens: (E, J, T, Q) unit keys of all prompt tokens, prompt: (E, J, T) which are real.
         worded: (E, J) bool, wordings that the user gave (not the prompt repeated after a sentence).
         after: (E,) long, the most tokens that follow the subject in a prompt of the edit; -1 where none contains it.
@@ -73,7 +75,8 @@ def extract_keys(
     """Read the keys of a batch of edits from their prepared rows. Rank 0 makes them for all, since they are stored.
 
     Args:
-        context: Its key memory defines how keys are made; the first batch sets the centres.
+        context: Its key memory defines how keys are made; the first batch sets the centres, but where the mean moves:
+            there plain sentences set them, whatever the first batch is.
         edits: E edits.
         prompts: The text of every row, and its form.
         owners: The edit of every row, 0 to E-1.
@@ -81,16 +84,26 @@ def extract_keys(
     """
     states, keys, runtime = _gather_states(context, parts, len(prompts)), context.keys, context.base.runtime
     if not len(keys):
-        typical = states + _plain_states(context) if len(edits) < FEW else states
-        keys.subject_center, keys.answer_center = tensors_by_first(lambda: _centers(typical, runtime.device), runtime)
+        typical = states if len(edits) >= FEW and not keys.moving else _plain_states(context)
+        if len(edits) < FEW and not keys.moving:
+            typical = states + typical
+        keys.subject_center, keys.answer_center, scale = tensors_by_first(
+            lambda: _centers(typical, runtime.device), runtime
+        )
+        keys.answer_scale = scale if keys.moving else keys.answer_scale
     bare = _bare_subjects(context, edits)
     return KeyBatch(*tensors_by_first(lambda: _keys(context, edits, prompts, owners, states, bare), runtime))
 
 
 def _centers(typical: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> list[Tensor]:
-    """Mean states of tokens and of last prompt tokens, (D,) each."""
-    lows, lasts = torch.cat([low for low, _ in typical]), torch.stack([last for _, last in typical])
-    return [lows.float().mean(0).to(device), lasts.float().mean(0).to(device)]
+    """Mean states of tokens and of last prompt tokens, (D,) each, and how far the latter are from their mean.
+
+    Where a tokenizer knows no word of these texts, all of them are the same: their size says what is far then.
+    """
+    lows, lasts = torch.cat([low for low, _ in typical]).float(), torch.stack([last for _, last in typical]).float()
+    scale = (lasts - lasts.mean(0)).norm(dim=-1).mean()
+    scale = torch.maximum(scale, lasts.norm(dim=-1).mean() * LEAST_SPREAD).clamp(min=torch.finfo(torch.float32).tiny)
+    return [lows.mean(0).to(device), lasts.mean(0).to(device), scale.to(device)]
 
 
 def _keys(
@@ -104,7 +117,7 @@ def _keys(
     """The fields of `KeyBatch`, in order, from the states of all rows and of the bare subjects."""
     keys, device = context.keys, context.base.runtime.device
     units = [keys.unit(low.to(device), keys.subject_center) for low, _ in states]
-    lasts = [keys.unit(last.to(device), keys.answer_center) for _, last in states]
+    lasts = [keys.stored_answer(last.to(device)) for _, last in states]
     longest = max(len(u) for u in units)
     shape = (len(edits), keys.sources)
     subject = torch.zeros(*shape, keys.subject_tokens, keys.width, device=device)
@@ -144,21 +157,22 @@ def calibrate(context: KeyContext, edits: Sequence[Edit], seen: KeyBatch, first:
     compares for all, since thresholds are stored. Collective.
     """
 
-    def samples() -> dict[str, tuple[list[float], list[float]]]:
+    def samples() -> dict[str, tuple[list[float], list[float], list[int]]]:
         _compare(context, edits, seen, first)
-        return {name: (gate.wanted, gate.unwanted) for name, gate in context.gates.items()}
+        return {name: (gate.wanted, gate.unwanted, gate.observed) for name, gate in context.gates.items()}
 
-    for name, (wanted, unwanted) in told_by_first(samples, context.base.runtime).items():
-        context.gates[name].wanted, context.gates[name].unwanted = wanted, unwanted
+    for name, (wanted, unwanted, observed) in told_by_first(samples, context.base.runtime).items():
+        gate = context.gates[name]
+        gate.wanted, gate.unwanted, gate.observed = wanted, unwanted, observed
 
 
 def _compare(context: KeyContext, edits: Sequence[Edit], seen: KeyBatch, first: int) -> None:
     """See `calibrate`."""
     others = _sample(context, len(edits), first)
     names = [context.known[i]["subject"] for i in others.tolist()]
-    stored_subject, stored_real, stored_answer = (
-        t[others] for t in (context.keys.subject, context.keys.real, context.keys.answer)
-    )
+    keys, questions = context.keys, context.keys.as_units(seen.answer)
+    stored_subject, stored_real = keys.subject[others], keys.real[others]
+    stored_answer = keys.as_units(keys.answer[others])
     for i, edit in enumerate(edits):
         given = seen.worded[i].nonzero()[:, 0].tolist()
         usable = seen.real[i].any(-1).nonzero()[:, 0].tolist()
@@ -172,12 +186,12 @@ def _compare(context: KeyContext, edits: Sequence[Edit], seen: KeyBatch, first: 
             and context.known[other]["prompt"] is not None  # not an edit that was replaced
         ]
         for j in queries:
-            tokens, prompt, last = seen.tokens[i, j][None], seen.prompt[i, j][None], seen.answer[i, j]
+            tokens, prompt, last = seen.tokens[i, j][None], seen.prompt[i, j][None], questions[i, j]
             rest = [r for r in usable if r != j]
             if rest:
                 same = late_interaction(tokens, prompt, seen.subject[i, rest][None], seen.real[i, rest][None])
                 context.gates["subject"].observe([float(same)], [])
-                context.gates["answer"].observe([float((seen.answer[i, rest] @ last).max())], [])
+                context.gates["answer"].observe([float((questions[i, rest] @ last).max())], [])
             if foreign:
                 far = late_interaction(tokens, prompt, stored_subject[foreign], stored_real[foreign])
                 context.gates["subject"].observe([], [float(far.max())])

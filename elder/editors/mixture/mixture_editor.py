@@ -134,6 +134,10 @@ class MixtureEditor(Asking):
         """Id of every edit by its number, where the method knows edits by number."""
         return ()
 
+    def _clashes(self, edit: Edit, earlier: Edit) -> bool:
+        """Whether two edits must not be in one batch: the later one is about the same fact."""
+        return edit.prompt == earlier.prompt
+
     def _undo(self) -> Callable[[], None]:
         """A function that restores everything that `_learn` changes as it is now; subclasses add their parts."""
         seen, groups = dict(self._seen), list(self.groups)
@@ -155,6 +159,10 @@ class MixtureEditor(Asking):
     def _notes(self) -> dict[str, float]:
         """Figures about the present state, for the receipt."""
         return {}
+
+    def _warnings(self) -> tuple[str, ...]:
+        """What the user should know about the present state, for the receipt."""
+        return ()
 
     def _state(self) -> dict[str, Tensor]:
         """The routing part's share of the state."""
@@ -185,14 +193,15 @@ class MixtureEditor(Asking):
         """
         check_edits(edits)
         begin, outcomes, losses = time.perf_counter(), [], []
-        for batch in _batches(edits, self.options.batch_size):
+        for batch in _batches(edits, self.options.batch_size, self._clashes):
             done, curve = self._learn_or_nothing(batch)
             self._publish()
             outcomes += done
             losses.append(tuple(curve))
             if progress is not None:
                 progress(len(outcomes), len(edits), curve[-1] if curve else float("nan"))
-        return Receipt(tuple(outcomes), tuple(losses), time.perf_counter() - begin, self._notes())
+        seconds = time.perf_counter() - begin
+        return Receipt(tuple(outcomes), tuple(losses), seconds, self._notes(), self._warnings())
 
     @property
     def edits_applied(self) -> int:
@@ -334,11 +343,11 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(range(first, min(first + count, depth)))
 
 
-def _batches(edits: Sequence[Edit], size: int) -> Iterator[list[Edit]]:
-    """Batches in order; one ends early before a prompt that it has already, so that the newer edit counts."""
+def _batches(edits: Sequence[Edit], size: int, clash: Callable[[Edit, Edit], bool]) -> Iterator[list[Edit]]:
+    """Batches in order; one ends early before an edit that clashes with one in it, so that the newer edit counts."""
     batch: list[Edit] = []
     for edit in edits:
-        if len(batch) == size or any(edit.prompt == other.prompt for other in batch):
+        if len(batch) == size or any(clash(edit, other) for other in batch):
             yield batch
             batch = []
         batch.append(edit)

@@ -20,8 +20,10 @@ SURE = -1.0  # nats: an answer that no data set names counts as known if the bas
 
 
 @torch.no_grad()
-def old_answers(base: Base, model: nn.Module, edits: Sequence[Edit], least: float, micro_batch: int) -> list[int]:
-    """The first token of each edit's old answer; `UNKNOWN` where the base knows none.
+def old_answers(
+    base: Base, model: nn.Module, edits: Sequence[Edit], least: float, micro_batch: int
+) -> tuple[list[int], list[Tensor]]:
+    """The first token of each edit's old answer, and what the base says after its prompts.
 
     The old answer is the edit's own (`Edit.ground_truth`), if the base knows it: gives it, in every wording that the
     edit is trained on, at least half of `least`, so that wordings which nobody gave have room below. Else it is what
@@ -33,19 +35,21 @@ def old_answers(base: Base, model: nn.Module, edits: Sequence[Edit], least: floa
         edits: E edits.
         least: The log-probability from which on the base agrees later, in nats.
         micro_batch: Prompts a pass; 0: all.
+
+    Returns:
+        For each edit the token, `UNKNOWN` where the base knows no answer; and the log-probabilities after the J
+        wordings that train it, (J, V), as this rank computed them.
     """
-    prompts = [(i, text) for i, edit in enumerate(edits) for text in edit.training_prompts]
-    ids = [encode_prompt(base.texts, text) for _, text in prompts]
+    ids = [encode_prompt(base.texts, text) for edit in edits for text in edit.training_prompts]
     step = micro_batch or len(ids)
     said = torch.cat([_said(base, model, ids[at : at + step]) for at in range(0, len(ids), step)])
 
-    def found() -> list[int]:
-        return [
-            _old(base, edit, said[[n for n, (owner, _) in enumerate(prompts) if owner == i]], least)
-            for i, edit in enumerate(edits)
-        ]
+    each = list(torch.split(said, [len(edit.training_prompts) for edit in edits]))
 
-    return told_by_first(found, base.runtime)
+    def found() -> list[int]:
+        return [_old(base, edit, own, least) for edit, own in zip(edits, each, strict=True)]
+
+    return told_by_first(found, base.runtime), each
 
 
 def _said(base: Base, model: nn.Module, prompts: Sequence[Sequence[int]]) -> Tensor:

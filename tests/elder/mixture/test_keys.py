@@ -175,24 +175,59 @@ def test_state_is_taken_over_exactly_and_is_a_copy() -> None:
     assert other.real[0].any()
 
 
-def test_a_dropped_edit_never_matches_again() -> None:
+def test_an_heir_answers_where_those_that_it_replaced_match() -> None:
     memory = filled()
     own = int(memory.real[5].any(-1).nonzero()[0])
     tokens = memory.subject[5, own][memory.real[5, own]] + memory.subject_center
     last = memory.answer[5, :1] + memory.answer_center
 
-    def owners() -> tuple[list[bool], list[int]]:
+    def owners(memory: KeyMemory) -> tuple[list[bool], list[int]]:
         match = memory.match(tokens[None], torch.ones(1, len(tokens), dtype=torch.bool), last, 0.99, 0.99)
         return match.inside.tolist(), match.owner.tolist()
 
-    assert owners() == ([True], [5])
-    memory.drop(5)
-    assert owners()[0] == [False]
-    assert len(memory) == E
-    other = KeyMemory(Q, 99, S, J, 0, CPU)
-    other.load(memory.state())
-    assert torch.equal(other.subject, memory.subject)
-    assert torch.equal(other.real, memory.real)
+    before = memory.snapshot()
+    assert owners(memory) == ([True], [5])
+    memory.hand_over(5, 6)
+    assert owners(memory) == ([True], [6])
+    memory.hand_over(6, 8)
+    assert owners(memory) == ([True], [8])
+    assert memory.heir.tolist() == [0, 1, 2, 3, 4, 8, 8, 7, 8]
+    assert owners(before) == ([True], [5])
+
+
+def test_a_moving_centre_is_the_mean_of_what_is_stored_and_does_not_see_batches() -> None:
+    states = torch.randn(E, J, 12, generator=torch.Generator().manual_seed(5)) * 3 + 40
+    nothing, none = torch.zeros(E, J, S, Q), torch.zeros(E, J, S, dtype=torch.bool)
+
+    def made(sizes: list[int]) -> KeyMemory:
+        memory = KeyMemory(12, Q, S, J, 0, CPU, moving=True)
+        memory.answer_center, memory.answer_scale = torch.full((12,), 38.0), torch.tensor(10.0)
+        for begin, end in pairwise([0, *sizes, E]):
+            memory.add(nothing[begin:end], none[begin:end], memory.stored_answer(states[begin:end]))
+        return memory
+
+    whole, pieces = made([]), made([1, 4])
+    assert torch.equal(whole.answers, pieces.answers)
+    assert torch.equal(whole.moved, pieces.moved)
+    assert whole.projection is not None
+    stored = ((states - 38) @ whole.projection / 10).half().float()
+    center = stored.flatten(0, 1).sum(0) / ((E + keys_module.PRIOR) * J)
+    torch.testing.assert_close(whole.answers, F.normalize(stored - center, dim=-1), atol=1e-5, rtol=0)
+    other = KeyMemory(12, Q, S, J, 0, CPU, moving=True)
+    other.load(whole.state())
+    assert torch.equal(other.answers, whole.answers)
+    assert torch.equal(other.as_units(other.stored_answer(states)), whole.as_units(whole.stored_answer(states)))
+
+
+def test_each_edit_may_have_a_threshold_of_its_own() -> None:
+    memory = filled()
+    own = int(memory.real[5].any(-1).nonzero()[0])
+    tokens = (memory.subject[5, own][memory.real[5, own]] + memory.subject_center)[None]
+    least, last = torch.full((E,), 0.99), memory.answer[5, :1] + memory.answer_center
+    prompt = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    assert memory.match(tokens, prompt, last, 0.99, least).inside.tolist() == [True]
+    least[5] = 2.0
+    assert memory.match(tokens, prompt, last, 0.99, least).inside.tolist() == [False]
 
 
 def test_keys_are_kept_in_half_precision_so_that_saving_loses_nothing() -> None:

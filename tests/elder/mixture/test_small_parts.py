@@ -46,14 +46,27 @@ def test_the_threshold_is_never_below_what_is_barred_nor_above_half_of_the_wante
     assert hopeless.threshold == pytest.approx(0.5)
 
 
-def test_samples_are_bounded_and_thinned_evenly() -> None:
-    made = ThresholdCalibrator(0.75, 0.9, 0.2, limit=100)
-    for i in range(50):
-        made.observe([i / 50] * 10, [0.0])
-    assert len(made.wanted) == 100
-    assert len(made.unwanted) == 50
-    assert made.wanted[-1] > 0.9
-    assert made.wanted == sorted(made.wanted)
+def test_samples_are_bounded_and_all_that_came_are_equally_likely_among_them() -> None:
+    made, slowly = (ThresholdCalibrator(0.75, 0.9, 0.2, limit=100) for _ in range(2))
+    values = [i / 5000 for i in range(5000)]
+    made.observe(values, [0.0] * 50)
+    for value in values:
+        slowly.observe([value], [])
+    assert (len(made.wanted), len(made.unwanted), made.observed) == (100, 50, [5000, 50])
+    assert slowly.wanted == made.wanted
+    share = [sum(begin <= one < begin + 0.2 for one in made.wanted) / 100 for begin in (0, 0.2, 0.4, 0.6, 0.8)]
+    assert all(0.1 <= one <= 0.3 for one in share), share
+    before = list(made.wanted)
+    made.observe(values, [])
+    assert sum(one != other for one, other in zip(before, made.wanted, strict=True)) > 20  # the newest go on counting
+
+
+def test_a_gate_knows_what_share_of_other_questions_passes() -> None:
+    made = ThresholdCalibrator(0.75, 0.9, 0.2)
+    made.observe([0.6] * 20, [0.1] * 30 + [0.7] * 10)
+    assert made.passing == sum(one >= made.threshold for one in made.unwanted) / 40 == 0.25
+    made.unwanted = [0.7] * 7
+    assert made.passing == 0.0  # too few to say
 
 
 # ---- ledger ---------------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_keys_are_not_centred_on_the_only_edits_there_are(base: Base, count: int
     editor = plus(base, batch_size=count, prefixes=0)
     bare = [Edit(e.prompt, e.target) for e in EDITS[:count]]
     editor.edit(bare)
-    torch.testing.assert_close(editor.keys.answer.norm(dim=-1), torch.ones(count, 5), atol=2e-3, rtol=0)
+    torch.testing.assert_close(editor.keys.answers.norm(dim=-1), torch.ones(count, 5), atol=2e-3, rtol=0)
     inputs = padded(base, [bare[0].prompt])
     last = base.model(**inputs, output_hidden_states=True).hidden_states[editor.layers[0]][:, -1]
     assert float((last - editor.keys.answer_center).norm() / last.norm()) > 0.1
