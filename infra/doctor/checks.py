@@ -18,7 +18,7 @@ from typing import Any
 from elder.errors import ElderError, UnreachableError
 from elder.infra.doctor.check import Action, Check, Part, try_all
 from elder.infra.doctor.cluster import try_ray
-from elder.infra.doctor.nodes import COMPILERS, version
+from elder.infra.doctor.nodes import COMPILERS, NODE_S, version
 from elder.infra.doctor.places import kept_clean, servers, try_clock, try_mlflow, try_store
 from elder.infra.doctor.report import WANTED_GB  # for the cached world and a small run
 
@@ -51,8 +51,9 @@ def check(
     mlflow: str | Path | None = None,
     address: str | None = None,
     cache: Path | None = None,
+    node_s: float = NODE_S,
 ) -> list[Check]:
-    """Look at this machine and, where given, at the places that a run will use; a minute at most.
+    """Look at this machine and, where given, at the places that a run will use; a minute at most by default.
 
     Args:
         store: Address of the object store: round trip, conditional create, several writers at once.
@@ -60,6 +61,7 @@ def check(
         mlflow: Tracking address: round trip of a run with an artifact of 1 MB.
         address: Ray cluster: its token, and what each node has and reaches; `auto` and `local` need none to run.
         cache: Folder for cached models; default `~/.cache/elder`.
+        node_s: How many seconds a node of the cluster may take to answer.
     """
     place = cache or Path.home() / ".cache" / "elder"
     asked = servers(store, s3, None if mlflow is None else str(mlflow))
@@ -70,7 +72,7 @@ def check(
             "clock": (asked, lambda: try_clock(list(asked.values())), 15),
             "object store": (store, lambda: try_store(str(store), s3), 40),
             "mlflow round trip": (mlflow, lambda: try_mlflow(str(mlflow)), 50),
-            "ray cluster": (address, lambda: try_ray(str(address), asked, marker), 55),
+            "ray cluster": (address, lambda: try_ray(str(address), asked, marker, node_s), node_s + 30),
         }
         lines = try_all(
             [Part(name, how, REMEDIES[name], time) for name, (wanted, how, time) in tried.items() if wanted]

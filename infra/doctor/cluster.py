@@ -26,25 +26,26 @@ from elder.infra.doctor.report import node_lines
 from elder.infra.ray_jobs.token import find_token, missing, refused
 
 PROBE_S = 5.0
-SURVEY_S = 40.0  # joining, asking, leaving
+JOIN_S = 15.0  # joining and leaving, beside the asking
 PORTS = {"ray": 10001, "": 6379}
 AUTH = ("unauthenticated", "authentication", "token")
 
 
-def try_ray(address: str, servers: Mapping[str, str], marker: str | None) -> list[Check]:
+def try_ray(address: str, servers: Mapping[str, str], marker: str | None, node_s: float = nodes.NODE_S) -> list[Check]:
     """The lines of a cluster.
 
     Args:
         address: `auto`, `local`, `http(s)://HOST:8265`, `ray://HOST:10001` or `HOST:6379`.
         servers: What -> address; each node is asked whether it reaches it.
         marker: A file in the store's directory that each node should see, for a store that is a directory.
+        node_s: How many seconds a node may take to answer.
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address
     if address in ("auto", "local"):
         text = f"{address}: a local cluster is started for a run when none is running here"
         return [Check("ray cluster", True, text)]
-    spec = {"urls": list(servers.values()), "markers": [marker] if marker else []}
+    spec = {"urls": list(servers.values()), "markers": [marker] if marker else [], "node_s": node_s}
     ask = _by_job if address.startswith(("http://", "https://")) else _by_joining
     with tempfile.TemporaryDirectory(prefix="elder-doctor-") as folder:  # beside it, our modules would be importable
         text, token = ask(address, spec, Path(shutil.copy(nodes.__file__, folder)))
@@ -65,12 +66,12 @@ def _by_job(address: str, spec: Mapping[str, Any], script: Path) -> tuple[str, s
     job = f"elder-doctor-{uuid.uuid4().hex[:8]}"
     command = f"python {script.name} {shlex.quote(json.dumps({**spec, 'address': 'auto'}))}"
     submit(server, Submission(job, command, script.parent))
-    ended = wait(server, job, SURVEY_S)
+    ended = wait(server, job, _whole(spec))
     text = server.logs(job)
     if ended is None or not ended.over:
         server.stop(job)
         raise UnreachableError(
-            f"{address} took a job, but it did not end within {SURVEY_S:.0f} s: is the cluster full?"
+            f"{address} took a job, but it did not end within {_whole(spec):.0f} s: is the cluster full?"
         )
     server.forget(job)
     return text, ", token accepted" if server.token else ", asks for no token"
@@ -109,11 +110,16 @@ def _survey(spec: Mapping[str, Any], script: Path, **environment: str) -> tuple[
     out, err = subprocess.PIPE, subprocess.STDOUT
     try:
         done = subprocess.run(
-            command, cwd=script.parent, env=env, stdout=out, stderr=err, timeout=SURVEY_S, check=False
+            command, cwd=script.parent, env=env, stdout=out, stderr=err, timeout=_whole(spec), check=False
         )
     except subprocess.TimeoutExpired as late:
-        return 1, f"{(late.output or b'').decode(errors='replace')}\nno answer within {SURVEY_S:.0f} s"
+        return 1, f"{(late.output or b'').decode(errors='replace')}\nno answer within {_whole(spec):.0f} s"
     return done.returncode, done.stdout.decode(errors="replace")
+
+
+def _whole(spec: Mapping[str, Any]) -> float:
+    """Seconds for joining, asking and leaving."""
+    return JOIN_S + float(spec["node_s"])
 
 
 def _last(text: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 MARK = "ELDER-DOCTOR "
 COMPILERS = ("c++", "g++", "clang++")
 REACH_S = 5.0
-NODE_S = 25.0  # how long a node may take to answer
+NODE_S = 25.0  # how long a node may take to answer: a worker is started there, which loads torch
 
 
 def look(urls: list[str], markers: list[str]) -> dict[str, Any]:
@@ -81,13 +81,14 @@ def ask_time(url: str) -> dict[str, Any]:
     return {"ok": True, "error": "", "ahead_s": (begun + time.time()) / 2 - then}
 
 
-def survey(address: str, urls: list[str], markers: list[str]) -> dict[str, Any]:
+def survey(address: str, urls: list[str], markers: list[str], node_s: float = NODE_S) -> dict[str, Any]:
     """Ask every node of a cluster.
 
     Args:
         address: As `ray.init` takes it.
         urls: As `look`.
         markers: As `look`.
+        node_s: How many seconds a node may take to answer.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -100,11 +101,11 @@ def survey(address: str, urls: list[str], markers: list[str]) -> dict[str, Any]:
         for node in (node for node in ray.nodes() if node["Alive"]):  # type: ignore[no-untyped-call]
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[task.options(scheduling_strategy=here).remote(urls, markers)] = node
-        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_S)
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=node_s)
         ended = time.time()
         reports = []
         for reference, node in asked.items():
-            report: dict[str, Any] = {"error": f"no answer within {NODE_S:.0f} s"}
+            report: dict[str, Any] = {"error": f"no answer within {node_s:.0f} s"}
             if reference in answered:
                 try:
                     report = {**dict(ray.get(reference)), "error": ""}  # type: ignore[arg-type]

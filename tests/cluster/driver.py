@@ -29,6 +29,7 @@ from elder.runtime import Runtime
 from tests.cluster.nodes import leave_trace
 from tests.pipelines.fakes import FakeEditor, FakeKit, Mishap, RecordingTracker, make_config, make_edits
 
+ANSWER_S = "10"  # so long is an answer of MLflow waited for; 60 by default, and outages are shorter here
 EDITS, HANG_AT = 10, 6  # three stages; whoever hangs does so in the middle of stage 1
 
 
@@ -148,7 +149,7 @@ def _tracker(order: Order) -> Tracker:
 
 def main(text: str) -> int:
     """Carry an order out; the exit code is that of the command line."""
-    os.environ.update({**SILENT, **BRISK})
+    os.environ.update({**SILENT, **BRISK, "MLFLOW_HTTP_REQUEST_TIMEOUT": ANSWER_S})
     order = Order(**json.loads(text))
     with Path(order.events).open("a") as sink:
 

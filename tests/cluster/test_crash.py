@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +45,6 @@ def run(root: Path, workers: int = 2, kit: FakeKit | None = None, tracker: Any =
     )
 
 
-def test_a_killed_worker_costs_its_stage_only(tmp_path: Path, undisturbed: list[str], ray_cluster: None) -> None:
-    """kill -9 of rank 1 in stage 1: Ray starts the group again, which goes on from stage 0."""
-    kit = FakeKit(mishaps=(Mishap("kill", 6, str(tmp_path / "struck"), rank=1),))
-    tracker = RecordingTracker()
-    result = run(tmp_path / "store", kit=kit, tracker=tracker)
-    assert (tmp_path / "struck").exists()
-    assert [stage["state_digest"] for stage in result["stages"]] == undisturbed
-    commits = RunState(StoreAt(str(tmp_path / "store"))(), "run-1").commits()
-    assert Counter(c.attempt for c in commits).most_common() == [(commits[1].attempt, 2), (commits[0].attempt, 1)]
-    assert sorted(tracker.metrics) == [4, 8, 10]
-    assert result["final"]["reliability.generate"] == 1.0
-
-
 @pytest.mark.nodes
 def test_an_error_that_explains_itself_is_not_tried_again(tmp_path: Path, ray_cluster: None) -> None:
     """Only one rank refuses, the other waits for it: the run must end all the same, and say why."""
@@ -75,8 +61,8 @@ def test_an_error_that_comes_back_ends_the_run(tmp_path: Path, ray_cluster: None
         run(tmp_path / "store", workers=1, kit=kit)
 
 
-def _driver(store: Path, marker: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.cluster.fake_run", str(store), str(marker)]
+def _driver(*arguments: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.cluster.fake_run", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -89,15 +75,24 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 180
 
 
 @pytest.mark.parametrize(
-    "how",
-    [pytest.param("driver", marks=pytest.mark.nodes), "everything", pytest.param("interrupt", marks=pytest.mark.nodes)],
+    ("how", "struck"),
+    [
+        pytest.param("driver", False, marks=pytest.mark.nodes),
+        pytest.param("everything", True),
+        pytest.param("interrupt", False, marks=pytest.mark.nodes),
+    ],
+    ids=["driver", "worker-and-everything", "interrupt"],
 )
 def test_a_killed_driver_continues_with_another_number_of_workers(
-    tmp_path: Path, undisturbed: list[str], ray_cluster: None, how: str
+    tmp_path: Path, undisturbed: list[str], how: str, struck: bool
 ) -> None:
-    """kill -9 of the driver or of all processes of its cluster, or Ctrl-C, while both workers are inside stage 1."""
-    marker = tmp_path / "hangs"
-    driver = _driver(tmp_path / "store", marker)
+    """kill -9 of the driver or of all processes of its cluster, or Ctrl-C, while both workers are inside a stage.
+
+    Where `struck`, kill -9 of rank 1 in the stage before costs that stage only: Ray starts the group again, which goes
+    on from the last commit.
+    """
+    marker, wounded = tmp_path / "hangs", [tmp_path / "struck"] if struck else []
+    driver = _driver(tmp_path / "store", marker, *wounded)
     family: list[psutil.Process] = []
     try:
         _wait_for(marker, driver)
@@ -113,13 +108,17 @@ def test_a_killed_driver_continues_with_another_number_of_workers(
     finally:
         for process in family:
             _kill(process)
-    assert digests(tmp_path / "store") == undisturbed[:1]
+    stood = RunState(StoreAt(str(tmp_path / "store"))(), "run-1").commits()
+    assert [commit.state_digest for commit in stood] == undisturbed[: 1 + struck]
+    assert len({commit.attempt for commit in stood}) == 1 + struck
     tracker = RecordingTracker()
     result = run(tmp_path / "store", workers=0, tracker=tracker)
     assert [stage["state_digest"] for stage in result["stages"]] == undisturbed
     assert sorted(tracker.metrics) == [4, 8, 10]  # stage 0 too, which the killed driver may not have logged
-    workers = [c.world["workers"] for c in RunState(StoreAt(str(tmp_path / "store"))(), "run-1").commits()]
-    assert workers == [2, 1, 1]
+    assert result["final"]["reliability.generate"] == 1.0
+    commits = RunState(StoreAt(str(tmp_path / "store"))(), "run-1").commits()
+    assert commits[: len(stood)] == stood
+    assert [c.world["workers"] for c in commits] == ([2, 2, 1] if struck else [2, 1, 1])
 
 
 def _name(process: psutil.Process) -> str:

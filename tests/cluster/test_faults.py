@@ -25,7 +25,7 @@ from tests.cluster.record import Run, Story, digests
 from tests.infra.servers import FaultyProxy, faulty_proxy
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(580)]
-OUTAGE_S = 60.0
+OUTAGE_S = 25.0  # more than two answers of MLflow are waited for (tests/cluster/driver.py)
 CREATING = ("runs/create", "runs/log-batch", "logged-models", "model-versions/create")
 MANY = 30  # stages of four edits, for runs that outlive an outage
 
@@ -52,7 +52,7 @@ Truth = Callable[[int], list[str]]
 
 
 @pytest.mark.parametrize("how", ["held", "killed"])
-def test_mlflow_gone_for_a_minute_is_caught_up_with(
+def test_mlflow_gone_for_a_while_is_caught_up_with(
     tmp_path: Path, empty_database: Path, truth: Truth, how: str
 ) -> None:
     """SIGSTOP or kill -9 in the middle. The edits go on; in the end the record is complete, nothing in it twice."""

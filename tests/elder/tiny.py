@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,6 +119,15 @@ def padded_right(base: Base, prompts: Sequence[str]) -> dict[str, Tensor]:
 def logits_of(model: Any, inputs: dict[str, Tensor], **options: Any) -> Tensor:
     """(B, T, V) without a cache."""
     return model(**inputs, use_cache=False, **options).logits
+
+
+@torch.no_grad()
+def states_of(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """(B, T, D) below the first block and behind each.
+
+    Asks a copy: transformers leaves hooks in a model that was asked, and pickles none of them.
+    """
+    return copy.deepcopy(model)(**inputs, output_hidden_states=True).hidden_states
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from elder.base import Base
 from elder.editors.make import make_editor
 from elder.mixture.route import Plan
 from elder.mixture.samples import Row, RowBatch, edit_rows
-from tests.elder.tiny import EDITS, OPTIONS
+from tests.elder.tiny import EDITS, OPTIONS, states_of
 
 ROWS = 5  # of unequal prompt and answer lengths
 
@@ -104,13 +104,8 @@ def test_e17_correcting_whole_prompts_equals_training_through_the_whole_model(ba
 @pytest.mark.parametrize("method", ["elder-plus"], indirect=True)
 def test_tails_report_the_states_of_the_base_model(editor: Any, base: Base, rows: list[Row]) -> None:
     (part,) = editor.tails.prepare(rows)
-    with torch.no_grad():
-        states = base.model(
-            input_ids=part.rows.input_ids,
-            attention_mask=part.rows.attention_mask,
-            position_ids=part.rows.position_ids,
-            output_hidden_states=True,
-        ).hidden_states
+    names = ("input_ids", "attention_mask", "position_ids")
+    states = states_of(base.model, {name: getattr(part.rows, name) for name in names})
     real = part.rows.attention_mask[:, :-1].bool()
     embedded = base.model.get_input_embeddings()(part.rows.input_ids)  # subject_layer 0
     torch.testing.assert_close(part.low[real], embedded[:, :-1][real])

@@ -101,12 +101,12 @@ def test_a_local_cluster_needs_nothing(address: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["ray://127.0.0.1:{port}", "127.0.0.1:{port}"])
 def test_what_answers_but_is_no_cluster(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that tries to join is ended in time."""
-    monkeypatch.setattr(doctor_ray, "SURVEY_S", 3.0)
+    monkeypatch.setattr(doctor_ray, "JOIN_S", 3.0)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         address = form.format(port=listener.getsockname()[1])
-        told = line(check(address=address, cache=tmp_path), "ray cluster")
+        told = line(check(address=address, cache=tmp_path, node_s=0), "ray cluster")
         assert "answers, but cannot be joined" in told.detail
         assert "ModuleNotFound" not in told.detail
         assert told.remedy

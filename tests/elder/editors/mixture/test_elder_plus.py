@@ -14,7 +14,7 @@ from elder.editors.make import make_editor
 from elder.errors import ModelError
 from elder.mixture.keys import late_interaction
 from elder.state import state_digest
-from tests.elder.tiny import EDITS, OPTIONS, OTHERS, logits_of, padded
+from tests.elder.tiny import EDITS, OPTIONS, OTHERS, logits_of, padded, states_of
 
 LEARNT = [e.prompt for e in EDITS[:4]]
 
@@ -174,7 +174,7 @@ def test_keys_are_not_centred_on_the_only_edits_there_are(base: Base, count: int
     editor.edit(bare)
     torch.testing.assert_close(editor.keys.answers.norm(dim=-1), torch.ones(count, 5), atol=2e-3, rtol=0)
     inputs = padded(base, [bare[0].prompt])
-    last = base.model(**inputs, output_hidden_states=True).hidden_states[editor.layers[0]][:, -1]
+    last = states_of(base.model, inputs)[editor.layers[0]][:, -1]
     assert float((last - editor.keys.answer_center).norm() / last.norm()) > 0.1
     assert scope(editor, [e.prompt for e in bare]) == [True] * count
     assert scope(editor, list(OTHERS)) == [False] * len(OTHERS)
