@@ -176,3 +176,16 @@ def test_result_file_that_cannot_be_written(elder: Elder, small_run: list[str]) 
     found = elder("edit", "demo", *small_run, "--json", "/proc/result.json")
     assert found.code == 2
     assert "/proc/result.json" in found.err
+
+
+def test_a_full_disk_under_the_temporary_files(
+    elder: Elder, small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.setattr("elder.pipelines.edit.driver.run_edit", full)
+    err = refused(elder, small_run, *UNTRACKED, code=3)
+    assert "No space left on device" in err
+    assert "TMPDIR" in err
+    assert "continue with: elder edit" in err
