@@ -6,6 +6,7 @@ Knows the tokenizer; nothing of models, edits or files.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MODES = ("auto", "on", "off", "both")
+MOST_CHARACTERS = 1_000_000  # of what a template puts around a prompt
+LONGEST_TRIAL_S = 20.0
 MARK = "Elder0placeholder"  # stands for a message while the template is looked at; no template changes such a word
 
 
@@ -71,13 +74,35 @@ class Chat:
         """A prompt that `holds`, with the white space of the template at its end, which some files of edits lose."""
         return prompt if prompt.endswith(self.tail) else prompt.rstrip() + self.tail[len(self.tail.rstrip()) :]
 
-    def check(self) -> None:
+    def check(self, longest_s: float = LONGEST_TRIAL_S) -> None:
         """Try the template.
 
+        Args:
+            longest_s: Seconds that one question may take to render.
+
         Raises:
-            ModelError: It refuses a plain question, or the system message, or leaves the words out.
+            ModelError: It refuses a plain question, or the system message, leaves the words out, renders more than
+                `MOST_CHARACTERS` around them, or has not ended in time.
         """
-        if MARK not in self.render(MARK):
+        rendered: list[str | ModelError] = []
+
+        def render() -> None:
+            try:
+                rendered.append(self.render(MARK))
+            except ModelError as error:
+                rendered.append(error)
+
+        trial = threading.Thread(target=render, daemon=True)  # a template cannot be stopped, only left alone
+        trial.start()
+        trial.join(longest_s)
+        if not rendered:
+            raise ModelError(
+                f"data.chat: the chat template has not rendered one question in {longest_s:g} s; set data.chat to off"
+            )
+        found = rendered[0]
+        if isinstance(found, ModelError):
+            raise found
+        if MARK not in found:
             raise ModelError("data.chat: the chat template leaves the user's words out; set data.chat to off")
 
     @cached_property
@@ -99,10 +124,17 @@ class Chat:
         if self.system is not None:
             messages = [{"role": "system", "content": self.system}, *messages]
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **how))
+            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, **how))
         except Exception as error:  # a template is its author's program: it may raise anything
             key = "data.chat" if self.system is None else "data.system"
             raise ModelError(f"{key}: the tokenizer's chat template refuses it: {error}") from error
+        around = len(text) - sum(len(message["content"]) for message in messages)
+        if around > MOST_CHARACTERS:
+            raise ModelError(
+                f"data.chat: the chat template puts {around:,} characters around a prompt, at most "
+                f"{MOST_CHARACTERS:,} are taken; set data.chat to off"
+            )
+        return text
 
 
 def chat_of(tokenizer: PreTrainedTokenizerBase, mode: str = "auto", system: str | None = None) -> Chat | None:

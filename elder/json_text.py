@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from elder.errors import ElderError, InputError
+from elder.paths import check_plain
 from elder.texts import HALF, is_writable
 
 DEEPEST = 100  # objects and lists inside of each other; no format of ours has more than six
@@ -100,6 +101,7 @@ def read_json(path: Path, refuse: type[ElderError] = InputError, foreign: bool =
     Raises:
         ElderError: Of that class; it names the file and, if it can, the line.
     """
+    check_plain(path, refuse)
     try:
         return parse_json(path.read_bytes(), foreign)
     except OSError as error:

@@ -16,6 +16,7 @@ from elder.errors import AdapterFileError
 from elder.json_text import JsonError, parse_json
 from elder.options.fields import Natural, Settings, Text
 from elder.options.messages import details_of, path_of, sentence
+from elder.paths import check_plain
 
 FORMAT = 1
 WEIGHTS, MANIFEST = "adapter.safetensors", "manifest.json"
@@ -72,6 +73,7 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
         AdapterFileError: There is none, it cannot be read, a value has the wrong type, or it is of a later format.
     """
     path = Path(directory) / MANIFEST
+    check_plain(path, AdapterFileError)
     try:
         manifest = parse_json(path.read_bytes())
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from elder.errors import ElderError, InputError
@@ -32,3 +33,34 @@ def user_path(text: str | Path, refuse: type[ElderError] = InputError) -> Path:
     if len(encoded) > MOST_BYTES or any(len(name) > 255 for name in encoded.split(b"/")):
         raise refuse(f"'{str(text)[:40]}...' is no path: it, or a name in it, is too long")
     return path
+
+
+def not_plain(path: Path) -> str | None:
+    """What stands at a path instead of a plain file, in words; None where a plain file or nothing is there.
+
+    To open a pipe waits for a writer, and a device may have no end: look here before a file that a user names is read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None  # who opens it says why
+    return None if stat.S_ISREG(mode) else next((word for is_one, word in _OTHERS if is_one(mode)), "no plain file")
+
+
+def check_plain(path: Path, refuse: type[ElderError] = InputError) -> None:
+    """Refuse what is there and is no plain file.
+
+    Raises:
+        ElderError: Of that class: it is a directory, a pipe, a socket or a device.
+    """
+    if found := not_plain(path):
+        raise refuse(f"{path}: cannot be read: it is {found}; expected a plain file")
+
+
+_OTHERS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)

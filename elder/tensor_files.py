@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from elder.errors import AdapterError, ElderError
+from elder.paths import check_plain
 
 UNREADABLE = (OSError, SafetensorError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, OverflowError)
 """What safetensors raises on damaged files, and torch on number formats and shapes that it does not have."""
@@ -33,6 +34,7 @@ def open_safetensors(path: Path, refuse: type[ElderError] = AdapterError) -> Ite
     Raises:
         ElderError: Of that class; it names the file and the reason.
     """
+    check_plain(path, refuse)
     try:
         with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
             yield file

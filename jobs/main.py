@@ -7,10 +7,12 @@ unreachable, 4 a gate refused, 5 another driver has taken the run over, 130 inte
 from __future__ import annotations
 
 import difflib
+import errno
 import io
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 import warnings
@@ -27,6 +29,7 @@ from elder.jobs.shared.verbs import VERBS
 from elder.redact import SECRET_NAME, redact
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_TAKEN_OVER = 0, 1, 2, 3, 4, 5
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 128 + signal.SIGTERM
 
 
@@ -207,7 +210,7 @@ def _shown(text: str) -> str:
 
 
 def _report(error: Exception) -> int:
-    found = elder_error(error)
+    found = elder_error(error) or _no_room(error)
     if found is None or os.environ.get("ELDER_DEBUG"):
         click.echo(_shown("".join(traceback.format_exception(error))), err=True, nl=False)
     if found is None:
@@ -217,7 +220,16 @@ def _report(error: Exception) -> int:
         for number, line in enumerate(lines):
             first = isinstance(found, InputError) or number == 0
             click.echo(_shown(f"error: {line}" if first else f"       {line}"), err=True)
-    return exit_code(error)
+    return exit_code(found or error)
+
+
+def _no_room(error: Exception) -> UnreachableError | None:
+    """What to say where a disk is full or read-only that no part of elder asks about, such as that of TMPDIR."""
+    full = next((link for link in causes(error) if isinstance(link, OSError) and link.errno in NO_ROOM), None)
+    if full is None:
+        return None
+    where = f"'{full.filename}'" if full.filename else f"a file (temporary files lie in '{tempfile.gettempdir()}')"
+    return UnreachableError(f"{where} cannot be written: {full.strerror}. Make room, or set TMPDIR to another disk")
 
 
 def run() -> None:

@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 from elder.datasets.json_list import Whole, list_items
 from elder.errors import DataError
 from elder.json_text import JsonError, parse_json
-from elder.paths import user_path
+from elder.paths import check_plain, user_path
 
 SHOWN = 20
 """How many problems a message lists; the rest is counted."""
@@ -67,8 +67,9 @@ def check_file(path: Path) -> None:
     Raises:
         DataError: There is none.
     """
-    if not user_path(path, DataError).is_file():
-        raise DataError(f"{path}: no such file" + (" (it is a directory)" if path.is_dir() else ""))
+    check_plain(user_path(path, DataError), DataError)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
 
 
 def open_bytes(path: Path) -> IO[bytes]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from elder.datasets.records import Broken, read_records
 from elder.errors import DataError
-from elder.paths import user_path
+from elder.paths import check_plain, user_path
 
 WORLD, HUB = "world:", "hub:"
 LOOKED_AT = 1000  # lines that decide whether a file holds a document a line or paragraphs
@@ -88,8 +88,9 @@ def _hub(name: str) -> Iterator[str]:
 
 
 def _plain(path: Path) -> Iterator[str]:
+    check_plain(path, DataError)
     if not path.is_file():
-        raise DataError(f"{path}: no such file" + (" (it is a directory)" if path.is_dir() else ""))
+        raise DataError(f"{path}: no such file")
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
             first = list(islice(lines, LOOKED_AT))

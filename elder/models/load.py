@@ -23,7 +23,7 @@ from elder.models.one_copy import one_copy
 from elder.models.peft_adapters import CONFIG as ADAPTER_CONFIG
 from elder.models.peft_adapters import REMEDY, Adapter, attach, find_adapter, is_adapted, merged
 from elder.models.rehearsal import Expected, refuse_incomplete, rehearse
-from elder.paths import user_path
+from elder.paths import check_plain, user_path
 from elder.runtime import LocalRuntime, Runtime, together
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -97,6 +97,32 @@ def _editable_adapter(place: str, source: str, revision: str | None, runtime: Ru
     return adapter
 
 
+def check_files(source: str, dtype: str = "float32") -> None:
+    """Find out from configs and headers whether the model of a directory would load; no weights are read.
+
+    Args:
+        source: A directory in the hub's layout; a PEFT adapter is left to `load_base`, for its base may not be here.
+        dtype: As for `load_base`.
+
+    Raises:
+        ModelError: As `load_base`, except for values that are not finite.
+    """
+    place = resolve_source(source)
+    if find_adapter(place, source, None) is None:
+        _look(place, source, None, pick_dtype(dtype))
+
+
+def _look(place: str, source: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Checkpoint, Expected | None]:
+    """Config, headers, and what a load of them must give."""
+    check_json_files(place, source)
+    config = _from_pretrained(AutoConfig, place, source, revision=revision)
+    named = getattr(config, "transformers_weights", None)
+    checkpoint = read_checkpoint(place, source, revision, named)
+    check_config(config, source, len(checkpoint.tensors))
+    with refusing(source, "AutoModelForCausalLM"):
+        return config, checkpoint, rehearse(config, checkpoint, dtype, source)
+
+
 def _load_model(
     place: str, source: str, revision: str | None, dtype: torch.dtype, runtime: Runtime
 ) -> tuple[PreTrainedModel, str | None]:
@@ -106,16 +132,7 @@ def _load_model(
         ModelError: Something is missing, damaged, or not what the config says; named, on every rank.
     """
 
-    def look() -> tuple[Any, Checkpoint, Expected | None]:
-        check_json_files(place, source)
-        config = _from_pretrained(AutoConfig, place, source, revision=revision)
-        named = getattr(config, "transformers_weights", None)
-        checkpoint = read_checkpoint(place, source, revision, named)
-        check_config(config, source, len(checkpoint.tensors))
-        with refusing(source, "AutoModelForCausalLM"):
-            return config, checkpoint, rehearse(config, checkpoint, dtype, source)
-
-    config, checkpoint, expected = together(look, runtime)
+    config, checkpoint, expected = together(lambda: _look(place, source, revision, dtype), runtime)
     options = {"revision": revision, "dtype": dtype, "output_loading_info": True}
     with one_copy(place, checkpoint, expected, dtype, runtime) as directory, runtime.loading(dtype):
         model, info = _from_pretrained(AutoModelForCausalLM, directory, source, **options)
@@ -177,6 +194,9 @@ def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
         return source
     if not path.is_dir():
         raise ModelError(f"model.source: there is no directory '{source}'")
+    for entry in sorted(path.iterdir()):
+        if not entry.is_dir():
+            check_plain(entry, ModelError)  # libraries would wait for a pipe, and read a device without end
     if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
         return str(path)  # a PEFT adapter: its base model has the rest
     if not (path / "config.json").is_file():

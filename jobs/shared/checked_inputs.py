@@ -11,7 +11,7 @@ from elder.errors import ConfigError
 from elder.jobs.shared.preflight import check_model, models_here, noting
 from elder.jobs.shared.wiring import home
 from elder.pipelines.config.run import RunConfig
-from elder.pipelines.run.inputs import KNOWN_NOTE, check_stream, read_ability
+from elder.pipelines.run.inputs import KNOWN_NOTE, check_stream, read_ability, read_text
 from elder.pipelines.run.requirements import check_text, read_windows
 
 QUIET_S = 5.0  # between two lines of progress
@@ -60,6 +60,8 @@ def check_long_inputs(config: RunConfig, say: Callable[[str], None]) -> CheckedI
         checked = CheckedInputs(stream.edits, stream.digest, read.lines(), read.to_dict(), notes, stream.skipped)
     with noting(problems):
         read_ability(config, home())
+    with noting(problems):
+        read_text(config)
     with noting(problems):
         if models_here():
             check_text(config)

@@ -18,7 +18,7 @@ from elder.jobs.shared.wiring import check_addresses, home
 from elder.paths import user_path
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
-from elder.pipelines.run.inputs import load_stream, read_ability
+from elder.pipelines.run.inputs import load_stream, read_ability, read_text
 from elder.pipelines.run.requirements import check_blocks, check_subjects, check_text, read_windows, usable
 
 if TYPE_CHECKING:
@@ -74,7 +74,17 @@ def check_model(config: StagedConfig, problems: list[str], notes: list[str]) -> 
         check_addresses(config)
     with noting(problems):
         tokenizer, positions = tokenizer_of(config, notes)
+        _check_weights(config)
     return tokenizer, positions
+
+
+def _check_weights(config: StagedConfig) -> None:
+    """Refuse damaged weights and those of another model before the run's first file is written."""
+    source = config.model.source
+    if models_here() and user_path(source).is_dir():
+        from elder.models.load import check_files
+
+        check_files(source, config.model.dtype)
 
 
 def check_inputs(config: RunConfig) -> Inputs:
@@ -95,6 +105,8 @@ def check_inputs(config: RunConfig) -> Inputs:
             check_subjects(config, edits)
     with noting(problems):
         read_ability(config, home())
+    with noting(problems):
+        read_text(config)
     with noting(problems):
         if models_here():
             check_text(config)

@@ -19,7 +19,7 @@ import elder
 from elder.datasets.records import capped
 from elder.errors import ConfigError, FormerNameWarning
 from elder.options.messages import suggestion
-from elder.paths import user_path
+from elder.paths import check_plain, user_path
 from elder.pipelines.config.document import COMMAND_LINE, Document
 from elder.pipelines.config.former import renamed
 from elder.pipelines.config.logins import refuse_logins
@@ -95,6 +95,8 @@ def find_config(path_or_name: str) -> Path:
     path = user_path(path_or_name, ConfigError)
     if path.is_file():
         return path
+    if path.suffix in (".yaml", ".yml"):
+        check_plain(path, ConfigError)
     packaged = packaged_configs()
     name = path_or_name.removeprefix("configs/")
     name = name.removesuffix(".yaml").removesuffix(".yml")

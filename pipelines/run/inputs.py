@@ -10,7 +10,7 @@ from elder.datasets.records import capped
 from elder.datasets.stream import EditStream
 from elder.edit import Edit
 from elder.errors import ConfigError, DataError
-from elder.paths import user_path
+from elder.paths import not_plain, user_path
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.requirements import check_blocks, check_old_answers, check_subjects, not_editable, usable
@@ -189,8 +189,11 @@ def read_text(config: RunConfig) -> str | None:
     path = config.evaluation.perplexity_text
     if path is None:
         return None
+    place = user_path(path, ConfigError)
+    if found := not_plain(place):
+        raise ConfigError(f"evaluation.perplexity_text: '{path}' cannot be read: it is {found}")
     try:
-        return user_path(path).read_text(encoding="utf-8")
+        return place.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"evaluation.perplexity_text: '{path}' cannot be read: {error}") from error
 

@@ -114,3 +114,21 @@ def test_lengths_are_those_of_the_ids(tokenizer: PreTrainedTokenizerFast) -> Non
         pairs = [("The river of Arlo is", "Tam"), (QUESTION, None), ("<s>The fee is $", "40")]
         wanted = [len(encode_prompt(texts, p)) + (len(encode_target(texts, p, a)) if a else 0) + 1 for p, a in pairs]
         assert texts.lengths(pairs) == wanted
+
+
+@pytest.mark.parametrize(
+    ("loops", "seconds", "why"),
+    [
+        (
+            "{% for _ in range(2000) %}{{ 'x' * 1000 }}{% endfor %}",
+            20.0,
+            "characters around a prompt, at most 1,000,000",
+        ),
+        ("{% for _ in range(40) %}{% for _ in range(50000) %}{% endfor %}{% endfor %}", 0.001, "has not rendered"),
+    ],
+    ids=["enormous", "slow"],
+)
+def test_a_template_without_measure_is_refused(loops: str, seconds: float, why: str) -> None:
+    tokenizer = chat_tokenizer(f"{loops}{{{{ messages[0]['content'] }}}}")
+    with pytest.raises(ModelError, match=why):
+        Chat(tokenizer).check(seconds)

@@ -112,6 +112,39 @@ def test_model_directory_without_weights(
     assert "no directory" in refused(elder, small_run, "model.source=./absent")
 
 
+def test_weights_that_cannot_be_loaded(
+    elder: Elder, small_run: list[str], model_directory: Path, tmp_path: Path
+) -> None:
+    cut = shutil.copytree(model_directory, tmp_path / "cut")
+    shard = sorted(cut.glob("model-*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-40])
+    assert "is damaged" in refused(elder, small_run, f"model.source={cut}")
+    other = shutil.copytree(model_directory, tmp_path / "other")
+    config = other / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 40'))
+    assert "the config belongs to another model" in refused(elder, small_run, f"model.source={other}")
+    assert {path.name for path in tmp_path.iterdir()} == {"cut", "other", "edits.jsonl"}  # no store, no record
+
+
+def test_a_text_for_the_perplexity_that_is_not_there(elder: Elder, small_run: list[str]) -> None:
+    assert "absent.txt" in refused(elder, small_run, "evaluation.perplexity_text=absent.txt")
+
+
+def test_files_that_are_no_plain_files(
+    elder: Elder, small_run: list[str], model_directory: Path, tmp_path: Path
+) -> None:
+    for name in ("edits.jsonl.gz", "edits.csv", "text.txt", "config.yaml"):
+        (tmp_path / name).symlink_to("/dev/null")  # which a reader that opens it finds empty
+    model = shutil.copytree(model_directory, tmp_path / "model")
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.json").symlink_to("/dev/null")
+    for override in ("data.path=edits.jsonl.gz", "data.path=edits.csv", "evaluation.perplexity_text=text.txt",
+                     f"model.source={model}"):  # fmt: skip
+        assert "it is a device" in refused(elder, small_run, override)
+    found = elder("edit", "config.yaml")
+    assert (found.code, "it is a device" in found.err) == (2, True)
+
+
 def test_model_and_data_are_reported_together(elder: Elder, small_run: list[str]) -> None:
     err = refused(elder, small_run, "model.source=./absent", "data.path=nowhere.jsonl")
     assert "./absent" in err
@@ -143,3 +176,16 @@ def test_result_file_that_cannot_be_written(elder: Elder, small_run: list[str]) 
     found = elder("edit", "demo", *small_run, "--json", "/proc/result.json")
     assert found.code == 2
     assert "/proc/result.json" in found.err
+
+
+def test_a_full_disk_under_the_temporary_files(
+    elder: Elder, small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.setattr("elder.pipelines.edit.driver.run_edit", full)
+    err = refused(elder, small_run, *UNTRACKED, code=3)
+    assert "No space left on device" in err
+    assert "TMPDIR" in err
+    assert "continue with: elder edit" in err
