@@ -196,7 +196,7 @@ def descend(
         total = torch.zeros(1, device=runtime.device)
         optimizer.zero_grad(set_to_none=False)
         for part in loss_parts():
-            with torch.enable_grad():  # an edit is made wherever it is asked for, in a `no_grad` block of the caller too
+            with torch.enable_grad():  # whatever the caller has set
                 loss = part()
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

@@ -13,6 +13,7 @@ from elder.base import Editor
 from elder.edit import Edit
 from elder.errors import ConfigError, DataError
 from elder.metrics.after_answer import EDITED, OWN, answer_end, loss_ratio
+from elder.metrics.base_answers import SharedAnswers
 from elder.metrics.batching import MeasuringProgress, ProgressMeter
 from elder.metrics.corrections import Correction, corrections
 from elder.metrics.counterfact import Contest, Record, counterfact_scores
@@ -87,7 +88,16 @@ class Evaluator:
             plain = replace(editor.base.texts, chat=None)
             self._plain = Evaluator(editor, protocols, max_new_tokens, batch_size, texts=plain)
         self._text = TEXT if perplexity_text is None else perplexity_text
-        self._base_perplexity: float | None = None
+
+    def share(self, answers: SharedAnswers) -> None:
+        """Ask the base only what no other evaluator of the same base has asked it, in the same form and batches.
+
+        Args:
+            answers: What it has said so far; all that share it must be about one base model.
+        """
+        self._prober.share(answers)
+        if self._plain is not None:
+            self._plain.share(answers)
 
     def measure(
         self,
@@ -162,9 +172,7 @@ class Evaluator:
 
     def base_perplexity(self) -> float:
         """Perplexity of the unedited model on the fixed text; computed once."""
-        if self._base_perplexity is None:
-            self._base_perplexity = perplexity(list(self._prober.base_scores(self._windows()).values()))
-        return self._base_perplexity
+        return perplexity(list(self._prober.base_scores(self._windows()).values()))
 
     def _windows(self) -> list[Pair]:
         cut = windows(self._prober.tokenizer, self._text, self._prober.context)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from elder.base import Editor
+from elder.metrics.base_answers import BaseAnswers, SharedAnswers
 from elder.metrics.batching import ProgressMeter, run_batched
 from elder.metrics.generation import Continuation, Decoder, generate
 from elder.metrics.scoring import Pair, TokenScores, score
@@ -53,9 +54,12 @@ class Prober:
         self._prompts: dict[str, tuple[int, ...]] = {}
         self._targets: dict[tuple[str, str], tuple[int, ...]] = {}
         self._stop = Decoder.to_stop(self.texts, max_new_tokens, batch_size, self.context)
-        self._base_continuations: dict[str, Continuation] = {}
-        self._base_scores: dict[Pair, TokenScores] = {}
-        self._base_long: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.said = BaseAnswers()
+
+    def share(self, answers: SharedAnswers) -> None:
+        """Look for the base's answers, and leave them, where other probers of the same base do."""
+        form = (self.max_new_tokens, self.batch_size, self.texts.chat is None)
+        self.said = answers.setdefault(form, self.said)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """The ids of a prompt."""
@@ -106,12 +110,12 @@ class Prober:
     def base_long_texts(self, rows: Iterable[tuple[int, ...]], tokens: int) -> dict[tuple[int, ...], tuple[int, ...]]:
         """Ids that the unedited model continues rows of ids with, EOS suppressed; each row is run once."""
         wanted = list(dict.fromkeys(rows))
-        missing = [row for row in wanted if row not in self._base_long]
+        missing = [row for row in wanted if row not in self.said.long]
         if missing:
             with self.editor.disabled():
                 found = generate(self.editor.model, missing, self._through(tokens), self.runtime)
-            self._base_long.update({row: said.ids for row, said in zip(missing, found, strict=True)})
-        return {row: self._base_long[row] for row in wanted}
+            self.said.long.update({row: said.ids for row, said in zip(missing, found, strict=True)})
+        return {row: self.said.long[row] for row in wanted}
 
     def _through(self, tokens: int) -> Decoder:
         return Decoder(self.tokenizer, frozenset(), tokens, self.batch_size, self.context, through=True)
@@ -124,17 +128,17 @@ class Prober:
 
     def unknown_to_base(self, prompts: Iterable[str]) -> list[str]:
         """The distinct prompts that the base has not answered yet."""
-        return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._base_continuations]
+        return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.said.continuations]
 
     def base_answers(self, prompts: Iterable[str], meter: ProgressMeter | None = None) -> dict[str, Continuation]:
-        """Free answers of the unedited model; each prompt is run once in the life of the prober."""
+        """Free answers of the unedited model; each prompt is run once, see `share`."""
         wanted = list(dict.fromkeys(prompts))
         missing = self.unknown_to_base(wanted)
         if missing:
             with self.editor.disabled():
                 found = self._free([Ask(prompt, self.max_new_tokens) for prompt in missing], meter)
-            self._base_continuations.update({ask.prompt: said for ask, said in found.items()})
-        return {prompt: self._base_continuations[prompt] for prompt in wanted}
+            self.said.continuations.update({ask.prompt: said for ask, said in found.items()})
+        return {prompt: self.said.continuations[prompt] for prompt in wanted}
 
     def scores(self, pairs: Iterable[Pair], meter: ProgressMeter | None = None) -> dict[Pair, TokenScores]:
         """Teacher-forced scores under the edited model, routed at the last prompt tokens."""
@@ -144,16 +148,16 @@ class Prober:
         return dict(zip(unique, found, strict=True))
 
     def base_scores(self, pairs: Iterable[Pair], meter: ProgressMeter | None = None) -> dict[Pair, TokenScores]:
-        """Teacher-forced scores under the unedited model; each pair is run once in the life of the prober."""
+        """Teacher-forced scores under the unedited model; each pair is run once, see `share`."""
         wanted = list(dict.fromkeys(pairs))
-        missing = [pair for pair in wanted if pair not in self._base_scores]
+        missing = [pair for pair in wanted if pair not in self.said.scores]
         if missing:
             with self.editor.disabled():
                 found = score(
                     self.editor.model, missing, self.batch_size, self.runtime, pad_id(self.tokenizer), None, meter
                 )
-            self._base_scores.update(zip(missing, found, strict=True))
-        return {pair: self._base_scores[pair] for pair in wanted}
+            self.said.scores.update(zip(missing, found, strict=True))
+        return {pair: self.said.scores[pair] for pair in wanted}
 
     def scopes(self, prompts: Iterable[str], meter: ProgressMeter | None = None) -> dict[str, bool] | None:
         """Which prompts the edits are active for; None for methods without deferral."""

@@ -24,6 +24,7 @@ class ResidentBases:
         self.loads = 0
         self._key: tuple[Any, ...] | None = None
         self._base: Base | None = None
+        self.answers: dict[tuple[int, int, bool], Any] = {}  # of the base, see `elder.metrics.base_answers`
 
     def get(self, job: RunSpec, runtime: Runtime) -> Base:
         """The base of a job, loaded if it is not here. Collective."""
@@ -33,6 +34,7 @@ class ResidentBases:
         key = (model.source, model.revision, model.dtype, job.cache_dir, *said, *where)
         if self._base is None or key != self._key:
             self._base = None
+            self.answers = {}
             gc.collect()  # the old weights go before the new ones come
             self._base, self._key = job.kit.base(job, runtime), key
             self.loads += 1
@@ -59,8 +61,13 @@ class ResidentParts(WorkerParts):
         return self.inner.editor(job, base)
 
     def meter(self, job: RunSpec, editor: Editor) -> Measuring:
-        """As the inner kit."""
-        return self.inner.meter(job, editor)
+        """As the inner kit; the base is not asked again what it was asked for an earlier run."""
+        from elder.metrics.evaluator import Evaluator
+
+        meter = self.inner.meter(job, editor)
+        if isinstance(meter, Evaluator):
+            meter.share(self.bases.answers)
+        return meter
 
     def ability(self, job: RunSpec, editor: Editor) -> Assessing | None:
         """As the inner kit."""

@@ -235,3 +235,24 @@ def test_prompts_beyond_the_context_are_refused_before_anything_runs(table_edito
         Evaluator(editor).measure([ADA, long])
     assert len(caught.value.problems) == 2
     assert editor.model.forwards == 0
+
+
+def test_the_base_is_asked_once_by_all_that_share_its_answers(table_editor):
+    answers: dict = {}
+    parts = ("locality", "perplexity")
+    first = Evaluator(table_editor(BASE, EDITED), batch_size=8)
+    first.share(answers)
+    expected = first.measure(EDITS, parts)
+
+    # A base that would answer in another way betrays whether it is asked.
+    silent = {**BASE, "Cy lives in": "Cairo.", "Di lives in": "Rome."}
+    again = Evaluator(table_editor(silent, {**EDITED, "Di lives in": "Lima."}), batch_size=8)
+    again.share(answers)
+    measured = again.measure(EDITS, parts)
+    assert measured.metrics["locality.generate"] == expected.metrics["locality.generate"] == 0.75
+    assert measured.metrics["perplexity_base"] == expected.metrics["perplexity_base"]
+    assert measured.rows[0]["locality.base_texts"] == expected.rows[0]["locality.base_texts"]
+
+    other = Evaluator(table_editor(silent, EDITED), batch_size=4)  # other batches may round in another way
+    other.share(answers)
+    assert other.measure(EDITS, parts).rows[0]["locality.base_texts"] != expected.rows[0]["locality.base_texts"]

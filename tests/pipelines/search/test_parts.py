@@ -171,9 +171,12 @@ def test_another_model_takes_the_place_of_the_resident_one(tmp_path: Path) -> No
     runtime = LocalRuntime()
     first = bases.get(one, runtime)
     assert bases.get(one, runtime) is first
+    bases.answers[16, 64, True] = "what it said"
     assert bases.get(make_job(tmp_path, editor={"rank": 2}), runtime) is first
+    assert bases.answers
     other = make_job(tmp_path, model={"dtype": "bfloat16"})
     assert bases.get(other, runtime) is not first
+    assert bases.answers == {}
     assert bases.loads == 2
 
 
