@@ -326,10 +326,8 @@ class ThresholdCalibrator:
         self.wanted, self.observed[0] = _sampled(self.wanted, self.observed[0], wanted, self.limit)
         self.unwanted, self.observed[1] = _sampled(self.unwanted, self.observed[1], unwanted, self.limit)
 
-    @property
-    def passing(self) -> float:
-        """The share of the unwanted samples that reach the threshold, 0 to 1; 0 while there are too few."""
-        at = self.threshold
+    def passing(self, at: float) -> float:
+        """The share of the unwanted samples that reach a threshold, 0 to 1; 0 while there are too few."""
         return sum(one >= at for one in self.unwanted) / len(self.unwanted) if len(self.unwanted) >= ENOUGH else 0.0
 
     @property

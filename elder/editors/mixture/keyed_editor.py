@@ -236,11 +236,11 @@ class KeyedEditor(MixtureEditor):
             "ledger_rows": float(len(self.ledger)),
             "subject_threshold": subject,
             "answer_threshold": answer,
-            "answer_passing": self.gates["answer"].passing,
+            "answer_passing": self.gates["answer"].passing(answer),
         }
 
     def _warnings(self) -> tuple[str, ...]:
-        passing = self.gates["answer"].passing
+        passing = self.gates["answer"].passing(self.thresholds[1])
         if passing <= BLIND or self.options.gate != "keys":
             return ()
         return (

@@ -111,6 +111,22 @@ def test_a_state_that_does_not_survive_loading_is_refused(tmp_path: Path) -> Non
         run_locally(job, quiet)
 
 
+class _Warner(FakeEditor):
+    def edit(self, edits: Any, progress: Any = None) -> Any:
+        return dataclasses.replace(super().edit(edits, progress), warnings=("it is blind",))
+
+
+class _WarnerKit(FakeKit):
+    def editor(self, job: RunSpec, base: Any) -> Any:
+        return _Warner(base, 2, 0, self.mishaps)
+
+
+def test_what_a_method_warns_of_is_told_after_each_stage(tmp_path: Path) -> None:
+    said: list[str] = []
+    run_locally(make_job(tmp_path, kit=_WarnerKit()), lambda event: said.append(event.get("text", "")))
+    assert [text for text in said if "blind" in text] == [f"after stage {i}: it is blind" for i in range(3)]
+
+
 class _Drifted(LocalRuntime):
     """Two ranks of which the other holds something else."""
 

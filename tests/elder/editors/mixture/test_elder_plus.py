@@ -180,6 +180,18 @@ def test_keys_are_not_centred_on_the_only_edits_there_are(base: Base, count: int
     assert scope(editor, list(OTHERS)) == [False] * len(OTHERS)
 
 
+def test_a_gate_that_hardly_tells_questions_apart_warns(base: Base) -> None:
+    editor = plus(base, answer_threshold=0.9)
+    editor.edit(EDITS[:3])
+    editor.gates["answer"].unwanted = [0.1] * 900 + [0.95] * 100
+    calm = editor.edit(EDITS[3:4])
+    assert (calm.warnings, 0.05 < calm.notes["answer_passing"] < 0.2) == ((), True)
+    editor.gates["answer"].unwanted = [0.1] * 700 + [0.95] * 300
+    receipt = editor.edit(EDITS[4:5])
+    assert receipt.notes["answer_passing"] > 0.2
+    assert "hardly tells questions apart" in receipt.warnings[0]
+
+
 # ---- the last word ---------------------------------------------------------------------------------------------------
 
 
