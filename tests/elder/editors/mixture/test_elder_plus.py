@@ -192,6 +192,25 @@ def test_a_gate_that_hardly_tells_questions_apart_warns(base: Base) -> None:
     assert "hardly tells questions apart" in receipt.warnings[0]
 
 
+def test_the_keys_of_a_stream_do_not_depend_on_its_batches(base: Base) -> None:
+    whole, single = (plus(base, batch_size=size, steps=1, extra_steps=0) for size in (5, 1))
+    whole.edit(EDITS[:5])
+    single.edit(EDITS[:5])
+    torch.testing.assert_close(whole.keys.answers, single.keys.answers, atol=5e-3, rtol=0)  # stored in half precision
+    other = plus(base, batch_size=5, steps=1, extra_steps=0, center="first")
+    other.edit(EDITS[:5])
+    assert float((other.keys.answers - whole.keys.answers).abs().max()) > 0.05
+
+
+def test_keys_are_finite_where_all_plain_sentences_are_one_text(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a tokenizer that knows none of their words."""
+    monkeypatch.setattr("elder.editors.mixture.key_extraction.SENTENCES", ("The same.",) * 4)
+    editor = plus(base)
+    editor.edit(EDITS[:2])
+    assert bool(editor.keys.answer.isfinite().all())
+    assert scope(editor, [edit.prompt for edit in EDITS[:2]]) == [True, True]
+
+
 # ---- the last word ---------------------------------------------------------------------------------------------------
 
 
