@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from elder.errors import ConfigError
+from elder.paths import user_path
 
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -37,10 +38,12 @@ def _writable(context: click.Context, parameter: click.Parameter, path: Path | N
     """Find out before the work, not after it, that the result cannot be written.
 
     Raises:
-        ConfigError: The folder does not exist or refuses us.
+        ConfigError: It is no path of a file, or the folder does not exist or refuses us.
     """
     try:
         if path is not None:
+            if user_path(path, ConfigError).is_dir():  # an empty text is the folder where we are
+                raise ConfigError(f"--json '{path}': cannot be written: it is a directory; name a file")
             tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         reason = f"--json {path}: cannot be written: {error.strerror}; name a file in a writable folder"

@@ -172,10 +172,13 @@ def test_a_sharded_run_needs_no_compiler(
     assert "work was started" in found.err
 
 
-def test_result_file_that_cannot_be_written(elder: Elder, small_run: list[str]) -> None:
-    found = elder("edit", "demo", *small_run, "--json", "/proc/result.json")
-    assert found.code == 2
-    assert "/proc/result.json" in found.err
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("/proc/result.json", "/proc/result.json"), ("", "it is a directory"), ("x" * 300, "too long")],
+    ids=["folder", "empty", "long"],
+)
+def test_result_file_that_cannot_be_written(elder: Elder, small_run: list[str], name: str, why: str) -> None:
+    assert why in refused(elder, small_run, "--json", name)
 
 
 def test_a_full_disk_under_the_temporary_files(
