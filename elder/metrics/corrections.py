@@ -34,17 +34,33 @@ def corrections(edits: Sequence[Edit]) -> list[Correction]:
     Args:
         edits: The stream so far, in order.
     """
-    facts: dict[int, list[Edit]] = {}
-    for index, fact in enumerate(_facts(edits)):
-        facts.setdefault(fact, []).append(edits[index])
     found = []
-    for same in facts.values():
+    for same in _by_fact(edits):
         last = same[-1]
         superseded = tuple(dict.fromkeys(e.target for e in same if not same_answer(e.target, last.target)))
         if superseded:
             prompts = tuple(dict.fromkeys(edit.prompt for edit in reversed(same)))
             found.append(Correction(last.id, prompts, superseded))
     return found
+
+
+def out_of_force(edits: Sequence[Edit]) -> frozenset[str]:
+    """Ids of the edits whose answer a later one of the same fact has replaced by another.
+
+    Args:
+        edits: The stream so far, in order.
+    """
+    return frozenset(
+        edit.id for same in _by_fact(edits) for edit in same[:-1] if not same_answer(edit.target, same[-1].target)
+    )
+
+
+def _by_fact(edits: Sequence[Edit]) -> list[list[Edit]]:
+    """The edits of each fact, in order."""
+    facts: dict[int, list[Edit]] = {}
+    for index, fact in enumerate(_facts(edits)):
+        facts.setdefault(fact, []).append(edits[index])
+    return list(facts.values())
 
 
 def _facts(edits: Sequence[Edit]) -> list[int]:

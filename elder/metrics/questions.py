@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from elder.edit import Edit
 from elder.errors import ConfigError
+from elder.metrics.corrections import out_of_force
 from elder.metrics.near import NEAR, Edited, alias_prompts, given_prompts, made_prompts
 
 DEFAULT_PARTS = ("reliability", "generalization", "locality", "portability", "scope")
@@ -46,20 +47,23 @@ class Question:
 def questions(edits: Sequence[Edit], parts: Sequence[str], so_far: Sequence[Edit] | None = None) -> list[Question]:
     """All questions of the given parts, edit by edit.
 
+    An edit that a later one has corrected is not asked for its own answer any more: giving it would be wrong (`stale`).
     Prompts near an edit (`NEAR`) are asked with the part `locality` where the data set gives them. A part of their
     own also makes them for edits that have none. Aliases belong to `generalization`.
 
     Args:
         edits: What is asked about.
         parts: The parts.
-        so_far: The stream so far, which made prompts keep clear of; default: the edits.
+        so_far: The stream so far, which corrects edits and which made prompts keep clear of; default: the edits.
     """
     asked: list[Question] = []
+    gone = out_of_force(edits if so_far is None else so_far) if set(parts) & set(ANSWERED) else frozenset()
     edited = Edited.of(edits if so_far is None else so_far) if set(parts) & set(NEAR) else None
     for index, edit in enumerate(edits):
-        if "reliability" in parts:
+        valid = [] if edit.id in gone else [part for part in ANSWERED if part in parts]
+        if "reliability" in valid:
             asked.append(Question(index, "reliability", edit.prompt, edit.target))
-        if "generalization" in parts:
+        if "generalization" in valid:
             asked += [Question(index, "generalization", text, edit.target) for text in edit.heldout_rephrases]
             asked += [Question(index, "alias", text, edit.target) for text in alias_prompts(edit)]
         if "locality" in parts:
@@ -69,7 +73,7 @@ def questions(edits: Sequence[Edit], parts: Sequence[str], so_far: Sequence[Edit
             asked += [Question(index, kind, text, None) for text in given]
             if kind in parts and not given and edited is not None:
                 asked += [Question(index, kind, text, None, made=True) for text in made_prompts(edit, kind, edited)]
-        if "portability" in parts:
+        if "portability" in valid:
             asked += [Question(index, "portability", probe.prompt, probe.answer) for probe in edit.portability]
     return asked
 

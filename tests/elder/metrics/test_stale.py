@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from elder.edit import Edit
-from elder.metrics.corrections import Correction, corrections
+from elder.metrics.corrections import Correction, corrections, out_of_force
 from elder.metrics.evaluate import evaluate
 from elder.metrics.evaluator import Evaluator
+from elder.metrics.questions import questions
 
 FIRST = Edit("Ada lives in", "Paris", subject="Ada", ground_truth="Rome", rephrases=("Ada dwells in",))
 SECOND = Edit("Ada dwells in", "Bonn", subject="Ada", rephrases=("Ada's home is",))
@@ -42,6 +43,18 @@ def test_what_was_corrected_twice_has_two_old_answers_and_back_again_none_of_its
     back = Edit("Ada's home is", "Paris", subject="Ada")
     (found,) = corrections([FIRST, SECOND, back])
     assert found.superseded == ("Bonn",)
+
+
+def test_a_corrected_edit_is_not_asked_for_its_own_answer() -> None:
+    """Giving it would be wrong, and counted as right."""
+    back = Edit("Ada's home is", "Paris", subject="Ada")
+    assert out_of_force([FIRST, BO, SECOND]) == {FIRST.id}
+    assert out_of_force([FIRST, SECOND, back]) == {SECOND.id}  # the first one says what is in force again
+    parts = ("reliability", "generalization", "locality", "portability")
+    asked = questions([FIRST, BO], parts, [FIRST, BO, SECOND])
+    assert {(one.edit, one.part) for one in asked} == {(1, "reliability")}
+    before = questions([FIRST, BO], parts)
+    assert {(one.edit, one.part) for one in before} == {(0, "reliability"), (0, "generalization"), (1, "reliability")}
 
 
 def test_a_late_edit_may_join_two_facts() -> None:
