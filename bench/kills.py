@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 MOST_S = 1800.0  # of the whole run
-BETWEEN = (0.1, 0.7)  # a kill comes so much of an undisturbed run after the kill before
+BETWEEN = (0.4, 1.2)  # a kill comes so much of an undisturbed run after the kill before: most let it get somewhere
 WORKER = "ray::RayTrainWorker"
 
 
