@@ -3,7 +3,7 @@
     python bench/kills.py DIR                 twelve kills at random moments, some minutes; works in DIR, which is new
     python bench/kills.py DIR --kills 3 --seed 1 --sharding zero3
 
-The undisturbed run comes first and says how long one takes. Each kill takes one of the two workers or the driver,
+The undisturbed run comes first. Each kill comes a moment after a commit, and takes a worker or the driver,
 whichever the seed says. A killed worker is started again by Ray; a killed driver by this script, with the same command.
 Prints a line for each kill and a verdict. Exit code 1 if the run does not end, or ends in another state.
 docs/reliability.md has the figures.
@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 MOST_S = 1800.0  # of the whole run
-BETWEEN = (0.4, 1.2)  # a kill comes so much of an undisturbed run after the kill before: most let it get somewhere
+AFTER_S = (0.0, 3.0)  # a kill comes so long after a stage has been committed
 WORKER = "ray::RayTrainWorker"
 
 
@@ -44,17 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     one_run = time.monotonic() - begin
     print(f"an undisturbed run takes {one_run:.0f} s", flush=True)
     rng, begin = random.Random(args.seed), time.monotonic()
-    done = {"worker": 0, "driver": 0}
+    done, seen = {"worker": 0, "driver": 0}, 0
     driver, starts = _start(args.directory, "killed", args.sharding), 1
     while sum(done.values()) < args.kills:
-        time.sleep(rng.uniform(*BETWEEN) * one_run)
-        if driver.poll() == 0:
+        if not _progress(driver, args.directory, seen) or driver.poll() is not None:
             break
+        time.sleep(rng.uniform(*AFTER_S))
         if driver.poll() is None:
             victim = _kill(driver, rng.choice(list(done)))
-            done[victim] += 1
-            after = f"{time.monotonic() - begin:5.0f} s"
-            print(f"{after}  kill -9 of a {victim}, {_commits(args.directory)} stages are committed", flush=True)
+            done[victim], seen = done[victim] + 1, _commits(args.directory)
+            print(f"{time.monotonic() - begin:5.0f} s  kill -9 of a {victim}, {seen} stages are committed", flush=True)
         if driver.poll() is not None:
             driver, starts = _start(args.directory, "killed", args.sharding), starts + 1
     code = driver.wait(MOST_S)
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _start(directory: Path, name: str, sharding: str) -> subprocess.Popen[bytes]:
     command = [
         sys.executable, "-m", "elder.jobs.main", "edit", "demo", f"run_id={name}", "model.source=world:tiny",
-        "data.source=world:tiny", "data.edits=48", "stream.stage_size=4", "stream.batch_size=4", "editor.steps=20",
+        "data.source=world:tiny", "data.edits=96", "stream.stage_size=4", "stream.batch_size=4", "editor.steps=20",
         "evaluation.protocols=[generate]", "cluster.workers=2", f"cluster.sharding={sharding}",
         "cluster.max_failures=20", "tracking.mlflow=null", f"tracking.store={directory / 'store'}",
         "tracking.register=null",
@@ -96,6 +95,16 @@ def _kill(driver: subprocess.Popen[bytes], wanted: str) -> str:
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     return "driver"
+
+
+def _progress(driver: subprocess.Popen[bytes], directory: Path, seen: int) -> bool:
+    """Wait until more stages are committed than were seen; False if the driver ends before, or nothing happens."""
+    end = time.monotonic() + MOST_S
+    while driver.poll() is None and time.monotonic() < end:
+        if _commits(directory) > seen:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _commits(directory: Path) -> int:
