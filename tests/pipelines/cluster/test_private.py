@@ -36,12 +36,12 @@ def test_the_states_that_wait_are_those_of_this_ray() -> None:
 
 
 def test_free_resources_are_asked_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray._private.state
+    from ray._private import state
 
-    monkeypatch.setattr(ray._private.state, "available_resources_per_node", lambda: {"n": {"CPU": 2.0}})
+    monkeypatch.setattr(state, "available_resources_per_node", lambda: {"n": {"CPU": 2.0}})
     assert ray_private.free_by_node() == {"n": {"CPU": 2.0}}
     monkeypatch.undo()
-    assert not inspect.signature(ray._private.state.available_resources_per_node).parameters
+    assert not inspect.signature(state.available_resources_per_node).parameters
 
 
 def test_deepspeed_has_what_we_take_of_it() -> None:
