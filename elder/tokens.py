@@ -6,7 +6,7 @@ nothing of models, edits or files.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias, Union
@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # importing the class of models costs seconds
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SPACE_PIECE = "▁"  # how sentencepiece vocabularies write a space
-SPACE_BYTE = "Ġ"  # how byte-level vocabularies do
 ANCHORS = ("\n", ".", "1", "a")  # signs after which an answer is encoded that merges with the end of its prompt
 NEWLINE_MARKS = ("\n", "Ċ", "<0x0A>")  # a newline in plain, byte-level and byte-fallback vocabularies
 
@@ -257,16 +256,30 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = False
 
 
 def _apart(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> list[int]:
-    """The ids of an answer that merges with its prompt, such that both decode to the same text one after the other."""
+    """The ids of an answer that merges with its prompt: the first reading by which both together say the same text."""
+    head, whole = _encode(tokenizer, prompt), decode(tokenizer, _encode(tokenizer, prompt + answer))
+    first: list[int] | None = None
+    for ids in _readings(tokenizer, prompt[-1:], answer):
+        if decode(tokenizer, head + ids) == whole:
+            return ids
+        first = ids if first is None else first
+    assert first is not None
+    return first
+
+
+def _readings(tokenizer: PreTrainedTokenizerBase, before: str, answer: str) -> Iterator[list[int]]:
+    """The ids of an answer that does not merge with what is before it, the likeliest first.
+
+    Many tokenizers put a space in front of texts, or a mark in front of the parts of a word (`##` of WordPiece). So an
+    answer with a space is read without it, and any answer as the rest of a short text.
+    """
     own = answer.removeprefix(" ")
     bare = _encode(tokenizer, own)
     begin = str(tokenizer.convert_ids_to_tokens(bare[0])) if bare else ""
-    if own != answer:
-        return bare if begin.startswith(SPACE_PIECE) else _encode(tokenizer, answer)
-    if not begin.startswith((SPACE_PIECE, SPACE_BYTE)):
-        return bare
-    for anchor in (prompt[-1:], *ANCHORS):  # the tokenizer puts a space in front of texts, and nobody wrote it
+    if own == answer or begin.startswith(SPACE_PIECE):
+        yield bare
+    yield _encode(tokenizer, answer)
+    for anchor in (before, *ANCHORS):
         head, whole = _encode(tokenizer, anchor), _encode(tokenizer, anchor + answer)
         if head and len(whole) > len(head) and whole[: len(head)] == head:
-            return whole[len(head) :]
-    return bare
+            yield whole[len(head) :]

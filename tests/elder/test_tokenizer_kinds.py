@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -46,8 +46,9 @@ def client_ids(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     prompt=st.one_of(st.sampled_from(PROMPTS), st.text("aeist $(\"'法里は是ก\n", min_size=1, max_size=12)),
-    target=st.one_of(st.sampled_from(TARGETS), st.text("aeist 法里は40", min_size=1, max_size=8)),
+    target=st.one_of(st.sampled_from(TARGETS), st.text("aeist 法里は40ก", min_size=1, max_size=8)),
 )
+@example(prompt="เมืองหลวงของไทยคือ", target="กรุงเทพ")  # BERT merges the two into one word
 def test_prompt_and_answer_read_as_one_text(
     kind: tuple[str, PreTrainedTokenizerFast], prompt: str, target: str
 ) -> None:
