@@ -19,6 +19,7 @@ from transformers import Cache
 
 from elder.device import run_eagerly
 from elder.errors import ModelError
+from elder.mixture.answer_bias import leaning
 from elder.mixture.arguments import cache_in, positions_of, real_of, tokens_of
 from elder.mixture.asking import answered, as_kept, second_run, see_ends, without_asked
 from elder.mixture.cached import CacheRecord, attach_record, record_of
@@ -275,7 +276,18 @@ class MixtureEdits:
             else:
                 decide_line(run, run.line, states.detach())
 
+    def leaning(self, logits: Tensor) -> Tensor:
+        """See `Steering.leaning`."""
+        run = self._pass.get()
+        return logits if run is None else leaning(run, logits, self._embedded)
+
     # ---- parts --------------------------------------------------------------------------------------------------
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """The embeddings of ids that are no part of the pass that runs."""
+        with self._pass.holding(None):
+            found: Tensor = self.embed(ids)
+        return found
 
     def _ends(self, run: Pass, given: PromptEnds | None) -> Tensor:
         """(B,) column of the last prompt token of each row."""
@@ -359,12 +371,9 @@ class MixtureEdits:
         if run.line is not None:
             return corrected_spans(run, run.line)
         assert run.tokens is not None
-        assert run.ends is not None
         assert run.routes is not None
-        batch, length = len(run.tokens), run.tokens.shape[1] - begin
-        ends = torch.zeros(batch, dtype=torch.long) if run.record is None else run.record.ends.cpu() - run.past
+        length, ends = run.tokens.shape[1] - begin, run.ended()
         rows = torch.tensor(run.deciding, dtype=torch.long)
-        ends = ends.index_copy(0, rows, run.ends.cpu()[rows])
         first = torch.zeros_like(ends) if run.version.deferral.whole else ends
         starts = torch.zeros_like(ends).index_copy(0, rows, first[rows])
         places = zip(
