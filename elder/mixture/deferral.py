@@ -87,7 +87,7 @@ class HammingDeferral:
     reads_subject = False
     answer_tokens = 0
     may_ask = False
-    bias = None
+    bias: AnswerBias | None = None
 
     def __init__(
         self, router: Router, codes: CodeStore, top_k: int, epsilon: float, keys: KeyMemory | None, whole: bool

@@ -289,21 +289,10 @@ class MixtureEdits:
             found: Tensor = self.embed(ids)
         return found
 
-    def _ends(self, run: Pass, given: PromptEnds | None) -> Tensor:
-        """(B,) column of the last prompt token of each row."""
-        assert run.tokens is not None
-        batch, length = run.tokens.shape[:2]
-        device = run.tokens.device
-        if given is not None:
-            return given.columns.to(device)
-        if run.real is None:
-            return torch.full((batch,), run.past + length - 1, device=device)
-        return run.past + (torch.arange(length, device=device) * run.real).amax(dim=1)
-
     def _decide_later(self, run: Pass, given: PromptEnds | None) -> Pass:
         """Prepare a pass in which rows may have to be routed; reads tokens again where that is needed."""
         assert run.tokens is not None
-        ends = self._ends(run, given)
+        ends = run.prompt_ends(given)
         batch, length = run.tokens.shape[:2]
         layers, experts = run.version.shape
         device = run.tokens.device

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from elder.mixture.cached import CacheRecord
 from elder.mixture.deferral import Deferral
+from elder.mixture.prompt_end import PromptEnds
 from elder.mixture.route import Plan, Routes, Span
 
 T = TypeVar("T")
@@ -122,6 +123,20 @@ class Pass:
     line: Line | None = None
     asking: tuple[Tensor, Routes] | None = None
     kept: Any = None
+
+    def prompt_ends(self, given: PromptEnds | None) -> Tensor:
+        """(B,) column of each row's last prompt token, cached tokens included, if its prompt ends as the caller says.
+
+        None: it ends with the last real token.
+        """
+        assert self.tokens is not None
+        batch, length = self.tokens.shape[:2]
+        device = self.tokens.device
+        if given is not None:
+            return given.columns.to(device)
+        if self.real is None:
+            return torch.full((batch,), self.past + length - 1, device=device)
+        return self.past + (torch.arange(length, device=device) * self.real).amax(dim=1)
 
     def ended(self) -> Tensor:
         """(B,) column among the new tokens of each row's last prompt token, on the CPU; negative: a cached one.

@@ -173,9 +173,13 @@ class KeyedEditor(MixtureEditor):
         self.allocation = torch.cat([self.allocation, drawn.to(self.allocation.device)])
         reach = self._reach(seen.after)
         for edit, most in zip(edits, reach.tolist(), strict=True):
-            record = {"id": edit.id, "prompt": edit.prompt, "subject": edit.subject, "answers": answers_of(edit)}
-            if self._pushes:
-                record["said"] = self._forms(edit)
+            record: dict[str, Any] = {
+                "id": edit.id,
+                "prompt": edit.prompt,
+                "subject": edit.subject,
+                "answers": answers_of(edit),
+            }
+            record |= {"said": self._forms(edit)} if self._pushes else {}
             self.known.append(record if most == UNNAMED else {**record, "reach": most})
         self.keys.add(seen.subject, seen.real, seen.answer, reach)
 
