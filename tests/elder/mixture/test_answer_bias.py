@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import elder
 from elder import make_editor
 from elder.errors import AdapterError
 from elder.mixture.answers import AnswerBias
 from elder.state import pack_json, unpack_json
-from elder.tokens import encode_target
+from elder.tokens import encode_prompt, encode_target
+from tests.elder.chat_templates import TEMPLATES, chat_model, chat_tokenizer
 from tests.elder.edited.talk import INSIDE, OUTSIDE, inputs_of, said
 from tests.elder.tiny import EDITS, OPTIONS, PUSH, logits_of
 
@@ -85,19 +87,20 @@ def test_every_token_of_an_answer_that_is_scored_is_pushed_and_nothing_after_it(
     assert differences(pair, prompt + departed, len(prompt)) == wanted[:3]  # the third was to come, and did not
 
 
-@pytest.mark.parametrize("keep", [1, 2, torch.tensor([-2, -1]), torch.tensor([21, 22])])
+@pytest.mark.parametrize("keep", [1, 2, 3, torch.tensor([-2, -1]), torch.tensor([21, 22]), torch.tensor([20, 22])])
 def test_the_columns_that_are_kept(pair: Any, keep: Any) -> None:
     prompt = inputs_of(pair[0].base, [INSIDE[0]])["input_ids"][0].tolist()
     text = prompt + answer_of(pair[0], 0)[:2]
     assert len(text) == 23
     whole = differences(pair, text, len(prompt))
-    first = len(text) - (keep if isinstance(keep, int) else len(keep))
-    wanted = [(column - first, token) for column, token in whole if column >= first]
+    kept = list(range(len(text)))[-keep:] if isinstance(keep, int) else [k % len(text) for k in keep.tolist()]
+    wanted = [(kept.index(column), token) for column, token in whole if column in kept]
     assert differences(pair, text, len(prompt), logits_to_keep=keep) == wanted
 
 
 @torch.no_grad()
-def test_padding_between_a_prompt_and_its_answer_is_no_text(pair: Any) -> None:
+@pytest.mark.parametrize("keep", [0, 1, torch.tensor([-1])])
+def test_padding_between_a_prompt_and_its_answer_is_no_text(pair: Any, keep: Any) -> None:
     loud = pair[0]
     prompt, answer = inputs_of(loud.base, [INSIDE[1]])["input_ids"][0].tolist(), answer_of(loud, 1)
     mask = torch.tensor([[1] * len(prompt) + [0] * 3])
@@ -107,10 +110,11 @@ def test_padding_between_a_prompt_and_its_answer_is_no_text(pair: Any) -> None:
     positions = torch.tensor([[len(prompt), len(prompt) + 1]])
     step = {"input_ids": torch.tensor([answer[:2]]), "attention_mask": mask, "position_ids": positions}
     ours, theirs = (
-        editor.model(**step, past_key_values=cache, prompt_length=len(prompt)).logits[0]
+        editor.model(**step, past_key_values=cache, prompt_length=len(prompt), logits_to_keep=keep).logits[0]
         for editor, cache in zip(pair, caches, strict=True)
     )
-    assert _changed(ours - theirs) == [(0, answer[1]), (1, answer[2])]
+    both = [(0, answer[1]), (1, answer[2])]
+    assert _changed(ours - theirs) == (both if isinstance(keep, int) and not keep else [(0, answer[2])])
 
 
 def test_a_prompt_that_comes_as_embeddings(pair: Any) -> None:
@@ -120,6 +124,23 @@ def test_a_prompt_that_comes_as_embeddings(pair: Any) -> None:
     answer = said(loud.model, {**given, "attention_mask": inputs["attention_mask"]}, MORE)
     assert answer == [pushed_by_hand(unpushed, INSIDE[1], 1)]
     assert answer[0][:3] == answer_of(loud, 1)[:3]  # three tokens are pushed
+
+
+def test_answers_in_chat_and_as_plain_text_are_both_noted() -> None:
+    tokenizer = chat_tokenizer(TEMPLATES["ChatML"])
+    base = elder.wrap(chat_model(ends=[1]), tokenizer, "tiny:chat", chat="both")
+    made = make_editor("elder-plus", base, **OPTIONS["elder-plus"], answer_bias=PUSH)
+    made.edit(EDITS[:1])
+    forms = unpack_json(made.state_dict()["known"])[0]["said"]
+    assert [tokenizer.decode(form) for form in forms] == ["Tam", " Tam"]
+    for form, answer in zip(base.texts.forms, forms, strict=True):
+        ids = torch.tensor([[*encode_prompt(form, EDITS[0].prompt), *answer]])
+        begin = ids.shape[1] - len(answer)
+        pushed = made.model(input_ids=ids, prompt_length=begin).logits[0].detach()
+        made.edits.version.deferral.bias.size = 0.0
+        plain = made.model(input_ids=ids, prompt_length=begin).logits[0].detach()
+        made.edits.version.deferral.bias.size = PUSH
+        assert {(begin - 1 + i, token) for i, token in enumerate(answer)} <= set(_changed(pushed - plain))
 
 
 def test_edits_note_their_answers_and_give_them_on(pair: Any) -> None:
