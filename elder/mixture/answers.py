@@ -1,13 +1,14 @@
 """What elder-plus knows of the answers of its edits: how long the new one is, and how the old one begins.
 
 The correction of a sequence ends where the new answer ends, so that what follows is the base model's. And a prompt is
-about an edit only if the base model, asked, says or nearly says the old answer. Knows nothing of models.
+about an edit only if the base model, asked, says or nearly says the old answer. And an answer that has been begun can
+be pushed towards its rest. Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -77,3 +78,49 @@ class Answers:
     def unknown(edits: int) -> dict[str, Tensor]:
         """The state of edits that were made before answers were noted: corrections do not end, nobody is asked."""
         return {"length": torch.full((edits,), ENDLESS), "old": torch.full((edits,), UNKNOWN)}
+
+
+class AnswerBias:
+    """The answers of all edits, and how much is added for them.
+
+    Args:
+        size: In nats.
+        answers: Of every edit, by number: the ids of its answer, without what ends it, in each form that it may have.
+    """
+
+    def __init__(self, size: float, answers: Sequence[Sequence[Sequence[int]]]) -> None:
+        self.size, self.answers = size, answers
+        self.longest = max((len(form) for forms in answers for form in forms), default=0)
+
+    def next_ids(self, owner: int, said: Sequence[int]) -> list[int]:
+        """The ids that may come next in the answer of an edit; none if the text is no beginning of it.
+
+        Args:
+            owner: Number of the edit.
+            said: The text since the end of the prompt.
+        """
+        count, text = len(said), list(said)
+        forms = (list(form) for form in self.answers[owner])
+        return list(dict.fromkeys(form[count] for form in forms if len(form) > count and form[:count] == text))
+
+    def along(self, owner: int, said: Sequence[int], new: Sequence[int | None]) -> Iterator[tuple[int, list[int]]]:
+        """What may come next after each new token of a row, as long as there is something.
+
+        Args:
+            owner: Number of the edit that the row is about.
+            said: The text between the end of the prompt and the new tokens.
+            new: The new tokens from the prompt's last one on, or all of them if the prompt ended before. The former is
+                written -1; None is padding, after which nothing comes.
+
+        Yields:
+            Place among `new`, and the ids.
+        """
+        text = list(said)
+        for place, token in enumerate(new):
+            if token is None:
+                continue
+            text += [token] if token >= 0 else []
+            found = self.next_ids(owner, text)
+            if not found:
+                return
+            yield place, found

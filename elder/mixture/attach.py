@@ -32,6 +32,9 @@ class Steering(Protocol):
     def seen_low(self, states: Tensor) -> None:
         """The states where subject keys are taken, (B, T, D)."""
 
+    def leaning(self, logits: Tensor) -> Tensor:
+        """The logits of the pass, (B, K, V), with what is added to them."""
+
 
 class Bench(Protocol):
     """The mixtures on the clone that training runs on, as trainers ask the editor for them."""
@@ -55,6 +58,11 @@ def attach_mixtures(targets: Sequence[nn.Module], steering: Steering) -> None:
 def attach_tap(module: nn.Module, steering: Steering) -> None:
     """Report the input of `module` before it runs."""
     module.register_forward_pre_hook(_Tap(steering))
+
+
+def attach_head(head: nn.Module, steering: Steering) -> None:
+    """Let the logits of a model's head be changed, as the pass says."""
+    head.register_forward_hook(_Head(steering))
 
 
 def listen_low(
@@ -149,6 +157,15 @@ class _Tap:
     def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         check_rows(args[0])
         self.steering.tapped(args[0])
+
+
+class _Head:
+    def __init__(self, steering: Steering) -> None:
+        self.steering = steering
+
+    @eager
+    def __call__(self, _: nn.Module, __: Any, logits: Tensor) -> Tensor:
+        return self.steering.leaning(logits)
 
 
 class _FirstInput:

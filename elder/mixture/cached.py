@@ -30,6 +30,7 @@ class CacheRecord:
         routes: Of all B rows.
         starts: (B,) long, column of the first corrected token of each row; only of rows in scope.
         ends: (B,) long, column of the last prompt token at which the row was routed; -1: not routed yet.
+        complete: No row is in the midst of its answer any more, see `elder.mixture.answer_bias`.
     """
 
     def __init__(self, owner: str, routes: Routes, device: torch.device) -> None:
@@ -38,7 +39,7 @@ class CacheRecord:
         self.ends = torch.full((len(routes),), -1, dtype=torch.long, device=device)
         self._pieces: list[_Piece] = []
         self._step: tuple[Plan | None, int] | None = None  # the plan of one more token of each row, and until when
-        self._settled = False
+        self._settled = self.complete = False
 
     def __len__(self) -> int:
         return len(self.routes)
@@ -133,7 +134,7 @@ class CacheRecord:
         self._changed()
 
     def _changed(self) -> None:
-        self._step, self._settled = None, False
+        self._step, self._settled, self.complete = None, False, False
 
 
 class _Piece:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from elder.mixture.answers import Answers
+from elder.mixture.answers import AnswerBias, Answers
 from elder.mixture.codes import CodeStore
 from elder.mixture.keys import KeyMemory, Match
 from elder.mixture.route import Routes
@@ -47,9 +47,11 @@ class Deferral(Protocol):
         reads_subject: Whether it needs `Prompts.low`.
         answer_tokens: The longest answer that is looked for in a text of unknown parts; 0: none is looked for.
         may_ask: Whether the base is asked about any edit.
+        bias: Pushes answers towards their rest; None: nothing does.
     """
 
     may_ask: bool
+    bias: AnswerBias | None
     whole: bool
     reads_subject: bool
     answer_tokens: int
@@ -85,6 +87,7 @@ class HammingDeferral:
     reads_subject = False
     answer_tokens = 0
     may_ask = False
+    bias: AnswerBias | None = None
 
     def __init__(
         self, router: Router, codes: CodeStore, top_k: int, epsilon: float, keys: KeyMemory | None, whole: bool
@@ -136,6 +139,7 @@ class KeyDeferral:
         trade: Nats of the old answer's log-probability above `least` that make up for an answer similarity of 1 below
             the threshold, see `LENIENT`; None: nothing makes up for it.
         goes_on: (V,) bool, ids that continue the word of the token before; None: subjects need not be whole words.
+        bias: See `Deferral.bias`.
     """
 
     reads_subject = True
@@ -154,8 +158,9 @@ class KeyDeferral:
         least: float | None = None,
         goes_on: Tensor | None = None,
         trade: float | None = None,
+        bias: AnswerBias | None = None,
     ) -> None:
-        self.answers, self.least, self.goes_on, self.trade = answers, least, goes_on, trade
+        self.answers, self.least, self.goes_on, self.trade, self.bias = answers, least, goes_on, trade, bias
         self.may_ask = answers is not None and least is not None and answers.any_old
         self.keys, self.thresholds, self.allocation, self.group_of = keys, thresholds, allocation, group_of
         self.top_k, self.router, self.whole = top_k, router, whole

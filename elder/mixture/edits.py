@@ -19,6 +19,7 @@ from transformers import Cache
 
 from elder.device import run_eagerly
 from elder.errors import ModelError
+from elder.mixture.answer_bias import leaning
 from elder.mixture.arguments import cache_in, positions_of, real_of, tokens_of
 from elder.mixture.asking import answered, as_kept, second_run, see_ends, without_asked
 from elder.mixture.cached import CacheRecord, attach_record, record_of
@@ -275,23 +276,23 @@ class MixtureEdits:
             else:
                 decide_line(run, run.line, states.detach())
 
+    def leaning(self, logits: Tensor) -> Tensor:
+        """See `Steering.leaning`."""
+        run = self._pass.get()
+        return logits if run is None else leaning(run, logits, self._embedded)
+
     # ---- parts --------------------------------------------------------------------------------------------------
 
-    def _ends(self, run: Pass, given: PromptEnds | None) -> Tensor:
-        """(B,) column of the last prompt token of each row."""
-        assert run.tokens is not None
-        batch, length = run.tokens.shape[:2]
-        device = run.tokens.device
-        if given is not None:
-            return given.columns.to(device)
-        if run.real is None:
-            return torch.full((batch,), run.past + length - 1, device=device)
-        return run.past + (torch.arange(length, device=device) * run.real).amax(dim=1)
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """The embeddings of ids that are no part of the pass that runs."""
+        with self._pass.holding(None):
+            found: Tensor = self.embed(ids)
+        return found
 
     def _decide_later(self, run: Pass, given: PromptEnds | None) -> Pass:
         """Prepare a pass in which rows may have to be routed; reads tokens again where that is needed."""
         assert run.tokens is not None
-        ends = self._ends(run, given)
+        ends = run.prompt_ends(given)
         batch, length = run.tokens.shape[:2]
         layers, experts = run.version.shape
         device = run.tokens.device
@@ -359,12 +360,9 @@ class MixtureEdits:
         if run.line is not None:
             return corrected_spans(run, run.line)
         assert run.tokens is not None
-        assert run.ends is not None
         assert run.routes is not None
-        batch, length = len(run.tokens), run.tokens.shape[1] - begin
-        ends = torch.zeros(batch, dtype=torch.long) if run.record is None else run.record.ends.cpu() - run.past
+        length, ends = run.tokens.shape[1] - begin, run.ended()
         rows = torch.tensor(run.deciding, dtype=torch.long)
-        ends = ends.index_copy(0, rows, run.ends.cpu()[rows])
         first = torch.zeros_like(ends) if run.version.deferral.whole else ends
         starts = torch.zeros_like(ends).index_copy(0, rows, first[rows])
         places = zip(

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from elder.errors import ModelError
+from elder.mixture.answer_bias import said_since
 from elder.mixture.asking import without_asked
 from elder.mixture.deferral import Prompts
 from elder.mixture.pass_info import Line, Pass, Request
@@ -152,7 +153,8 @@ def note_line(run: Pass, line: Line, owner: str) -> None:
         before = known is not None and known.routes is not None
         if line.final[row] or before:
             end = known.end if known is not None and before else line.past[row] + line.spans[row].length - 1
-            requests.append(Request(run.routes.at(torch.tensor([row], device=run.routes.inside.device)), None, end))
+            route = run.routes.at(torch.tensor([row], device=run.routes.inside.device))
+            requests.append(Request(route, None, end, said=said_since(run, line, row)))
         else:
             seen = _seen_of(run, line, row)
             requests.append(Request(None, None if seen is None else seen[None], ids=_ids_of(run, line, row)[None]))

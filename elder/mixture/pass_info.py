@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from elder.mixture.cached import CacheRecord
 from elder.mixture.deferral import Deferral
+from elder.mixture.prompt_end import PromptEnds
 from elder.mixture.route import Plan, Routes, Span
 
 T = TypeVar("T")
@@ -47,12 +48,14 @@ class Request:
         low: (1, P, D) states of the prompt tokens so far, where subject keys are taken; only while it has not ended.
         end: Place of its last prompt token among all its tokens; -1 while it has not ended.
         ids: (1, P) those tokens; only while it has not ended.
+        said: The tokens since then, as far as answers are long; only where these are pushed, see `AnswerBias`.
     """
 
     routes: Routes | None
     low: Tensor | None
     end: int = -1
     ids: Tensor | None = None
+    said: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,33 @@ class Pass:
     line: Line | None = None
     asking: tuple[Tensor, Routes] | None = None
     kept: Any = None
+
+    def prompt_ends(self, given: PromptEnds | None) -> Tensor:
+        """(B,) column of each row's last prompt token, cached tokens included, if its prompt ends as the caller says.
+
+        None: it ends with the last real token.
+        """
+        assert self.tokens is not None
+        batch, length = self.tokens.shape[:2]
+        device = self.tokens.device
+        if given is not None:
+            return given.columns.to(device)
+        if self.real is None:
+            return torch.full((batch,), self.past + length - 1, device=device)
+        return self.past + (torch.arange(length, device=device) * self.real).amax(dim=1)
+
+    def ended(self) -> Tensor:
+        """(B,) column among the new tokens of each row's last prompt token, on the CPU; negative: a cached one.
+
+        Of rows whose prompt has not ended there is nothing to know.
+        """
+        assert self.tokens is not None
+        assert self.ends is not None or not self.deciding
+        rows = torch.tensor(self.deciding, dtype=torch.long)
+        ends = torch.zeros(len(self.tokens), dtype=torch.long)
+        if self.record is not None:
+            ends = self.record.ends.cpu() - self.past
+        return ends if self.ends is None else ends.index_copy(0, rows, self.ends.cpu()[rows])
 
 
 def moved(value: T, device: torch.device) -> T:

@@ -53,6 +53,7 @@ class StagedConfig(Settings):
         "editor.replaces": "prompt",
         "editor.center": "first",
         "editor.trade": None,
+        "editor.answer_bias": 0.0,
     }
 
     if TYPE_CHECKING:  # every kind declares these with its own help, and in its own order

@@ -10,9 +10,11 @@ import torch
 
 from elder.base import Base, Editor
 from elder.editors.make import make_editor
+from elder.state import pack_json, unpack_json
+from elder.tokens import encode_target
 from tests.double import in_double
 from tests.elder.edited.talk import Alone
-from tests.elder.tiny import EDITS, FAMILIES, METHODS, OPTIONS, make_base
+from tests.elder.tiny import EDITS, FAMILIES, METHODS, OPTIONS, PUSH, make_base
 
 
 @pytest.fixture(scope="session")
@@ -80,17 +82,20 @@ def loud_of(edited_once: Callable[..., Editor]) -> Callable[..., Editor]:
     """The editor of `edited_once` with larger maps, so that a correction that is lost shows. Tests must not change it.
 
     Routing does not read the maps, so the scope is the same. Elder-plus asks the base about every other edit, which
-    always agrees.
+    always agrees, and pushes answers that have been begun: some of them to their end, some not far enough.
     """
 
     @cache
     def make(method: str, family: str, dtype: torch.dtype = torch.float32) -> Editor:
         quiet = edited_once(method, family, dtype)
-        agreed = {"ask_base": ALWAYS} if method == "elder-plus" else {}
+        agreed = {"ask_base": ALWAYS, "answer_bias": PUSH} if method == "elder-plus" else {}
         editor = make_editor(method, quiet.base, **OPTIONS[method], **agreed)
         state = quiet.state_dict()
         if agreed:
             state["answers.old"][::2] = 5
+            answers = [encode_target(quiet.base.texts, edit.prompt, edit.target) for edit in EDITS]
+            known = zip(unpack_json(state["known"]), answers, strict=False)
+            state["known"] = pack_json([{**record, "said": [answer]} for record, answer in known])
         for name in state:
             if name.startswith("mixtures.") and name.endswith(".b"):
                 state[name] = state[name] * LOUD[method]

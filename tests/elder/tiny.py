@@ -47,6 +47,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+PUSH = 2.0  # nats for the next token of an answer, in editors whose maps are larger than they were learnt
+
 FACTS = (
     ("The river of", "Arlo", "Tam", "Arlo lies on the river", "By which river is Arlo built? The"),
     ("The mayor of", "Brend", "Ula", "Brend is governed by", "Who is mayor in Brend? It is"),

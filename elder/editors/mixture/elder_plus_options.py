@@ -20,6 +20,7 @@ class ElderPlusOptions(ElderOptions):
         "replaces": "prompt",
         "center": "first",
         "trade": None,
+        "answer_bias": 0.0,
     }
 
     layers: Layers | None = setting(None, "blocks that get a mixture; default: the last three eighths")
@@ -54,6 +55,11 @@ class ElderPlusOptions(ElderOptions):
         8.0,
         "where the base is asked: nats of the old answer's log-probability above `ask_base` that make up for an answer "
         "key whose similarity is 1 too low (by 0.25 at most); null: nothing makes up for it",
+    )
+    answer_bias: NotNegative = setting(
+        0.0,
+        "nats added to the logit of the new answer's next token while the text since the prompt is a beginning of it; "
+        "0: none",
     )
     after_answer: Literal["base", "edited"] = setting(
         "base", "what generates the text after the new answer; base: the correction ends with the answer"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,14 +22,14 @@ from elder.editors.mixture.mixture_editor import MixtureEditor
 from elder.editors.mixture.old_answers import old_answers
 from elder.editors.mixture.supersession import Contention, answers_of, corrected, may_correct
 from elder.errors import ModelError
-from elder.mixture.answers import UNKNOWN, Answers
+from elder.mixture.answers import UNKNOWN, AnswerBias, Answers
 from elder.mixture.codes import CodeStore
 from elder.mixture.deferral import Deferral, HammingDeferral, KeyDeferral
 from elder.mixture.keys import ANYWHERE, UNNAMED, KeyMemory, ThresholdCalibrator
 from elder.mixture.replay_buffer import ReplayBuffer
 from elder.mixture.route import ENDLESS
 from elder.mixture.router import Router
-from elder.mixture.samples import Row
+from elder.mixture.samples import Row, encode_rows
 from elder.models.anatomy import Anatomy
 from elder.runtime import told_by_first
 from elder.state import pack_json, unpack_json
@@ -101,6 +102,10 @@ class KeyedEditor(MixtureEditor):
     def _routed(self) -> bool:
         return self.options.routing == "router" or self.options.gate == "hamming"
 
+    @property
+    def _pushes(self) -> bool:
+        return self.options.answer_bias > 0 and self.options.gate == "keys"
+
     def _deferral(self) -> Deferral:
         return self._rule(copy.deepcopy(self.router).requires_grad_(False), copy.deepcopy(self.codes))
 
@@ -123,6 +128,7 @@ class KeyedEditor(MixtureEditor):
             o.ask_base,
             self.goes_on,
             o.trade,
+            AnswerBias(o.answer_bias, [record.get("said", ()) for record in self.known]) if self._pushes else None,
         )
 
     def _weights(self, owners: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -167,9 +173,23 @@ class KeyedEditor(MixtureEditor):
         self.allocation = torch.cat([self.allocation, drawn.to(self.allocation.device)])
         reach = self._reach(seen.after)
         for edit, most in zip(edits, reach.tolist(), strict=True):
-            record = {"id": edit.id, "prompt": edit.prompt, "subject": edit.subject, "answers": answers_of(edit)}
+            record: dict[str, Any] = {
+                "id": edit.id,
+                "prompt": edit.prompt,
+                "subject": edit.subject,
+                "answers": answers_of(edit),
+            }
+            record |= {"said": self._forms(edit)} if self._pushes else {}
             self.known.append(record if most == UNNAMED else {**record, "reach": most})
         self.keys.add(seen.subject, seen.real, seen.answer, reach)
+
+    def _forms(self, edit: Edit) -> list[list[int]]:
+        """The ids of an edit's answer in each form in which it is trained, without what ends it."""
+        plain, trained = (
+            [list(row.answer) for row in encode_rows(self.base.texts, [edit.prompt], edit.target, 0, end)]
+            for end in ("none", self.options.terminator)
+        )
+        return [_common_beginning(*pair) for pair in zip(plain, trained, strict=True)]
 
     def _reach(self, after: Tensor) -> Tensor:
         """(E,) tokens that may follow the subjects of new edits, from how many do in their own prompts."""
@@ -277,6 +297,9 @@ class KeyedEditor(MixtureEditor):
         heirs = [(number, r["heir"]) for number, r in enumerate(records) if isinstance(r, dict) and "heir" in r]
         if not all(type(heir) is int and number < heir < edits for number, heir in heirs):
             wrong.append("'known' names heirs that are not there")
+        size = int(self.base.model.config.get_text_config().vocab_size)
+        if not all(_are_ids(r["said"], size) for r in records if isinstance(r, dict) and "said" in r):
+            wrong.append("'known' has answers that are no ids")
         if edits and not 0 <= int(state["group_of"].min()) <= int(state["group_of"].max()) < self._groups_in(state):
             wrong.append("'group_of' names groups that are not there")
         return [
@@ -324,3 +347,14 @@ class KeyedEditor(MixtureEditor):
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _common_beginning(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """What two answers share; a full stop at the end may have merged with the last word."""
+    return [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+
+
+def _are_ids(forms: Any, size: int) -> bool:
+    """Whether a value from a file is a list of lists of ids below `size`."""
+    lists = isinstance(forms, list) and all(isinstance(form, list) for form in forms)
+    return lists and all(type(token) is int and 0 <= token < size for form in forms for token in form)

@@ -24,7 +24,7 @@ from elder.errors import ModelError
 from elder.forward.partial import PartialForward
 from elder.forward.shortcuts import FirstBlock, LastBlock
 from elder.forward.suffix import SuffixTrainer
-from elder.mixture.attach import Low, attach_mixtures, attach_tap, listen_low
+from elder.mixture.attach import Low, attach_head, attach_mixtures, attach_tap, listen_low
 from elder.mixture.deferral import Deferral
 from elder.mixture.edits import MixtureEdits
 from elder.mixture.lora import LowRankMixture, initial_bound
@@ -88,6 +88,8 @@ class MixtureEditor(Asking):
         targets = [parts.target(layer, self.options.target) for layer in self.layers]
         attach_mixtures(targets, self.edits)
         if model is self.model:
+            if self._pushes:
+                attach_head(model.get_output_embeddings(), self.edits)  # type: ignore[no-untyped-call]
             tell_apart(m for m in (*targets, self._tap(parts)) if dimensions(m) is not None)
 
     def _trainers(self) -> None:
@@ -125,6 +127,11 @@ class MixtureEditor(Asking):
     def _low_block(self) -> int:
         """Where the states of subjects are read; 0: the token embeddings."""
         return 0
+
+    @property
+    def _pushes(self) -> bool:
+        """Whether logits are changed beside the edited maps."""
+        return False
 
     def _deferral(self) -> Deferral:
         """The present routing rule, as a snapshot."""

@@ -72,16 +72,16 @@ def together(model: Any, base: Base, **config: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("budget", [16, 512])
-def test_requests_decoded_together_say_what_they_say_alone(edited: Any, base: Base, method: str, budget: int) -> None:
+def test_requests_decoded_together_say_what_they_say_alone(loud: Any, base: Base, method: str, budget: int) -> None:
     if method == "elder" and budget == 16:
         with pytest.raises(ModelError, match=r"corrects whole prompts: raise max_batch_tokens"):
-            together(edited.model, base, max_batch_tokens=budget)
+            together(loud.model, base, max_batch_tokens=budget)
         return
-    wanted, plain = alone(edited.model, base), alone(base.model, base)
+    wanted, plain = alone(loud.model, base), alone(base.model, base)
     assert wanted != plain  # the edits make a difference
-    assert together(edited.model, base, max_batch_tokens=budget) == wanted
-    with edited.disabled():
-        assert alone(edited.model, base) == plain
+    assert together(loud.model, base, max_batch_tokens=budget) == wanted
+    with loud.disabled():
+        assert alone(loud.model, base) == plain
 
 
 def test_correcting_whole_prompts_needs_them_whole(base: Base) -> None:
