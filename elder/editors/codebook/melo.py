@@ -13,6 +13,7 @@ generated.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -68,7 +69,7 @@ class MeloEditor(MixtureEditor):
         self.clusters = Clusters(width, o.radius, same, self.base.runtime.device)
         self.ids: list[str] = []
         self._block = nn.ModuleList()  # the block that is being trained, a map for each edited layer
-        self._distances = torch.zeros(0)
+        self._apart = _Apart([], [])
 
     def _tap(self, parts: Anatomy) -> nn.Module:
         return parts.target(self.key_layer, self.options.target)
@@ -165,36 +166,42 @@ class MeloEditor(MixtureEditor):
         before, number = self.clusters, len(self.blocks[0])
         owners = [len(self.ids) + row.owner for row in rows]
         grown = before.snapshot()
-        self._distances = grown.add(keys, [row.answer for row in rows], number, owners)
+        nearest = grown.add(keys, [row.answer for row in rows], number, owners)
         if self.base.runtime.world_size > 1:
             count = len(before.radius)
             grown.settle(before, tensors_by_first(lambda: grown.since(count), self.base.runtime))
         for blocks, trained in zip(self.blocks, self._block, strict=True):
             assert isinstance(trained, LowRankMixture)
             blocks.add(trained.a, trained.b)
+        self._apart = _Apart.of(keys, rows, nearest)
         self.clusters, self._block = grown, nn.ModuleList()
         self.ids += [edit.id for edit in edits]
 
     def _notes(self) -> dict[str, float]:
-        known = self._distances[self._distances.isfinite()]
-        nearest = {"nearest_center": float(known.median())} if len(known) else {}
+        clusters = self.clusters
         return {
             "blocks": float(len(self.blocks[0])),
-            "clusters": float(len(self.clusters)),
-            "conflicts": float(self.clusters.conflicts),
-            "forgotten": float(self.clusters.forgotten),
-            "replaced": float(self.clusters.replaced),
-            **nearest,
+            "clusters": float(len(clusters)),
+            "conflicts": float(clusters.conflicts),
+            "forgotten": float(clusters.forgotten),
+            "replaced": float(clusters.replaced),
+            **self._apart.notes(),
         }
 
     def _warnings(self) -> tuple[str, ...]:
-        lost, kept = self.clusters.forgotten, int((self.clusters.cluster >= 0).sum())
-        if not lost:
-            return ()
-        return (
-            f"{lost} of {lost + kept} prompts of edits have lost their place to edits with other answers, so that they "
-            "are answered by the base or by another edit; a smaller editor.radius helps",
-        )
+        found, lost, kept = [], self.clusters.forgotten, int((self.clusters.cluster >= 0).sum())
+        if lost:
+            found.append(
+                f"{lost} of {lost + kept} prompts of edits have lost their place to edits with other answers, so that "
+                "they are answered by the base or by another edit; a smaller editor.radius helps"
+            )
+        wordings = self._apart.notes().get("between_wordings", 0.0)
+        if self.options.radius < wordings:
+            found.append(
+                f"editor.radius {self.options.radius:g} is less than the distance between two wordings of an edit "
+                f"(median {wordings:.3g}), so that other wordings than the trained ones are hardly in scope"
+            )
+        return tuple(found)
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
@@ -226,6 +233,33 @@ class MeloEditor(MixtureEditor):
         self.clusters = self.clusters.snapshot()
         self.clusters.load(_clusters_in(state))
         self.ids = unpack_json(state["ids"])
+
+
+class _Apart:
+    """How far the keys of one batch are apart, so that a radius can be chosen.
+
+    Args:
+        wordings: Of each other wording, the distance to its edit's prompt.
+        centers: Of each key, the distance to the nearest centre that was there before it.
+    """
+
+    def __init__(self, wordings: list[float], centers: list[float]) -> None:
+        self.wordings, self.centers = wordings, centers
+
+    @classmethod
+    def of(cls, keys: Tensor, rows: Sequence[Row], centers: Tensor) -> _Apart:
+        """From keys (R, Q), their rows, and (R,) distances to centres."""
+        first: dict[int, int] = {}
+        for number, row in enumerate(rows):
+            first.setdefault(row.owner, number)
+        others = [number for number, row in enumerate(rows) if first[row.owner] != number]
+        own = [first[rows[number].owner] for number in others]
+        return cls((keys[others] - keys[own]).norm(dim=1).tolist(), centers[centers.isfinite()].tolist())
+
+    def notes(self) -> dict[str, float]:
+        """Medians, where there is anything."""
+        named = {"between_wordings": self.wordings, "nearest_center": self.centers}
+        return {name: statistics.median(values) for name, values in named.items() if values}
 
 
 def _clusters_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

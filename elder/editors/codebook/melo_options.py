@@ -10,7 +10,7 @@ from elder.options.fields import Count, Layers, Positive, Rate, Settings, Whole,
 
 
 class MeloOptions(Settings):
-    """MELO, neuron-indexed dynamic LoRA (AAAI 2024). Defaults are the reference's for GPT2-XL where they fit any model.
+    """MELO, neuron-indexed dynamic LoRA (AAAI 2024). Rank, factor and rate are those of the reference for zsRE.
 
     The reference multiplies a block's map by the number of blocks that it has set aside, and draws A within
     1/sqrt(that number x rank), so that its answers depend on an allocation. Here both are options.
@@ -28,8 +28,10 @@ class MeloOptions(Settings):
     init_bound: Positive | None = setting(
         None, "A is uniform within this; default: 1/sqrt(in); reference: 1/sqrt(blocks set aside x rank)"
     )
-    radius: Positive = setting(0.5, "radius of a new cluster of keys (R0), in units of the key; belongs to the model")
-    lr: Rate = setting(1e-3, "learning rate of Adam, which starts afresh with every batch")
+    radius: Positive = setting(
+        0.5, "radius of a new cluster of keys (R0), in the units of keys; see docs/melo.md for how to choose it"
+    )
+    lr: Rate = setting(1e-2, "learning rate of Adam, which starts afresh with every batch")
     steps: Count = setting(50, "optimiser steps a batch", le=1_000_000)
     lr_decay_every: Count = setting(20, "steps after which the learning rate is multiplied by `lr_decay`")
     lr_decay: Rate = setting(0.5, "factor of the learning rate after every `lr_decay_every` steps; 1: none", le=1)
