@@ -44,6 +44,10 @@ _ENTRIES = (
         "MELO (2024): a low-rank block for each batch, looked up by clusters of keys at the prompt's end",
     ),
     _entry(
+        "grace", "codebook", "Grace",
+        "GRACE (2023): a stored value takes the place of one map's output where the prompt's end is near a stored key",
+    ),
+    _entry(
         "rome", "weights", "Rome",
         "ROME (2022): one fact at a time, exactly, by a rank-one change of one block",
     ),

@@ -116,15 +116,20 @@ class SuffixTrainer:
             prepared.append(Prepared(batch, packed, hidden, query, tuple(i for i, _ in part), memo))
         return prepared
 
-    def answer_losses(self, part: Prepared, gates: Tensor) -> Tensor:
+    def answer_losses(self, part: Prepared, gates: Tensor, keep: Tensor | None = None) -> Tensor:
         """Summed cross-entropy of each row's answer under gates (L, R, N), with gradients to the mixtures.
+
+        Args:
+            part: The rows.
+            gates: Of each row.
+            keep: (P, T) bool, the tokens that are corrected; None: all.
 
         Returns:
             (R,).
         """
         packed = part.packed
         with ExitStack() as only:
-            only.enter_context(self.bench.imposing(Plan(self._spread(packed, gates))))
+            only.enter_context(self.bench.imposing(Plan(self._spread(packed, gates), keep=keep)))
             only.enter_context(self.partial.only_from(self.layers[0], part.hidden))
             only.enter_context(self.entry.replaying(part.memo))
             only.enter_context(self.exit.keeping(packed.kept if self._trims else None, packed.places))

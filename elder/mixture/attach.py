@@ -102,7 +102,7 @@ def corrected(
     Args:
         x: (B, T, in) its input.
         y: (B, T, out) the output of the base module.
-        groups: The low-rank maps of this layer, by group.
+        groups: The low-rank maps of this layer, by group. Those that have `replaces` give outputs, not corrections.
         gates: Those of this layer, see `Plan.gates`.
         plan: Which tokens are corrected.
         layer: Number of the edited layer, for a plan that serves many passes.
@@ -110,6 +110,8 @@ def corrected(
     Returns:
         (B, T, out); `y` itself, bit for bit, wherever nothing is corrected.
     """
+    if getattr(groups[plan.parts[0][0]], "replaces", False):
+        return _replaced(x, y, groups, gates, plan, layer)
     if plan.tokens is None:
         flat = gates.dim() == 2 and len(gates) == x.shape[0] * x.shape[1]
         delta = _delta(x.flatten(0, 1) if flat else x, groups, gates, plan, layer).to(y.dtype)
@@ -119,6 +121,18 @@ def corrected(
     result = y.clone(memory_format=torch.contiguous_format)
     tokens = result.view(-1, y.shape[-1])
     tokens[plan.tokens] = tokens[plan.tokens] + delta
+    return result
+
+
+def _replaced(x: Tensor, y: Tensor, groups: Sequence[Any], gates: Tensor, plan: Plan, layer: int | None) -> Tensor:
+    """As `corrected`, where the maps give the outputs themselves."""
+    if plan.tokens is None:
+        made = _delta(x, groups, gates.view(*x.shape[:-1], -1), plan, layer).to(y.dtype).view_as(y)
+        return made if plan.keep is None else torch.where(plan.keep[..., None], made, y)
+    result = y.clone(memory_format=torch.contiguous_format)
+    result.view(-1, y.shape[-1])[plan.tokens] = _delta(x.flatten(0, 1)[plan.tokens], groups, gates, plan, layer).to(
+        y.dtype
+    )
     return result
 
 

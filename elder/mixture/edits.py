@@ -348,7 +348,7 @@ class MixtureEdits:
                 found, ends = self._look_back(run, states, rows, ends, found)
         if run.real is not None:  # padding between a prompt and what is generated after it takes no share of the answer
             padding = ~run.real.to(device)[rows] & (torch.arange(length, device=device) > ends[:, None])
-            found = replace(found, length=found.length + padding.sum(1))
+            found = replace(found, length=found.length + padding.sum(1) * (found.length > 0))
         run.routes = run.routes.put(rows, without_asked(run, rows, found) if self.head is not None else found)
         local = torch.zeros_like(ends) if deferral.whole else ends
         run.starts = run.starts.index_copy(0, rows, local + run.past)

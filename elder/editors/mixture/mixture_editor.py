@@ -127,6 +127,10 @@ class MixtureEditor(Asking):
         """The module of a model whose input (or output, see `tap_output`) routes a sequence."""
         raise NotImplementedError
 
+    def _routed_below(self) -> int:
+        """The blocks below this one are enough to route a sequence."""
+        return self.layers[0]
+
     def _low_block(self) -> int:
         """Where the states of subjects are read; 0: the token embeddings."""
         return 0
@@ -248,7 +252,7 @@ class MixtureEditor(Asking):
             "logits_to_keep": 1,
         }
         off = self.edits.off
-        with torch.no_grad(), self.edits.probing(inputs) as run, self._partial.only_below(self.layers[0]):
+        with torch.no_grad(), self.edits.probing(inputs) as run, self._partial.only_below(self._routed_below()):
             self._clone(**run.kwargs)
             self._partial.reached()
         if self.edits.any_asks(run):

@@ -1,4 +1,4 @@
-"""Memory of MELO by hand: GPT2-XL, width 1600, inner 6400; 1,000 edits in batches of 4, blocks of rank 2 in two maps."""
+"""Memory of MELO by hand: GPT2-XL, width 1600, inner 6400; batches of 4 edits, blocks of rank 2 in two maps."""
 
 from __future__ import annotations
 
