@@ -59,7 +59,7 @@ TABLE: Mapping[str, Small] = {
     ),
     "grace": Small(
         {"layers": (2,), "steps": 8, "lr": 0.1, "batch_size": 3, "radius": 0.05},
-        {"layers": (2,), "steps": 60, "lr": 0.3, "radius": 0.05, "value_init": "warm"},
+        {"layers": (2,), "steps": 60, "lr": 1.0, "radius": 0.05, "value_init": "warm"},
     ),
     "rome": Small({**FOUND, "layers": (1,), "batch_size": 1}, {**STRONG, "layers": (2,)}),
     "memit": Small({**FOUND, "layers": (1, 2), "ridge": 0.1}, {**STRONG, "ridge": 1e-2}),
