@@ -13,6 +13,8 @@ from elder.pipelines.planning.memory_blocks import FORMULAS as BLOCK_FORMULAS
 from elder.pipelines.planning.memory_blocks import block_bytes, block_parameters, keeps_blocks
 from elder.pipelines.planning.memory_factors import FORMULAS as FACTOR_FORMULAS
 from elder.pipelines.planning.memory_factors import TRAINING_FORMULAS, factor_bytes, is_trained, reads_factors
+from elder.pipelines.planning.memory_values import FORMULAS as VALUE_FORMULAS
+from elder.pipelines.planning.memory_values import keeps_values, value_bytes, value_parameters
 from elder.pipelines.planning.memory_weights import FORMULAS as WEIGHT_FORMULAS
 from elder.pipelines.planning.memory_weights import change_bytes, statistics_bytes, takes_statistics, value_rows
 from elder.pipelines.planning.shapes import ModelShape
@@ -35,7 +37,7 @@ class MemoryEstimate:
         gathered: Under zero3 the weights that are whole for a moment: the two largest neighbouring blocks or the
             embedding, whichever is more, x b.
         adapters: 16 bytes for each adapter parameter (fp32 weight, gradient, two Adam moments), on every worker; for
-            other methods what `change_bytes`, `factor_bytes` and `block_bytes` say.
+            other methods what `change_bytes`, `factor_bytes`, `block_bytes` and `value_bytes` say.
         training: Activations kept for the backward pass, see `training_bytes`.
         evaluation: KV cache and logits of one generation batch, see `evaluation_bytes`.
         statistics: Second moments of keys and what solving makes of them, see `statistics_bytes`.
@@ -78,6 +80,8 @@ def formulas(config: StagedConfig) -> tuple[str, ...]:
         own = TRAINING_FORMULAS if is_trained(config) else FACTOR_FORMULAS
     elif keeps_blocks(config):
         own = BLOCK_FORMULAS
+    elif keeps_values(config):
+        own = VALUE_FORMULAS
     elif not trains_maps(config):
         own = (NO_FORMULA,)
     return (*FORMULAS[:2], *own, *FORMULAS[3:])
@@ -96,6 +100,8 @@ def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, .
         adapters = factor_bytes(config, shape, blocks)
     elif keeps_blocks(config):
         adapters = block_bytes(config, shape, blocks)
+    elif keeps_values(config):
+        adapters = value_bytes(config, shape)
     else:
         adapters = adapter_parameters(config, shape) * ADAPTER_BYTES
     statistics = statistics_bytes(config, shape, blocks)
@@ -126,9 +132,12 @@ def trains_maps(config: StagedConfig) -> bool:
 def adapter_parameters(config: StagedConfig, shape: ModelShape) -> int:
     """Trained parameters: for each edited block N x (r x (in + out)) and a router N x (query width + 1).
 
-    Of a method that adds blocks see `block_parameters`; none for methods that train no such maps.
+    Of methods that add blocks or values see `block_parameters`, `value_parameters`; none for methods that train no
+    such maps.
     """
     options = config.editor.options
+    if keeps_values(config):
+        return value_parameters(config, shape)
     if keeps_blocks(config):
         return block_parameters(config, shape, len(edited_blocks(config, shape)))
     if not trains_maps(config):
