@@ -1,8 +1,8 @@
 """The table of countries and cities, read from `countries.tsv` and `cities.tsv` beside this file.
 
-A cell holds one value or several, separated by `;`: all are official, the first is the main one. `-` means that the
-table takes no side, because the matter is disputed or not settled; an empty cell means that there is nothing (an
-island borders nobody). Knows nothing of edits.
+A cell holds one value or several, separated by `;`: all are official, at least in a region, and the first is the main
+one. `-` means that the table takes no side, because the matter is disputed or not settled; an empty cell means that
+there is nothing (an island borders nobody). Knows nothing of edits.
 """
 
 from __future__ import annotations
