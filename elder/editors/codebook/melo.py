@@ -159,7 +159,7 @@ class MeloEditor(MixtureEditor):
             mine += list(zip(part.query[:real].float().cpu(), last[number][:real].tolist(), strict=True))
         merged = merge_shares(self.base.runtime.gather_objects(mine))[:count]
         keys = torch.stack([key for key, _ in merged]).to(self.base.runtime.device)
-        return tensors_by_first(lambda: [keys], self.base.runtime)[0], torch.tensor([loss for _, loss in merged])
+        return keys, torch.tensor([loss for _, loss in merged])
 
     def _store(self, keys: Tensor, rows: Sequence[Row], edits: Sequence[Edit]) -> None:
         """Put the keys into clusters as the first rank does, and the trained block beside the others. Collective."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from elder.base import Base
+from elder.editors.codebook.blocks import Blocks
 from elder.editors.codebook.clusters import Clusters
 from elder.editors.make import make_editor
 from elder.errors import AdapterError, ConfigError, ModelError
@@ -20,6 +21,7 @@ from elder.models.load import wrap_base
 from elder.state import state_digest
 from elder.tokens import encode_prompt, pad_id
 from tests.double import trained_apart, worst
+from tests.elder.editors.test_two_processors import on_two_processors
 from tests.elder.tiny import EDITS, OTHERS, ThreadRuntime, greedy, logits_of, on_ranks, padded, padded_right, real_rows
 
 SMALL: dict[str, Any] = {"layers": (2, 3), "steps": 8, "batch_size": 2, "radius": 0.05, "lr": 1e-2}
@@ -151,17 +153,23 @@ def test_a_radius_that_cannot_work_is_told(base: Base) -> None:
     assert not any("wordings of an edit" in text for text in wide.warnings)
 
 
-def test_a_batch_that_fails_leaves_nothing(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("broken", "after"), [(Clusters, 1), (Blocks, 1), (Blocks, 2)])
+def test_a_batch_that_fails_leaves_nothing(
+    base: Base, broken: Any, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     editor = melo(base)
     editor.edit(EDITS[:2])
     before, said = state_digest(editor.state_dict()), logits_of(editor.model, padded(base, PROMPTS))
-    whole = Clusters.add
+    whole, calls = broken.add, []
 
-    def broken(self: Clusters, *given: Any) -> Any:
-        whole(self, *given)
-        raise RuntimeError("full")
+    def full(self: Any, *given: Any) -> Any:
+        calls.append(1)
+        found = whole(self, *given)
+        if len(calls) == after:
+            raise RuntimeError("full")
+        return found
 
-    monkeypatch.setattr(Clusters, "add", broken)
+    monkeypatch.setattr(broken, "add", full)
     with pytest.raises(RuntimeError, match="full"):
         editor.edit(EDITS[2:4])
     monkeypatch.undo()
@@ -198,6 +206,21 @@ def test_ranks_reach_the_state_of_one_process(double: Base, world_size: int) -> 
     assert wanted["blocks.0.b"].dtype == torch.float64
     assert len({state_digest(state) for state in ranks}) == 1
     assert not worst(ranks[0], wanted, trained_apart(steps=16, lr=1e-3, terms=10 * 40 + 128))
+
+
+def test_ranks_that_round_otherwise_have_one_store(base: Base) -> None:
+    """With keys that extend clusters and cut them: the first rank's centres and radii are everybody's."""
+
+    def program(runtime: ThreadRuntime) -> Any:
+        editor = melo(wrap_base(base.model, base.tokenizer, base.source, runtime), radius=9.0)
+        receipt = editor.edit([*(replace(edit, target="Tam") for edit in EDITS[:4]), EDITS[4]])
+        return editor.state_dict(), receipt.notes
+
+    (first, notes), (other, _) = on_two_processors(program)
+    rows = sum(len(edit.training_prompts) for edit in EDITS[:5])
+    assert notes["clusters"] < rows - notes["conflicts"]  # some were extended
+    assert notes["conflicts"] > 0
+    assert [name for name in first if not torch.equal(first[name], other[name])] == []
 
 
 def test_the_key_comes_from_below_the_blocks(base: Base) -> None:
