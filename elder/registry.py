@@ -69,6 +69,10 @@ _ENTRIES = (
         "MALMEN (2024): as MEND, the changes of many facts reconciled by a regression",
         trainable=True,
     ),
+    _entry(
+        "lookup", "baselines", "Lookup",
+        "baseline: the stored answer of the edit whose words a prompt shares; nothing is learnt",
+    ),
 )  # fmt: skip
 
 METHODS: Mapping[str, Method] = types.MappingProxyType({entry.name: entry for entry in _ENTRIES})

@@ -71,6 +71,7 @@ TABLE: Mapping[str, Small] = {
         {"trained": "none", "layers": (1, 3), "lr": 0.3},
         {"layers": [1, 3], "rank": 4, "lr": 1e-2, "meta_lr": 1e-3, "chunk": 8},
     ),
+    "lookup": Small({"batch_size": 3}, {"terminator": "none"}),
 }  # fmt: skip
 
 

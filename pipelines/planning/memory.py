@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.planning.memory_factors import FORMULAS as FACTOR_FORMULAS
 from elder.pipelines.planning.memory_factors import TRAINING_FORMULAS, factor_bytes, is_trained, reads_factors
+from elder.pipelines.planning.memory_texts import FORMULAS as TEXT_FORMULAS
+from elder.pipelines.planning.memory_texts import keeps_texts, text_bytes
 from elder.pipelines.planning.memory_weights import FORMULAS as WEIGHT_FORMULAS
 from elder.pipelines.planning.memory_weights import change_bytes, statistics_bytes, takes_statistics, value_rows
 from elder.pipelines.planning.shapes import ModelShape
@@ -74,6 +76,8 @@ def formulas(config: StagedConfig) -> tuple[str, ...]:
         own = WEIGHT_FORMULAS
     elif reads_factors(config):
         own = TRAINING_FORMULAS if is_trained(config) else FACTOR_FORMULAS
+    elif keeps_texts(config):
+        own = TEXT_FORMULAS
     elif not trains_maps(config):
         own = (NO_FORMULA,)
     return (*FORMULAS[:2], *own, *FORMULAS[3:])
@@ -90,6 +94,8 @@ def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, .
         adapters = change_bytes(config, shape, blocks)
     elif reads_factors(config):
         adapters = factor_bytes(config, shape, blocks)
+    elif keeps_texts(config):
+        adapters = text_bytes(config)
     else:
         adapters = adapter_parameters(config, shape) * ADAPTER_BYTES
     statistics = statistics_bytes(config, shape, blocks)
@@ -104,7 +110,7 @@ def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, .
 
 
 def edited_blocks(config: StagedConfig, shape: ModelShape) -> tuple[int, ...]:
-    """The blocks that get an adapter: `editor.layers`, or the method's default."""
+    """The blocks that get an adapter: `editor.layers`, or the method's default; none of methods that edit no block."""
     layers = config.editor.options.get("layers")
     if layers:
         return tuple(layers)
@@ -140,13 +146,13 @@ def training_bytes(config: StagedConfig, shape: ModelShape) -> int:
     depth = blocks from the first edited one to the end, since the frozen part below is computed once without
     gradients; D width, I inner width of the MLP, V vocabulary, b bytes of a weight. Vocabulary logits are needed at
     answer positions only, so their term is an upper bound. Methods that write weights run `value_rows` through the
-    blocks above the last edited one.
+    blocks above the last edited one; those that edit no block keep no activations.
     """
     options = config.editor.options
     blocks = edited_blocks(config, shape)
     rows = config.stream.batch_size * (2 + int(options.get("prefixes", 0))) + int(options.get("replay", 0))
     rows = -(-min(rows, int(options.get("micro_batch") or rows)) // max(config.cluster.workers, 1))
-    depth = shape.blocks - blocks[0]
+    depth = shape.blocks - blocks[0] if blocks else 0
     if takes_statistics(config):
         rows, depth = value_rows(config), shape.blocks - 1 - blocks[-1]
     per_token = depth * (8 * shape.width + 3 * shape.inner) * BYTES[config.model.dtype] + 2 * shape.vocabulary * 4
