@@ -13,6 +13,8 @@ from elder.pipelines.planning.memory_factors import FORMULAS as FACTOR_FORMULAS
 from elder.pipelines.planning.memory_factors import TRAINING_FORMULAS, factor_bytes, is_trained, reads_factors
 from elder.pipelines.planning.memory_texts import FORMULAS as TEXT_FORMULAS
 from elder.pipelines.planning.memory_texts import keeps_texts, text_bytes
+from elder.pipelines.planning.memory_tuning import FORMULAS as TUNING_FORMULAS
+from elder.pipelines.planning.memory_tuning import fine_tunes, tuned_bytes
 from elder.pipelines.planning.memory_weights import FORMULAS as WEIGHT_FORMULAS
 from elder.pipelines.planning.memory_weights import change_bytes, statistics_bytes, takes_statistics, value_rows
 from elder.pipelines.planning.shapes import ModelShape
@@ -78,6 +80,8 @@ def formulas(config: StagedConfig) -> tuple[str, ...]:
         own = TRAINING_FORMULAS if is_trained(config) else FACTOR_FORMULAS
     elif keeps_texts(config):
         own = TEXT_FORMULAS
+    elif fine_tunes(config):
+        own = TUNING_FORMULAS
     elif not trains_maps(config):
         own = (NO_FORMULA,)
     return (*FORMULAS[:2], *own, *FORMULAS[3:])
@@ -96,6 +100,8 @@ def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, .
         adapters = factor_bytes(config, shape, blocks)
     elif keeps_texts(config):
         adapters = text_bytes(config)
+    elif fine_tunes(config):
+        adapters = tuned_bytes(config, shape, blocks)
     else:
         adapters = adapter_parameters(config, shape) * ADAPTER_BYTES
     statistics = statistics_bytes(config, shape, blocks)

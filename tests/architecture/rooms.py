@@ -38,8 +38,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "elder/options", "elder/solvers",
     ),
     "elder/editors/baselines": (
-        "elder", "elder/edited", "elder/editors", "elder/editors/weights", "elder/metrics", "elder/mixture",
-        "elder/models", "elder/options",
+        "elder", "elder/edited", "elder/editors", "elder/editors/weights", "elder/hyper", "elder/metrics",
+        "elder/mixture", "elder/models", "elder/options",
     ),
     "elder (doors)": ("elder", "elder/datasets", "elder/editors", "elder/metrics", "elder/models"),
     "pipelines": (),

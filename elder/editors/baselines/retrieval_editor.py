@@ -44,7 +44,6 @@ class RetrievalEditor(Asking):
     """
 
     method: str
-    most = 1  # edits that may be found for a prompt
     edits: RetrievedEdits
 
     def __init__(self, base: Base, options: RetrievalOptions) -> None:
@@ -62,6 +61,11 @@ class RetrievalEditor(Asking):
         base.runtime.prepare(self.model)
 
     # ---- for methods --------------------------------------------------------------------------------------------
+
+    @property
+    def most(self) -> int:
+        """Edits that may be found for a prompt."""
+        return 1
 
     def _edits(self, model: Any) -> RetrievedEdits:
         """The edits as a part of a clone of the base."""

@@ -21,6 +21,7 @@ ONE_BLOCK = r"puts a norm between its MLPs and the residual stream.*give it one:
 SEVERAL = ("memit", "emmet", "alphaedit")  # share a change out to several blocks
 # Those of the room `gradient` run whole passes only, and take one step for each edit.
 GRADIENTS = tuple(name for name, method in METHODS.items() if method.editor.startswith("elder.editors.gradient."))
+TUNING = having("step_edits")  # whole passes too; nothing of theirs needs rows
 IN_BLOCKS = having("layers")  # the others look at the prompt alone and run the model as it is
 
 REFUSED: dict[str, dict[str, str]] = {
@@ -29,9 +30,9 @@ REFUSED: dict[str, dict[str, str]] = {
         for name, family in FAMILIES.items()
         if family.about.startswith("experts")
     },
-    "OPT": dict.fromkeys(IN_BLOCKS, NO_ROWS),
+    "OPT": {name: NO_ROWS for name in IN_BLOCKS if name not in TUNING},
     "Gemma 4, shared": dict.fromkeys(IN_BLOCKS, SHARED),
-    "Mamba": {name: NO_CACHE for name in METHODS if name not in GRADIENTS},
+    "Mamba": {name: NO_CACHE for name in METHODS if name not in (*GRADIENTS, *TUNING)},
 }
 """Family -> method -> what the error says."""
 
