@@ -74,6 +74,10 @@ _ENTRIES = (
         "baseline: the stored answer of the edit whose words a prompt shares; nothing is learnt",
     ),
     _entry(
+        "ike", "baselines", "Ike",
+        "baseline: in-context editing (2023), the nearest edits told to the model before the prompt",
+    ),
+    _entry(
         "lora", "baselines", "Lora",
         "baseline: one LoRA trained batch after batch, always active",
     ),

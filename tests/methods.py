@@ -75,6 +75,7 @@ TABLE: Mapping[str, Small] = {
         {"layers": [1, 3], "rank": 4, "lr": 1e-2, "meta_lr": 1e-3, "chunk": 8},
     ),
     "lookup": Small({"batch_size": 3}, {"terminator": "none"}),
+    "ike": Small({"batch_size": 3, "neighbours": 2}, {}),
     "lora": Small({**TUNED, "layers": (1, 3), "rank": 2}, {**FITTED, "layers": (1, 3), "rank": 4}),
     "ft-l": Small({**TUNED, "layers": (1,), "bound": 5e-3}, {**FITTED, "layers": (2,), "bound": 1.0}),
     "ft": Small({**TUNED, "layers": (2,)}, {**FITTED, "layers": (2,)}),

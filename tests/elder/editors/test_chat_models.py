@@ -108,7 +108,7 @@ def test_both_forms_are_learnt_and_reported(template: str, tmp_path: Path) -> No
         base_of(None, chat="both")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in having("template")])
 def test_every_method_learns_both_forms(method: str, tmp_path: Path) -> None:
     """The plain text is likelier than where the chat alone was trained, and the chat likelier than without edits."""
     (tmp_path / "text.txt").write_text("\n".join(f"{edit.prompt} {edit.target}." for edit in EDITS * 8))
