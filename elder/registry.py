@@ -77,6 +77,26 @@ _ENTRIES = (
         "MALMEN (2024): as MEND, the changes of many facts reconciled by a regression",
         trainable=True,
     ),
+    _entry(
+        "lookup", "baselines", "Lookup",
+        "baseline: the stored answer of the edit whose words a prompt shares; nothing is learnt",
+    ),
+    _entry(
+        "ike", "baselines", "Ike",
+        "baseline: in-context editing (2023), the nearest edits told to the model before the prompt",
+    ),
+    _entry(
+        "lora", "baselines", "Lora",
+        "baseline: one LoRA trained batch after batch, always active",
+    ),
+    _entry(
+        "ft-l", "baselines", "FtL",
+        "baseline: FT-L (2020), one map fine-tuned, each weight within a bound",
+    ),
+    _entry(
+        "ft", "baselines", "Ft",
+        "baseline: LocFT-BF (2026), one map fine-tuned over epochs of all edits of a batch",
+    ),
 )  # fmt: skip
 
 METHODS: Mapping[str, Method] = types.MappingProxyType({entry.name: entry for entry in _ENTRIES})

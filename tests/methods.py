@@ -21,6 +21,9 @@ FOUND: Options = {
 STRONG: Options = {"layers": (1, 2), "steps": 30, "lr": 1.0}
 MIXED: Options = {"layers": (2, 3), "rank": 2, "experts": 4, "steps": 40, "lr": 1e-2}
 
+TUNED: Options = {"epochs": 4, "step_edits": 2, "lr": 1e-2, "batch_size": 3}
+FITTED: Options = {"epochs": 40, "lr": 3e-2, "stop": 1e-3}
+
 
 @dataclass(frozen=True)
 class Small:
@@ -79,6 +82,11 @@ TABLE: Mapping[str, Small] = {
         {"trained": "none", "layers": (1, 3), "lr": 0.3},
         {"layers": [1, 3], "rank": 4, "lr": 1e-2, "meta_lr": 1e-3, "chunk": 8},
     ),
+    "lookup": Small({"batch_size": 3}, {"terminator": "none"}),
+    "ike": Small({"batch_size": 3, "neighbours": 2}, {}),
+    "lora": Small({**TUNED, "layers": (1, 3), "rank": 2}, {**FITTED, "layers": (1, 3), "rank": 4}),
+    "ft-l": Small({**TUNED, "layers": (1,), "bound": 5e-3}, {**FITTED, "layers": (2,), "bound": 1.0}),
+    "ft": Small({**TUNED, "layers": (2,)}, {**FITTED, "layers": (2,)}),
 }  # fmt: skip
 
 

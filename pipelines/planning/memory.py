@@ -13,6 +13,10 @@ from elder.pipelines.planning.memory_blocks import FORMULAS as BLOCK_FORMULAS
 from elder.pipelines.planning.memory_blocks import block_bytes, block_parameters, keeps_blocks
 from elder.pipelines.planning.memory_factors import FORMULAS as FACTOR_FORMULAS
 from elder.pipelines.planning.memory_factors import TRAINING_FORMULAS, factor_bytes, is_trained, reads_factors
+from elder.pipelines.planning.memory_texts import FORMULAS as TEXT_FORMULAS
+from elder.pipelines.planning.memory_texts import keeps_texts, text_bytes
+from elder.pipelines.planning.memory_tuning import FORMULAS as TUNING_FORMULAS
+from elder.pipelines.planning.memory_tuning import fine_tunes, tuned_bytes
 from elder.pipelines.planning.memory_values import FORMULAS as VALUE_FORMULAS
 from elder.pipelines.planning.memory_values import keeps_values, value_bytes, value_parameters
 from elder.pipelines.planning.memory_weights import FORMULAS as WEIGHT_FORMULAS
@@ -82,6 +86,10 @@ def formulas(config: StagedConfig) -> tuple[str, ...]:
         own = BLOCK_FORMULAS
     elif keeps_values(config):
         own = VALUE_FORMULAS
+    elif keeps_texts(config):
+        own = TEXT_FORMULAS
+    elif fine_tunes(config):
+        own = TUNING_FORMULAS
     elif not trains_maps(config):
         own = (NO_FORMULA,)
     return (*FORMULAS[:2], *own, *FORMULAS[3:])
@@ -102,6 +110,10 @@ def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, .
         adapters = block_bytes(config, shape, blocks)
     elif keeps_values(config):
         adapters = value_bytes(config, shape)
+    elif keeps_texts(config):
+        adapters = text_bytes(config)
+    elif fine_tunes(config):
+        adapters = tuned_bytes(config, shape, blocks)
     else:
         adapters = adapter_parameters(config, shape) * ADAPTER_BYTES
     statistics = statistics_bytes(config, shape, blocks)
@@ -116,7 +128,7 @@ def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, .
 
 
 def edited_blocks(config: StagedConfig, shape: ModelShape) -> tuple[int, ...]:
-    """The blocks that get an adapter: `editor.layers`, or the method's default."""
+    """The blocks that get an adapter: `editor.layers`, or the method's default; none of methods that edit no block."""
     layers = config.editor.options.get("layers")
     if layers:
         return tuple(layers)
@@ -157,13 +169,13 @@ def training_bytes(config: StagedConfig, shape: ModelShape) -> int:
     depth = blocks from the first edited one to the end, since the frozen part below is computed once without
     gradients; D width, I inner width of the MLP, V vocabulary, b bytes of a weight. Vocabulary logits are needed at
     answer positions only, so their term is an upper bound. Methods that write weights run `value_rows` through the
-    blocks above the last edited one.
+    blocks above the last edited one; those that edit no block keep no activations.
     """
     options = config.editor.options
     blocks = edited_blocks(config, shape)
     rows = config.stream.batch_size * (2 + int(options.get("prefixes", 0))) + int(options.get("replay", 0))
     rows = -(-min(rows, int(options.get("micro_batch") or rows)) // max(config.cluster.workers, 1))
-    depth = shape.blocks - blocks[0]
+    depth = shape.blocks - blocks[0] if blocks else 0
     if takes_statistics(config):
         rows, depth = value_rows(config), shape.blocks - 1 - blocks[-1]
     per_token = depth * (8 * shape.width + 3 * shape.inner) * BYTES[config.model.dtype] + 2 * shape.vocabulary * 4

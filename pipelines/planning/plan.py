@@ -145,7 +145,7 @@ def plan(
     check_text(config)
     shape = shape or model_shape(config.model.source, config.model.revision, model_config)
     edited = edited_blocks(config, shape)
-    if edited[-1] >= shape.blocks:
+    if edited and edited[-1] >= shape.blocks:
         raise ConfigError(f"editor.layers: the model has blocks 0 to {shape.blocks - 1}, there is no {edited[-1]}")
     memory = estimate(config, shape)
     sharding, reason = recommend(memory, config.cluster.workers, memory_per_worker)

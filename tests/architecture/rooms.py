@@ -40,6 +40,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "elder", "elder/editors/weights", "elder/hyper", "elder/metrics", "elder/mixture", "elder/models",
         "elder/options", "elder/solvers",
     ),
+    "elder/editors/baselines": (
+        "elder", "elder/edited", "elder/editors", "elder/editors/weights", "elder/hyper", "elder/metrics",
+        "elder/mixture", "elder/models", "elder/options",
+    ),
     "elder (doors)": ("elder", "elder/datasets", "elder/editors", "elder/metrics", "elder/models"),
     "pipelines": (),
     "pipelines/config": ("elder", "elder/ability", "elder/datasets", "elder/metrics", "elder/options"),

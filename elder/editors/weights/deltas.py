@@ -123,6 +123,10 @@ class Deltas(Generic[Key]):
         with self._draft.holding(tried):
             yield
 
+    def put(self, dense: Mapping[Key, Tensor]) -> None:
+        """Let the changes be these (d, m) from the next pass on; their factors, and what they were, are not kept."""
+        self._of = {k: replace(old, dense=dense[k], sizes=[0], _elsewhere={}) for k, old in self._of.items()}
+
     @contextmanager
     def or_nothing(self) -> Iterator[None]:
         """Changes that are added inside the block count as a whole when it ends, and not at all if it raises."""

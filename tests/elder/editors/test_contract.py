@@ -32,7 +32,7 @@ from elder.registry import METHODS, editor_class, make_options, options_class
 from elder.state import state_digest
 from elder.tokens import encode_prompt, encode_target, pad_id
 from tests.elder.tiny import EDITS, OTHERS, logits_of, make_model, make_tokenizer, padded
-from tests.methods import small
+from tests.methods import having, small
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL: dict[str, Any] = {
@@ -126,10 +126,13 @@ def target_nll(editor: Any, edit: Edit) -> tuple[float, float]:
 
 
 def test_an_edit_makes_its_target_likelier(make: Make, name: str) -> None:
-    """In its own words; how far it carries is measured elsewhere."""
+    """In its own words; how far it carries is measured elsewhere. A random model believes nothing that it is told."""
     editor = make(name)
     editor.edit(EDITS[:1])
     now, before = target_nll(editor, EDITS[0])
+    if name in having("template"):
+        assert now != before
+        return
     assert now < before - 0.05
 
 
@@ -191,9 +194,12 @@ def test_people_can_ask_the_editor_and_its_model(edited: Callable[[str], Any], u
 
 @pytest.mark.parametrize("depth", [2, 5, 32])
 def test_the_blocks_it_takes_by_itself_are_known_without_a_model(name: str, depth: int) -> None:
-    """`elder plan` asks for them."""
+    """`elder plan` asks for them. A method without the option edits no block."""
     layers = editor_class(name).default_layers(depth)
     assert list(layers) == sorted(set(layers))
+    if name not in having("layers"):
+        assert not layers
+        return
     assert 0 <= layers[0] <= layers[-1] < depth
 
 
@@ -339,6 +345,7 @@ def test_no_edits_are_refused(make: Make, name: str) -> None:
         make(name).edit([])
 
 
+@pytest.mark.parametrize("name", having("layers"))
 def test_models_without_the_parts_are_refused(make: Make, base: Base, name: str) -> None:
     for layers in ((9,), (1, 9)) if takes_several_blocks(name) else ((9,),):
         with pytest.raises(ModelError, match="there is no block 9"):

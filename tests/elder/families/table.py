@@ -9,6 +9,7 @@ from pathlib import Path
 
 from elder.registry import METHODS
 from tests.elder.families.zoo import FAMILIES
+from tests.methods import having
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
 BEGIN, END = "<!-- table: tests/elder/families/table.py -->\n", "<!-- end of the table -->\n"
@@ -20,14 +21,18 @@ ONE_BLOCK = r"puts a norm between its MLPs and the residual stream.*give it one:
 SEVERAL = ("memit", "emmet", "alphaedit")  # share a change out to several blocks
 # Those of the room `gradient` run whole passes only, and take one step for each edit.
 GRADIENTS = tuple(name for name, method in METHODS.items() if method.editor.startswith("elder.editors.gradient."))
+TUNING = having("step_edits")  # whole passes too; nothing of theirs needs rows
+IN_BLOCKS = having("layers")  # the others look at the prompt alone and run the model as it is
 
 REFUSED: dict[str, dict[str, str]] = {
     **{
-        name: dict.fromkeys(METHODS, EXPERTS) for name, family in FAMILIES.items() if family.about.startswith("experts")
+        name: dict.fromkeys(IN_BLOCKS, EXPERTS)
+        for name, family in FAMILIES.items()
+        if family.about.startswith("experts")
     },
-    "OPT": dict.fromkeys(METHODS, NO_ROWS),
-    "Gemma 4, shared": dict.fromkeys(METHODS, SHARED),
-    "Mamba": {name: NO_CACHE for name in METHODS if name not in GRADIENTS},
+    "OPT": {name: NO_ROWS for name in IN_BLOCKS if name not in TUNING},
+    "Gemma 4, shared": dict.fromkeys(IN_BLOCKS, SHARED),
+    "Mamba": {name: NO_CACHE for name in METHODS if name not in (*GRADIENTS, *TUNING)},
 }
 """Family -> method -> what the error says."""
 

@@ -31,10 +31,10 @@ from elder.runtime import LocalRuntime
 from elder.state import state_digest
 from elder.targets.observe import Observer
 from elder.tokens import encode_prompt, encode_target, end_ids
-from tests.elder.families.table import BEGIN, END, GRADIENTS, ONE_BLOCK, PAGE, REFUSED, SEVERAL, markdown
+from tests.elder.families.table import BEGIN, END, GRADIENTS, IN_BLOCKS, ONE_BLOCK, PAGE, REFUSED, SEVERAL, markdown
 from tests.elder.families.zoo import ANSWER, FAMILIES, WINDOW, build, make_base
 from tests.elder.tiny import logits_of, padded, padded_right
-from tests.methods import strong
+from tests.methods import having, strong
 
 PROMPT = "It was said in the old town that the river of Arlo is"
 FACT = Edit(
@@ -68,6 +68,8 @@ SMALL: dict[str, Any] = {
 }
 """Taken for every option of such a name."""
 MIXTURES = ("elder", "elder-plus", "melo", "grace")
+TELLING = having("template")
+DEFERRING = (*MIXTURES, *(name for name in METHODS if name not in IN_BLOCKS))
 FITTED: dict[tuple[str, str], dict[str, Any]] = {
     **{("Nemotron", method): {"steps": 60} for method in ("rome", *SEVERAL)},
     ("Mamba", "ultraedit"): {"lr": 5e-3},
@@ -160,14 +162,27 @@ def test_one_fact_is_said(family: str, method: str, text: str) -> None:
         if says(editor.model, base, PROMPT):
             break
         editor.edit([FACT])
-    assert says(editor.model, base, PROMPT)
+    if method in TELLING:
+        check_told(editor, base)
+    else:
+        assert says(editor.model, base, PROMPT)
     if where:  # what was asked of the maps is there, through scaled residuals and norms
         assert outcome.details["residual_left"] < 2e-3 * outcome.details["residual"]
     inputs = padded(base, [PROMPT, *OTHERS])
     with editor.disabled():
         assert torch.equal(logits_of(editor.model, inputs), logits_of(base.model, inputs))
-    if method in MIXTURES:
+    if method in DEFERRING:
         check_scope(editor, base)
+
+
+def check_told(editor: Any, base: Base) -> None:
+    """A random model believes nothing, so what it says is what the plain one says to the text with the edit in it."""
+    told = f"New Fact: {PROMPT} {ANSWER}\nPrompt: {PROMPT}"
+    said = []
+    for model, prompt in ((editor.model, PROMPT), (base.model, told)):
+        ids = torch.tensor([encode_prompt(base.tokenizer, prompt)])
+        said.append(model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)[0, -4:])
+    assert torch.equal(*said)
 
 
 def check_scope(editor: Any, base: Base) -> None:

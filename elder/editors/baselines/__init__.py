@@ -1,0 +1,1 @@
+"""What every method must beat: looking edits up, telling them to the model in its prompt, and plain fine-tuning."""
