@@ -123,7 +123,21 @@ def test_weights_that_cannot_be_loaded(
     config = other / "config.json"
     config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 40'))
     assert "the config belongs to another model" in refused(elder, small_run, f"model.source={other}")
+    assert "'model.norm.weight' has 1 of them" in refused(elder, small_run, f"model.source={not_a_number(other)}")
     assert {path.name for path in tmp_path.iterdir()} == {"cut", "other", "edits.jsonl"}  # no store, no record
+
+
+def not_a_number(model: Path) -> Path:
+    """A model directory again as it was, but for one value."""
+    from safetensors.torch import load_file, save_file
+
+    config = model / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 40', '"intermediate_size": 48'))
+    shard = next(shard for shard in model.glob("model-*.safetensors") if "model.norm.weight" in load_file(shard))
+    state = load_file(shard)
+    state["model.norm.weight"][3] = float("nan")
+    save_file(state, shard, {"format": "pt"})
+    return model
 
 
 def test_a_text_for_the_perplexity_that_is_not_there(elder: Elder, small_run: list[str]) -> None:
