@@ -23,7 +23,7 @@ from elder.models.one_copy import one_copy
 from elder.models.peft_adapters import CONFIG as ADAPTER_CONFIG
 from elder.models.peft_adapters import REMEDY, Adapter, attach, find_adapter, is_adapted, merged
 from elder.models.rehearsal import Expected, refuse_incomplete, rehearse, rows_of
-from elder.paths import check_plain, user_path
+from elder.paths import check_plain_below, user_path
 from elder.runtime import LocalRuntime, Runtime, together
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -198,9 +198,7 @@ def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
         return source
     if not path.is_dir():
         raise ModelError(f"model.source: there is no directory '{source}'")
-    for entry in sorted(path.iterdir()):
-        if not entry.is_dir():
-            check_plain(entry, ModelError)  # libraries would wait for a pipe, and read a device without end
+    check_plain_below(path, ModelError)
     if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
         return str(path)  # a PEFT adapter: its base model has the rest
     if not (path / "config.json").is_file():
