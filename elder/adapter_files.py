@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from elder.base import Base, Editor
@@ -21,7 +20,7 @@ from elder.chat import chat_record
 from elder.errors import AdapterFileError
 from elder.manifest import FORMAT, MANIFEST, WEIGHTS, fingerprint, load_manifest, verify
 from elder.state import state_digest
-from elder.tensor_files import read_tensors
+from elder.tensor_files import read_tensors, write_tensors
 
 __all__ = ["FORMAT", "MANIFEST", "WEIGHTS", "load_manifest", "load_state", "save_adapter", "verify", "write_directory"]
 
@@ -63,7 +62,7 @@ def write_directory(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     state = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(state, str(folder / WEIGHTS))
+    write_tensors(state, folder / WEIGHTS)
     manifest = {
         "format": FORMAT,
         "base": {

@@ -6,12 +6,13 @@ Knows the tokenizer; nothing of models, edits or files.
 from __future__ import annotations
 
 import hashlib
-import threading
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from elder.bounded import call_bounded
 from elder.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 MODES = ("auto", "on", "off", "both")
 MOST_CHARACTERS = 1_000_000  # of what a template puts around a prompt
 LONGEST_TRIAL_S = 20.0
+MOST_TRIAL_BYTES = 400 << 20
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_CODE = re.compile(rf"\{{#.*?#\}}|(\{{[{{%](?:{_QUOTED.pattern}|(?![%}}]\}}).)*)", re.DOTALL)  # comments are skipped
 MARK = "Elder0placeholder"  # stands for a message while the template is looked at; no template changes such a word
 
 
@@ -82,26 +86,16 @@ class Chat:
 
         Raises:
             ModelError: It refuses a plain question, or the system message, leaves the words out, renders more than
-                `MOST_CHARACTERS` around them, or has not ended in time.
+                `MOST_CHARACTERS` around them, takes too much memory, or has not ended in time.
         """
-        rendered: list[str | ModelError] = []
-
-        def render() -> None:
-            try:
-                rendered.append(self.render(MARK))
-            except ModelError as error:
-                rendered.append(error)
-
-        trial = threading.Thread(target=render, daemon=True)  # a template cannot be stopped, only left alone
-        trial.start()
-        trial.join(longest_s)
-        if not rendered:
+        if _has_powers(self.tokenizer.chat_template):  # of Python's integers: no thread runs before one is computed
+            raise ModelError("data.chat: the chat template computes a power (**), which has no bound; set it to off")
+        try:
+            found = call_bounded(lambda: self.render(MARK), longest_s, MOST_TRIAL_BYTES)
+        except TimeoutError as error:
             raise ModelError(
                 f"data.chat: the chat template has not rendered one question in {longest_s:g} s; set data.chat to off"
-            )
-        found = rendered[0]
-        if isinstance(found, ModelError):
-            raise found
+            ) from error
         if MARK not in found:
             raise ModelError("data.chat: the chat template leaves the user's words out; set data.chat to off")
 
@@ -125,6 +119,10 @@ class Chat:
             messages = [{"role": "system", "content": self.system}, *messages]
         try:
             text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, **how))
+        except MemoryError as error:
+            raise ModelError(
+                "data.chat: the chat template needs too much memory for one question; set data.chat to off"
+            ) from error
         except Exception as error:  # a template is its author's program: it may raise anything
             key = "data.chat" if self.system is None else "data.system"
             raise ModelError(f"{key}: the tokenizer's chat template refuses it: {error}") from error
@@ -165,6 +163,13 @@ def chat_of(tokenizer: PreTrainedTokenizerBase, mode: str = "auto", system: str 
     chat = Chat(tokenizer, system, mode == "both")
     chat.check()
     return chat
+
+
+def _has_powers(template: Any) -> bool:
+    """Whether the code of a template, or of one of several by name, has the operator `**`; its texts may."""
+    texts = template.values() if isinstance(template, Mapping) else [template]
+    codes = (code for text in texts for code in _CODE.findall(str(text)))
+    return any("**" in _QUOTED.sub("", code) for code in codes)
 
 
 def chat_record(chat: Chat | None) -> dict[str, Any] | None:

@@ -57,6 +57,20 @@ def check_plain(path: Path, refuse: type[ElderError] = InputError) -> None:
         raise refuse(f"{path}: cannot be read: it is {found}; expected a plain file")
 
 
+def check_plain_below(folder: Path, refuse: type[ElderError] = InputError) -> None:
+    """Refuse a folder in which something is no plain file, at any depth; hidden folders are left alone.
+
+    Libraries that read or copy a folder would wait for a pipe, and read a device without end.
+
+    Raises:
+        ElderError: Of that class; the first is named.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            check_plain(Path(place) / name, refuse)
+
+
 _OTHERS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a pipe"),

@@ -1,16 +1,21 @@
 """The one reader of safetensors files that comes from outside: whatever is wrong with one is one clear error.
 
+And their writer, which says that a disk is full as others do.
+
 Knows nothing of what the tensors are.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from elder.errors import AdapterError, ElderError
@@ -51,6 +56,21 @@ def read_tensors(path: Path, refuse: type[ElderError] = AdapterError) -> dict[st
     """
     with open_safetensors(path, refuse) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: The disk is full or not writable, as any writer says it; safetensors has an error of its own for that.
+    """
+    try:
+        save_file(dict(tensors), str(path), None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

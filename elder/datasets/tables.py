@@ -126,7 +126,8 @@ def _columnar(path: Path, ending: str, split: str) -> Iterator[dict[str, Any]]:
             else:
                 schema = batches.schema
             yield from rows_of(schema, batches)
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # dates beyond the year 9999 as well
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        # dates beyond the year 9999, and damaged lengths that no memory holds, as well
         raise DataError(
             f"{path}: the dataset cannot be loaded (split '{split}'): {type(error).__name__}: {error}"
         ) from error

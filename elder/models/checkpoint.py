@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -177,9 +178,25 @@ def _safe_headers(file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _pickled_headers(file: Path) -> Iterator[tuple[str, Tensor]]:
-    state = torch.load(file, map_location="meta", weights_only=True)  # runs no code of the file's
-    if not isinstance(state, Mapping):
-        raise ModelError(f"expected names and tensors, found {type(state).__name__}")
-    for name, value in state.items():
+    for name, value in read_pickled(file, "meta").items():
         if isinstance(value, Tensor):
             yield name, value
+
+
+def read_pickled(file: Path, where: str = "cpu") -> Mapping[str, Any]:
+    """What a pickle of weights holds, by name; no code of the file's is run.
+
+    Args:
+        file: The file.
+        where: The device; "meta": without values.
+
+    Raises:
+        ModelError: It holds something else than names and tensors, or is no pickle of torch.
+    """
+    try:
+        state = torch.load(file, map_location=where, weights_only=True)
+    except UnpicklingError as error:  # torch advises to let the file run its code
+        raise ModelError("it is cut off, or holds more than tensors, which only code of its own could read") from error
+    if not isinstance(state, Mapping):
+        raise ModelError(f"expected names and tensors, found {type(state).__name__}")
+    return state

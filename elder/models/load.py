@@ -22,8 +22,8 @@ from elder.models.made import ensure_made, is_made
 from elder.models.one_copy import one_copy
 from elder.models.peft_adapters import CONFIG as ADAPTER_CONFIG
 from elder.models.peft_adapters import REMEDY, Adapter, attach, find_adapter, is_adapted, merged
-from elder.models.rehearsal import Expected, refuse_incomplete, rehearse
-from elder.paths import check_plain, user_path
+from elder.models.rehearsal import Expected, refuse_incomplete, rehearse, rows_of
+from elder.paths import check_plain_below, user_path
 from elder.runtime import LocalRuntime, Runtime, together
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -67,7 +67,7 @@ def load_base(
     if adapter is None:
         model, commit = _load_model(place, source, revision, torch_dtype, runtime)
     else:
-        below = resolve_source(adapter.base, cache_dir)
+        below = together(lambda: model_below(adapter, source, cache_dir), runtime)
         model, _ = _load_model(below, adapter.base, adapter.revision, torch_dtype, runtime)
         commit = None
         model = together(lambda: merged(attach(model, adapter, source), source), runtime)
@@ -97,23 +97,29 @@ def _editable_adapter(place: str, source: str, revision: str | None, runtime: Ru
     return adapter
 
 
-def check_files(source: str, dtype: str = "float32") -> None:
-    """Find out from configs and headers whether the model of a directory would load; no weights are read.
-
-    Args:
-        source: A directory in the hub's layout; a PEFT adapter is left to `load_base`, for its base may not be here.
-        dtype: As for `load_base`.
+def model_below(adapter: Adapter, source: str, cache_dir: str | Path | None) -> str:
+    """Directory or hub id of the model that an adapter was trained on.
 
     Raises:
-        ModelError: As `load_base`, except for values that are not finite.
+        ModelError: It is an adapter again, or is not there.
     """
-    place = resolve_source(source)
-    if find_adapter(place, source, None) is None:
-        _look(place, source, None, pick_dtype(dtype))
+    below = resolve_source(adapter.base, cache_dir)
+    if find_adapter(below, adapter.base, adapter.revision) is not None:
+        raise ModelError(
+            f"model.source: '{source}' is a PEFT adapter whose base model '{adapter.base}' is an adapter, too; "
+            "merge the one below into its model first, and name that"
+        )
+    return below
 
 
-def _look(place: str, source: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Checkpoint, Expected | None]:
-    """Config, headers, and what a load of them must give."""
+def read_headers(
+    place: str, source: str, revision: str | None, dtype: torch.dtype
+) -> tuple[Any, Checkpoint, Expected | None]:
+    """Config, headers, and what a load of them must give.
+
+    Raises:
+        ModelError: They are damaged, or do not fit together.
+    """
     check_json_files(place, source)
     config = _from_pretrained(AutoConfig, place, source, revision=revision)
     named = getattr(config, "transformers_weights", None)
@@ -132,7 +138,7 @@ def _load_model(
         ModelError: Something is missing, damaged, or not what the config says; named, on every rank.
     """
 
-    config, checkpoint, expected = together(lambda: _look(place, source, revision, dtype), runtime)
+    config, checkpoint, expected = together(lambda: read_headers(place, source, revision, dtype), runtime)
     options = {"revision": revision, "dtype": dtype, "output_loading_info": True}
     with one_copy(place, checkpoint, expected, dtype, runtime) as directory, runtime.loading(dtype):
         model, info = _from_pretrained(AutoModelForCausalLM, directory, source, **options)
@@ -165,12 +171,10 @@ def wrap_base(
         if runtime is not None and runtime.sharded:
             raise ModelError(f"'{source}': a PEFT model cannot be merged while it is sharded; {REMEDY}")
         model = merged(model, source)
-    check_tokenizer(model, tokenizer, source)
+    check_tokenizer(rows_of(model), tokenizer, source)
     model.requires_grad_(False)
     model.eval()  # type: ignore[no-untyped-call]
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
-            raise ModelError(f"'{source}': its tokenizer has neither a padding nor an end token; set one of them")
         tokenizer = copy.deepcopy(tokenizer)  # the user's own stays as it is
         tokenizer.pad_token = tokenizer.eos_token
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -194,9 +198,7 @@ def resolve_source(source: str, cache_dir: str | Path | None = None) -> str:
         return source
     if not path.is_dir():
         raise ModelError(f"model.source: there is no directory '{source}'")
-    for entry in sorted(path.iterdir()):
-        if not entry.is_dir():
-            check_plain(entry, ModelError)  # libraries would wait for a pipe, and read a device without end
+    check_plain_below(path, ModelError)
     if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
         return str(path)  # a PEFT adapter: its base model has the rest
     if not (path / "config.json").is_file():
@@ -221,6 +223,7 @@ def load_config(source: str, revision: str | None = None, cache_dir: str | Path 
     place = resolve_source(source, cache_dir)
     adapter = find_adapter(place, source, revision)
     if adapter is not None:
+        model_below(adapter, source, cache_dir)
         return load_config(adapter.base, adapter.revision, cache_dir)
     check_json_files(place, source)
     config = _from_pretrained(AutoConfig, place, source, revision=revision)
@@ -239,6 +242,7 @@ def load_tokenizer(
     place = resolve_source(source, cache_dir)
     adapter = find_adapter(place, source, revision)
     if adapter is not None and not any((adapter.place / name).exists() for name in TOKENIZER_FILES):
+        model_below(adapter, source, cache_dir)
         return load_tokenizer(adapter.base, adapter.revision, cache_dir)
     check_json_files(place, source)
     tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, place, source, revision=revision)

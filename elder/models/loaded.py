@@ -6,7 +6,6 @@ Every check is collective: each rank looks at the values that it holds, and all 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,9 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from elder.errors import ModelError
 from elder.models.rehearsal import Expected, named
+from elder.models.values import chunks, count_not_numbers, not_finite_message, tied_message
 from elder.runtime import Runtime, together
-
-CHUNK = 2**22  # elements that are looked at in one go: tens of megabytes
 
 
 def check_loaded(
@@ -43,14 +41,20 @@ def check_loaded(
         _check_replicas(runtime.gather_objects(sums), source)
 
 
-def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+def check_tokenizer(rows: int | None, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     """Refuse a tokenizer whose ids the model cannot read.
 
+    Args:
+        rows: Of the model's embedding, if that is known (`elder.models.rehearsal.rows_of`).
+        tokenizer: Of the model.
+        source: How the user calls it, for messages.
+
     Raises:
-        ModelError: It has ids without a row in the embedding.
+        ModelError: It has ids without a row in the embedding, or nothing to pad with.
     """
-    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    if not isinstance(rows, int):
+    if tokenizer.pad_token_id is None and tokenizer.eos_token is None:
+        raise ModelError(f"'{source}': its tokenizer has neither a padding nor an end token; set one of them")
+    if rows is None:
         return
     used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     outside = sorted(
@@ -81,11 +85,7 @@ def _check_parts(model: PreTrainedModel, expected: Expected, source: str) -> Non
     """
     untied = {name: of for name, of in expected.ties.items() if name not in model.all_tied_weights_keys}
     for name, other in untied.items():
-        raise ModelError(
-            f"model.source: '{source}': the files hold '{name}' and '{other}' with different values, config.json ties "
-            "them (tie_word_embeddings), which makes them one. Set it to false in config.json if both were trained; "
-            f"or remove '{name}' from the files if it is left over from before they were tied"
-        )
+        raise ModelError(tied_message(source, name, other))
     found = {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)}
     strange = found.keys() ^ expected.formats.keys()
     if strange:
@@ -117,7 +117,7 @@ def _check_values(
     for name, parameter in model.named_parameters():
         values = runtime.local(parameter)
         sums[name] = _checksum(values) if replicated else 0
-        broken = _not_numbers(values)
+        broken = count_not_numbers(values)
         if broken:
             bad[name] = broken
     kept = {name for name in model.state_dict() if name not in sums}
@@ -125,48 +125,20 @@ def _check_values(
         if name in kept and bool(torch.isnan(buffer).any()):  # an infinite mask is no damage
             bad[name] = int(torch.isnan(buffer).sum())
     if bad:
-        raise ModelError(_not_finite(bad, source, dtype, expected))
+        raise ModelError(not_finite_message(bad, source, dtype, expected))
     return sums
-
-
-def _not_numbers(values: Tensor) -> int:
-    """How many values are NaN or infinite."""
-    broken = 0
-    for chunk in _chunks(values) if values.is_floating_point() else ():
-        total = chunk.sum(dtype=torch.promote_types(chunk.dtype, torch.float32))  # one of them spoils the sum
-        if not bool(torch.isfinite(total)):
-            broken += int((~torch.isfinite(chunk)).sum())  # 0 if the sum itself was too large
-    return broken
 
 
 def _checksum(values: Tensor) -> int:
     """The sum of the bits, read as integers, modulo 2**64: equal weights have equal sums."""
     total = 0
-    for chunk in _chunks(values):
+    for chunk in chunks(values):
         size = chunk.element_size()
         if chunk.storage_offset() * size % 8:  # as it may lie in a mapped file
             chunk = chunk.clone()
         whole = chunk.numel() * size % 8 == 0
         total += int(chunk.view(torch.int64 if whole else torch.uint8).sum(dtype=torch.int64))
     return total % 2**64
-
-
-def _chunks(values: Tensor) -> Iterator[Tensor]:
-    flat = values.detach().reshape(-1)
-    for begin in range(0, flat.numel(), CHUNK):
-        yield flat[begin : begin + CHUNK]
-
-
-def _not_finite(bad: dict[str, int], source: str, dtype: torch.dtype, expected: Expected | None) -> str:
-    name = next(iter(bad))
-    text = (
-        f"model.source: '{source}': {len(bad)} tensors hold values that are no numbers (NaN or infinite): "
-        f"'{name}' has {bad[name]:,} of them"
-    )
-    text += f" ({named(bad)})" if len(bad) > 1 else ""
-    if dtype == torch.float16 and (expected is None or expected.stored - {torch.float16}):
-        return text + ". The files may hold values beyond 65,504, which float16 cannot: use model.dtype=bfloat16"
-    return text + ". The checkpoint is damaged; get it again"
 
 
 def _check_replicas(sums: list[dict[str, int]], source: str) -> None:

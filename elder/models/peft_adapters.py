@@ -14,14 +14,29 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from elder.errors import ModelError
 from elder.json_text import read_object
+from elder.models.checkpoint import read_pickled
+from elder.models.foreign import NO_CODE
+from elder.models.rehearsal import named
+from elder.tensor_files import not_finite, read_tensors
 
 CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there is what peft loads
+CERTAIN = (
+    "not installed",
+    "size mismatch",
+    "lacks tensors",
+    "not found in the base model",
+    "should be",
+    "instances of",
+)
+"""What peft's errors say that a model with values would say too."""
 REMEDY = "merge it yourself: `tuned.merge_and_unload().save_pretrained(DIR)`, and give DIR"
 
 
@@ -53,7 +68,7 @@ def find_adapter(place: str, source: str, revision: str | None = None) -> Adapte
         try:
             quietly = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
             whole = cached_file(place, "config.json", **quietly) is not None
-            found = None if whole else cached_file(place, CONFIG, **quietly)
+            found = cached_file(place, CONFIG, **quietly)
         except (OSError, ValueError):
             return None  # nothing is there: loading the model says so
         config = Path(found) if found else directory / CONFIG
@@ -86,24 +101,38 @@ def attach(model: PreTrainedModel, adapter: Adapter, source: str) -> Any:
     Raises:
         ModelError: PEFT is not installed, or the adapter cannot be read, or it lacks tensors.
     """
-    try:
-        peft = import_module("peft")
-    except ImportError as error:
-        raise ModelError(
-            f"model.source: '{source}' is a PEFT adapter and peft is not installed: pip install 'elder[peft]'; "
-            f"or {REMEDY}"
-        ) from error
+    peft = _peft(source)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             tuned = peft.PeftModel.from_pretrained(model, str(adapter.place))
     except Exception as error:  # whatever peft raises on a damaged or foreign adapter
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model.source: the PEFT adapter '{source}' cannot be loaded: {reason[:300]}") from error
+        raise _cannot_load(source, error) from error
     lacking = [text for warning in caught if "missing adapter keys" in (text := str(warning.message))]
     if lacking:
         raise ModelError(f"model.source: the PEFT adapter '{source}' lacks tensors: {lacking[0][:300]}")
     return tuned
+
+
+def _peft(source: str) -> Any:
+    """The library.
+
+    Raises:
+        ModelError: It is not installed.
+    """
+    try:
+        return import_module("peft")
+    except ImportError as error:
+        raise ModelError(
+            f"model.source: '{source}' is a PEFT adapter and peft is not installed: pip install 'elder[peft]'; "
+            f"or {REMEDY}"
+        ) from error
+
+
+def _cannot_load(source: str, error: Exception) -> ModelError:
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    reason = " ".join(line.strip() for line in said[:2])  # the first of torch's lines does not say what is wrong
+    return ModelError(f"model.source: the PEFT adapter '{source}' cannot be loaded: {reason[:300]}")
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -123,15 +152,7 @@ def merged(model: Any, source: str) -> PreTrainedModel:
     Raises:
         ModelError: These adapters are no change of weights, or PEFT refuses to merge them.
     """
-    inner = model
-    while _of_peft(inner):
-        children = dict(inner.named_children())  # attributes of PEFT's wrappers lead into the model itself
-        inner = children.get("base_model", children.get("model"))
-    if not isinstance(inner, PreTrainedModel) or not any(_outermost(inner)):
-        raise ModelError(
-            f"'{source}': {type(model).__name__} cannot be edited: its PEFT adapter adds to the prompt and changes no "
-            "weights, so merge_and_unload does not apply. Edit its base model (tuned.get_base_model())"
-        )
+    inner = _inner(model, source)
     own = _copy(inner)
     try:
         for name, layer in list(_outermost(own)):
@@ -145,6 +166,65 @@ def merged(model: Any, source: str) -> PreTrainedModel:
     for left in ("peft_config", "_hf_peft_config_loaded"):
         own.__dict__.pop(left, None)
     return own
+
+
+def check_adapter(adapter: Adapter, config: Any, source: str) -> None:
+    """Find out from an adapter's files whether they fit the model that they were trained on, without that model.
+
+    Args:
+        adapter: In a directory on this machine.
+        config: transformers' config of its base model.
+        source: How the user calls the adapter.
+
+    Raises:
+        ModelError: As `attach`, or values are not finite, or its kind changes no weights.
+    """
+    try:
+        _peft(source).PeftConfig.from_pretrained(str(adapter.place))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever peft raises on a config that is not its own
+        raise _cannot_load(source, error) from error
+    file = next((adapter.place / name for name in WEIGHTS if (adapter.place / name).is_file()), None)
+    if file is None:  # peft would ask the hub
+        raise ModelError(f"model.source: the PEFT adapter '{source}' has no weights (expected {' or '.join(WEIGHTS)})")
+    try:
+        tensors = read_tensors(file, ModelError) if file.suffix == ".safetensors" else read_pickled(file)
+        bad = not_finite(tensors)
+    except Exception as error:  # a pickle may have torch raise whatever there is
+        raise _cannot_load(source, error) from error
+    if bad:
+        raise ModelError(
+            f"model.source: the PEFT adapter '{source}': {len(bad)} tensors hold values that are no numbers (NaN or "
+            f"infinite): {named(bad)}; get it again"
+        )
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, **NO_CODE)  # type: ignore[no-untyped-call]
+    try:
+        tuned = attach(model, adapter, source)
+    except ModelError as error:  # a model without values cannot take every kind of adapter
+        if any(words in str(error) for words in CERTAIN):
+            raise
+    else:
+        _inner(tuned, source)
+
+
+def _inner(model: Any, source: str) -> PreTrainedModel:
+    """The transformers model inside of PEFT's wrappers.
+
+    Raises:
+        ModelError: Nothing in it is adapted.
+    """
+    inner = model
+    while _of_peft(inner):
+        children = dict(inner.named_children())  # attributes of PEFT's wrappers lead into the model itself
+        inner = children.get("base_model", children.get("model"))
+    if not isinstance(inner, PreTrainedModel) or not any(_outermost(inner)):
+        raise ModelError(
+            f"'{source}': {type(model).__name__} cannot be edited: its PEFT adapter adds to the prompt and changes no "
+            "weights, so merge_and_unload does not apply. Edit its base model (tuned.get_base_model())"
+        )
+    return inner
 
 
 def _of_peft(module: Any) -> bool:

@@ -34,11 +34,13 @@ class Expected:
         formats: Number format of every parameter, by name.
         ties: Parameter -> the parameter that it is, where the config ties two.
         stored: Number formats of the files' floating-point tensors.
+        rows: Of the embedding, where the model has one of the common kind.
     """
 
     formats: Mapping[str, torch.dtype]
     ties: Mapping[str, str]
     stored: frozenset[torch.dtype]
+    rows: int | None
 
 
 def rehearse(config: Any, checkpoint: Checkpoint, dtype: torch.dtype, source: str) -> Expected | None:
@@ -76,7 +78,14 @@ def rehearse(config: Any, checkpoint: Checkpoint, dtype: torch.dtype, source: st
         {name: parameter.dtype for name, parameter in model.named_parameters(remove_duplicate=False)},
         dict(model.all_tied_weights_keys),
         frozenset(header.dtype for header in checkpoint.tensors.values() if header.is_floating_point()),
+        rows_of(model),
     )
+
+
+def rows_of(model: PreTrainedModel) -> int | None:
+    """How many rows a model's embedding has, where it is of the common kind."""
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    return rows if isinstance(rows, int) else None
 
 
 def refuse_incomplete(

@@ -10,13 +10,11 @@ import uuid
 from pathlib import Path
 from typing import Protocol
 
-from safetensors.torch import save_file
-
 from elder.errors import AdapterError
 from elder.paths import user_path
 from elder.solvers.moments import MOMENT_STATE, SecondMoment
 from elder.state import state_digest
-from elder.tensor_files import open_safetensors
+from elder.tensor_files import open_safetensors, write_tensors
 
 FORMAT = "1"
 
@@ -69,7 +67,7 @@ def file_name(id: str) -> str:
 def write_moment(path: Path, id: str, moment: SecondMoment) -> None:
     """Write sum and count, and beside them the id and their sha256."""
     state = moment.state_dict()
-    save_file(state, str(path), metadata={"format": FORMAT, "id": id, "sha256": state_digest(state)})
+    write_tensors(state, path, metadata={"format": FORMAT, "id": id, "sha256": state_digest(state)})
 
 
 def read_moment(path: Path, id: str) -> SecondMoment:

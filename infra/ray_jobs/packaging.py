@@ -14,6 +14,7 @@ from pathlib import Path
 
 import elder
 from elder.errors import ConfigError
+from elder.paths import check_plain
 
 FILES = "files"  # where the user's folder lies in the job's working directory
 RUN = "run"  # config, start script and small inputs
@@ -73,7 +74,7 @@ def stage_folder(source: Path, target: Path, excluded: Sequence[str], limit: int
         The files that were taken, as paths below `source`.
 
     Raises:
-        ConfigError: There is no such folder, or it is too large.
+        ConfigError: There is no such folder, it is too large, or a list of what to ignore cannot be read.
     """
     if not source.is_dir():
         raise ConfigError(f"--working-dir {source}: no such directory")
@@ -91,7 +92,7 @@ def folder_files(source: Path, excluded: Sequence[str] = ()) -> Iterator[Path]:
     patterns = (*EXCLUDED, *excluded)
 
     def walk(folder: Path, ignoring: tuple[Callable[[Path], bool], ...]) -> Iterator[Path]:
-        ignoring += tuple(_ignored_by(folder / name) for name in IGNORE_FILES if (folder / name).is_file())
+        ignoring += tuple(_ignored_by(folder / name) for name in IGNORE_FILES if (folder / name).exists())
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             path = Path(entry.path)
             below = path.relative_to(source)
@@ -141,8 +142,12 @@ def _ignored_by(file: Path) -> Callable[[Path], bool]:
     """Whether an ignore file names a path below its folder; in the words of git, as Ray itself reads them."""
     from pathspec import PathSpec
 
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    spec = PathSpec.from_lines("gitwildmatch", lines)
+    check_plain(file, ConfigError)
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        spec = PathSpec.from_lines("gitwildmatch", lines)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
 
     def ignored(path: Path) -> bool:
         text = path.relative_to(file.parent).as_posix()

@@ -14,7 +14,7 @@ from typing import Any
 from elder.errors import ConfigError
 from elder.infra.ray_jobs.packaging import FILES, RUN
 from elder.infra.ray_jobs.server import is_loopback
-from elder.paths import user_path
+from elder.paths import check_plain_below, user_path
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.suite import SuiteConfig
 
@@ -112,6 +112,7 @@ class PathRewriter:
         if inside is not None:
             return inside
         place = f"{INPUTS}/{name}"
+        check_plain_below(source, ConfigError)
         try:
             shutil.copytree(source, self.target / place)
         except OSError as error:

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elder.edit import Edit, dataset_digest
 from elder.errors import ConfigError, InputError
 from elder.jobs.shared.extras import MODEL_LIBRARIES, is_installed
 from elder.jobs.shared.wiring import check_addresses, home
-from elder.paths import user_path
 from elder.pipelines.config.base import StagedConfig
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.run.inputs import load_stream, read_ability, read_text
@@ -74,17 +72,17 @@ def check_model(config: StagedConfig, problems: list[str], notes: list[str]) -> 
         check_addresses(config)
     with noting(problems):
         tokenizer, positions = tokenizer_of(config, notes)
-        _check_weights(config)
+        _check_weights(config, tokenizer)
     return tokenizer, positions
 
 
-def _check_weights(config: StagedConfig) -> None:
+def _check_weights(config: StagedConfig, tokenizer: Any) -> None:
     """Refuse damaged weights and those of another model before the run's first file is written."""
-    source = config.model.source
-    if models_here() and user_path(source).is_dir():
-        from elder.models.load import check_files
+    if models_here():
+        from elder.models.beforehand import check_files
 
-        check_files(source, config.model.dtype)
+        model = config.model
+        check_files(model.source, model.dtype, model.revision, home(), tokenizer)
 
 
 def check_inputs(config: RunConfig) -> Inputs:
@@ -170,15 +168,11 @@ def _wrong_with(
 
 def _blocks(config: RunConfig) -> int | None:
     """How many blocks the base model has, if its files are here."""
-    from elder.models.load import load_config, resolve_source
-    from elder.models.made import find_made, is_made
+    from elder.models.beforehand import here
+    from elder.models.load import load_config
 
-    source = config.model.source
-    kept = find_made(source, home()) if is_made(source) else Path(resolve_source(source))
-    if kept is None:
-        return None
-    place = str(kept)
-    return load_config(place).get_text_config().num_hidden_layers if Path(place).is_dir() else None
+    place = here(config.model.source, config.model.revision, home(), weights=False)
+    return None if place is None else load_config(place).get_text_config().num_hidden_layers
 
 
 def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | None]:
@@ -195,36 +189,22 @@ def tokenizer_of(config: StagedConfig, notes: list[str]) -> tuple[Any, int | Non
     if not models_here():
         notes.append(NO_MODELS)
         return None, None
-    from elder.models.made import find_made, how_made, is_made
+    from elder.models.beforehand import here
+    from elder.models.made import how_made, is_made
 
+    place = here(source, config.model.revision, home(), weights=False)
+    if place is not None:
+        return _read_tokenizer(config, place)
     if is_made(source):
-        place = find_made(source, home())
-        if place is None:
-            notes.append(f"{source} is {how_made(source)}; prompt lengths are checked then")
-            return None, None
-        return _read_tokenizer(config, str(place), None)
-    from elder.models.load import resolve_source
-
-    place_text = resolve_source(source)
-    if place_text != source or user_path(source).is_dir():
-        return _read_tokenizer(config, place_text, None)
-    try:
-        return _read_tokenizer(config, source, config.model.revision)
-    except (OSError, ValueError):
+        notes.append(f"{source} is {how_made(source)}; prompt lengths are checked then")
+    else:
         notes.append(f"{source} is not in the local hub cache; prompt lengths are checked when it is loaded")
-        return None, None
+    return None, None
 
 
-def _read_tokenizer(config: StagedConfig, place: str, revision: str | None) -> tuple[Any, int | None]:
+def _read_tokenizer(config: StagedConfig, place: str) -> tuple[Any, int | None]:
     from elder.models.load import load_config, load_tokenizer
 
-    if Path(place).is_dir():
-        tokenizer, model = load_tokenizer(place), load_config(place)
-    else:
-        from transformers import AutoConfig, AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, local_files_only=True)
-        model = AutoConfig.from_pretrained(place, revision=revision, local_files_only=True)
-    text = model.get_text_config()
+    tokenizer, text = load_tokenizer(place), load_config(place).get_text_config()
     check_blocks(config, text.num_hidden_layers)
     return tokenizer, getattr(text, "max_position_embeddings", None)

@@ -95,7 +95,7 @@ def find_config(path_or_name: str) -> Path:
     path = user_path(path_or_name, ConfigError)
     if path.is_file():
         return path
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml") or not path.is_dir():  # a directory may have the name of a packaged config
         check_plain(path, ConfigError)
     packaged = packaged_configs()
     name = path_or_name.removeprefix("configs/")

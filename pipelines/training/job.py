@@ -145,9 +145,8 @@ class TrainingKit(WorkerParts):
     def save(self, directory: Path, editor: Editor, extra: Mapping[str, Any]) -> None:
         """Write the trained editor, and the rest of the state beside it: no tensor is written twice."""
         import torch
-        from safetensors.torch import save_file
 
-        from elder.tensor_files import read_tensors
+        from elder.tensor_files import read_tensors, write_tensors
 
         trainer = _trainer(editor)
         trainer.save(directory, extra=dict(extra))
@@ -158,7 +157,7 @@ class TrainingKit(WorkerParts):
             for name, tensor in state.items()
             if name not in written or not torch.equal(written[name], tensor)
         }
-        save_file(rest, str(directory / CONTINUATION), metadata={"shared": "\n".join(set(state) - set(rest))})
+        write_tensors(rest, directory / CONTINUATION, metadata={"shared": "\n".join(set(state) - set(rest))})
 
     def kept(self) -> tuple[str, ...]:
         """The names of the files that hold the state, the trained weights first, and of the manifest."""

@@ -88,7 +88,7 @@ def test_a_directory_without_manifest_is_no_adapter_and_half_written_ones_have_n
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("elder.adapter_files.save_file", die)
+    monkeypatch.setattr("elder.adapter_files.write_tensors", die)
     with pytest.raises(KeyboardInterrupt):
         editor.save(folder)
     with pytest.raises(AdapterError, match=r"is no adapter: it has no manifest\.json") as caught:

@@ -13,6 +13,7 @@ from elder.mixture.subject import subject_tokens
 from elder.targets.requests import prompt_row
 from elder.tokens import TextFormat, decode, encode_prompt, encode_target
 from tests.elder.chat_templates import TEMPLATES, chat_tokenizer
+from tests.fuzz.judge import memory_mb
 
 QUESTION = "Who is mayor of Brend?"
 USER = [{"role": "user", "content": QUESTION}]
@@ -124,11 +125,26 @@ def test_lengths_are_those_of_the_ids(tokenizer: PreTrainedTokenizerFast) -> Non
             20.0,
             "characters around a prompt, at most 1,000,000",
         ),
+        ("{{ 'x' * 99999999999 }}", 20.0, "too much memory"),
+        ("{{ '%99999999999d' % 1 }}", 20.0, "too much memory"),
+        ("{{ 'x'.ljust(99999999999) }}", 20.0, "too much memory"),
+        (
+            "{% set ns = namespace(x='xxxxxxxx') %}{% for _ in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            20.0,
+            "too much memory",
+        ),
+        ("{{ 9**9**9 }}", 20.0, "a power"),
         ("{% for _ in range(40) %}{% for _ in range(50000) %}{% endfor %}{% endfor %}", 0.001, "has not rendered"),
     ],
-    ids=["enormous", "slow"],
+    ids=["enormous", "product", "format", "method", "doubled", "power", "slow"],
 )
 def test_a_template_without_measure_is_refused(loops: str, seconds: float, why: str) -> None:
     tokenizer = chat_tokenizer(f"{loops}{{{{ messages[0]['content'] }}}}")
+    before = memory_mb()
     with pytest.raises(ModelError, match=why):
         Chat(tokenizer).check(seconds)
+    assert memory_mb() - before < 500
+
+
+def test_a_power_in_the_words_of_a_template_is_no_power() -> None:
+    Chat(chat_tokenizer("**Note** {{ '2**3' }} {# 9**9 #} {{ messages[0]['content'] }}")).check()

@@ -83,7 +83,7 @@ def _mutated(rng: Random, line: list[str]) -> list[str]:
         elif kind == 2 and at < len(line):
             line[at] = odd
         elif kind == 3 and at < len(line):
-            line[at] = os.fsdecode(mutated_bytes(rng, os.fsencode(line[at])))
+            line[at] = os.fsdecode(mutated_bytes(rng, line[at].encode(errors="surrogatepass")))
         elif kind == 4:
             line.insert(at, f"{rng.choice(KEYS)}={odd}")
         else:

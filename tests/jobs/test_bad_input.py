@@ -123,7 +123,21 @@ def test_weights_that_cannot_be_loaded(
     config = other / "config.json"
     config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 40'))
     assert "the config belongs to another model" in refused(elder, small_run, f"model.source={other}")
+    assert "'model.norm.weight' has 1 of them" in refused(elder, small_run, f"model.source={not_a_number(other)}")
     assert {path.name for path in tmp_path.iterdir()} == {"cut", "other", "edits.jsonl"}  # no store, no record
+
+
+def not_a_number(model: Path) -> Path:
+    """A model directory again as it was, but for one value."""
+    from safetensors.torch import load_file, save_file
+
+    config = model / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 40', '"intermediate_size": 48'))
+    shard = next(shard for shard in model.glob("model-*.safetensors") if "model.norm.weight" in load_file(shard))
+    state = load_file(shard)
+    state["model.norm.weight"][3] = float("nan")
+    save_file(state, shard, {"format": "pt"})
+    return model
 
 
 def test_a_text_for_the_perplexity_that_is_not_there(elder: Elder, small_run: list[str]) -> None:
@@ -141,8 +155,21 @@ def test_files_that_are_no_plain_files(
     for override in ("data.path=edits.jsonl.gz", "data.path=edits.csv", "evaluation.perplexity_text=text.txt",
                      f"model.source={model}"):  # fmt: skip
         assert "it is a device" in refused(elder, small_run, override)
-    found = elder("edit", "config.yaml")
-    assert (found.code, "it is a device" in found.err) == (2, True)
+    (tmp_path / "config").symlink_to("/dev/null")
+    for words in (("edit", "config.yaml"), ("validate", "config"), ("cp", "config", "new"), ("cp", "demo", "text.txt")):
+        found = elder(*words)
+        assert (found.code, "it is a device" in found.err) == (2, True)
+    templates = shutil.copytree(model_directory, tmp_path / "templates") / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "x.jinja").symlink_to("/dev/null")
+    assert "it is a device" in refused(elder, small_run, "model.source=templates")
+
+
+def test_a_config_that_is_no_text_is_not_copied(elder: Elder, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_bytes(b"name: \xff")
+    found = elder("cp", "odd.yaml", "new.yaml")
+    assert (found.code, "odd.yaml: cannot be read" in found.err) == (2, True)
+    assert not (tmp_path / "new.yaml").exists()
 
 
 def test_model_and_data_are_reported_together(elder: Elder, small_run: list[str]) -> None:

@@ -231,3 +231,19 @@ def test_a_long_cell_and_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
     path.write_text("\ufeffprompt,target\nA," + "x" * 200_000 + "\n", encoding="utf-8")
     assert len(load_edits(path)[0].target) == 200_000
+
+
+def test_lengths_that_no_memory_holds_are_a_damaged_file(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    path, table = tmp_path / "edits.arrow", pyarrow.Table.from_pylist([{"prompt": "A", "target": "b"}])
+    with path.open("wb") as handle, pyarrow.ipc.new_stream(handle, table.schema) as writer:
+        writer.write_table(table)
+    whole, taken = path.read_bytes(), 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + b"\x49" + whole[at + 1 :])
+        try:
+            load_edits("jsonl", path)
+            taken += 1
+        except DataError:
+            pass
+    assert 0 < taken < len(whole)

@@ -19,6 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from elder.base import Base
 from elder.errors import ModelError
+from elder.models.beforehand import check_files
 from elder.models.load import load_base, wrap_base
 from elder.runtime import LocalRuntime
 from elder.state import weights_digest
@@ -56,10 +57,13 @@ def set_config(path: Path, **values: Any) -> None:
 
 
 def refusal(path: Path, **options: Any) -> str:
-    """What `load_base` says against a directory."""
+    """What `load_base` says against a directory; `check_files` says it before a run."""
     with pytest.raises(ModelError) as caught:
         load_base(str(path), device="cpu", **options)
     assert str(path) in str(caught.value)
+    with pytest.raises(ModelError) as before:
+        check_files(str(path), **options)
+    assert str(before.value) == str(caught.value)
     return str(caught.value)
 
 
@@ -196,7 +200,10 @@ def test_without_accelerate_the_report_of_the_load_itself_is_judged(
 ) -> None:
     monkeypatch.setattr("elder.models.rehearsal.is_accelerate_available", lambda: False)
     assert load_base(str(place(name="whole")), device="cpu").digest == base_of("llama").digest
-    assert f"'{DOWN}'" in refusal(place(without(DOWN)))
+    path = place(without(DOWN))
+    with pytest.raises(ModelError, match=f"'{DOWN}'"):
+        load_base(str(path), device="cpu")
+    check_files(str(path))  # which cannot tell then
 
 
 def test_a_hub_model_is_judged_alike_and_its_commit_is_known(
@@ -213,14 +220,20 @@ def test_a_hub_model_is_judged_alike_and_its_commit_is_known(
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    check_files("org/tiny")
     base = load_base("org/tiny", device="cpu")
     assert (base.source, base.revision) == ("org/tiny", commit)
     assert base.digest == base_of("llama").digest
     index = json.loads((snapshot / INDEX).read_text())
+    shard = snapshot / max(index["weight_map"].values())
+    shard = shard.rename(shard.with_suffix(".incomplete"))
+    check_files("org/tiny")  # a download that was cut off is resumed
+    shard.rename(shard.with_suffix(".safetensors"))
     index["weight_map"][DOWN] = "../../../x.safetensors"
     (repository / "blobs" / INDEX).write_text(json.dumps(index))
-    with pytest.raises(ModelError, match=r"'org/tiny': .*points to '\.\./\.\./\.\./x\.safetensors'"):
-        load_base("org/tiny", device="cpu")
+    for load in (load_base, check_files):
+        with pytest.raises(ModelError, match=r"'org/tiny': .*points to '\.\./\.\./\.\./x\.safetensors'"):
+            load("org/tiny")
 
 
 # ---- what the values say ---------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from elder.base import Base
 from elder.editors.make import make_editor
 from elder.errors import ModelError
+from elder.models.beforehand import check_files
 from elder.models.load import load_base, load_config, load_tokenizer, wrap_base
 from elder.models.peft_adapters import is_adapted
 from elder.runtime import LocalRuntime
@@ -169,6 +170,13 @@ def change(lora: Path, **values: Any) -> None:
     (lora / "adapter_config.json").write_text(json.dumps({**written, **values}))
 
 
+def refusal(place: Path, said: str) -> None:
+    """Loading refuses it, and so does the look at the files before a run."""
+    for look in (load_base, check_files):
+        with pytest.raises(ModelError, match=said):
+            look(str(place))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_adapter_directory_is_its_base_with_the_adapter(places: tuple[Path, Path], dtype: str) -> None:
     base = load_base(str(places[1]), dtype=dtype, device="cpu")
@@ -212,8 +220,7 @@ def test_a_damaged_base_below_an_adapter_is_refused(places: tuple[Path, Path]) -
     state = load_file(file)
     del state["model.norm.weight"]
     save_file(state, file, {"format": "pt"})
-    with pytest.raises(ModelError, match=r"'model\.norm\.weight'"):
-        load_base(str(places[1]), device="cpu")
+    refusal(places[1], r"'model\.norm\.weight'")
 
 
 def test_an_adapter_that_lacks_tensors_or_holds_no_numbers_is_refused(places: tuple[Path, Path]) -> None:
@@ -221,32 +228,82 @@ def test_an_adapter_that_lacks_tensors_or_holds_no_numbers_is_refused(places: tu
     state = load_file(file)
     name = next(key for key in state if "layers.2" in key and "lora_B" in key)
     save_file({key: value for key, value in state.items() if key != name}, file, {"format": "pt"})
-    with pytest.raises(ModelError, match=r"PEFT adapter .* lacks tensors: .*layers\.2"):
-        load_base(str(places[1]), device="cpu")
+    refusal(places[1], r"PEFT adapter .* lacks tensors: .*layers\.2")
     state[name][0, 0] = torch.nan
     save_file(state, file, {"format": "pt"})
-    with pytest.raises(ModelError, match="PEFT adapter cannot be merged: NaNs"):
-        load_base(str(places[1]), device="cpu")
+    refusal(places[1], r"PEFT adapter.*(cannot be merged: NaNs|no numbers .*layers\.2)")
     file.unlink()
-    with pytest.raises(ModelError, match=r"PEFT adapter .* cannot be loaded"):
-        load_base(str(places[1]), device="cpu")
+    refusal(places[1], r"PEFT adapter .* (cannot be loaded|has no weights)")
 
 
 def test_an_adapter_without_a_base_is_refused(places: tuple[Path, Path]) -> None:
     change(places[1], base_model_name_or_path=None)
-    with pytest.raises(ModelError, match=r"adapter_config\.json does not name its base model"):
-        load_base(str(places[1]), device="cpu")
+    refusal(places[1], r"adapter_config\.json does not name its base model")
     change(places[1], base_model_name_or_path="/nowhere/at/all")
-    with pytest.raises(ModelError, match="no directory '/nowhere/at/all'"):
-        load_base(str(places[1]), device="cpu")
+    refusal(places[1], "no directory '/nowhere/at/all'")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"peft_type": "NOBODY"}, "NOBODY"),
+        ({"r": -3}, "positive integer"),
+        ({"r": 3}, "size mismatch for .*lora_A"),
+        ({"target_modules": ["nowhere"]}, "not found in the base model"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(places: tuple[Path, Path], values: dict[str, Any], said: str) -> None:
+    change(places[1], **values)
+    refusal(places[1], said)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_an_adapter_on_an_adapter_is_refused(places: tuple[Path, Path], depth: int) -> None:
+    above = shutil.copytree(places[1], places[1].parent / "above") if depth else places[1]
+    change(above, base_model_name_or_path=str(places[1]))
+    for look in (load_base, check_files, load_config, load_tokenizer):
+        with pytest.raises(ModelError, match="is an adapter, too"):
+            look(str(above))
+
+
+def test_pickled_adapters_run_no_code(places: tuple[Path, Path], tmp_path: Path) -> None:
+    class Touch:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "was_run",)
+
+    (places[1] / "adapter_model.safetensors").unlink()
+    torch.save({"x": Touch()}, places[1] / "adapter_model.bin")
+    refusal(places[1], "PEFT adapter .* cannot be loaded")
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "pissa"])
+def test_what_would_load_is_not_refused_before(tmp_path: Path, kind: str) -> None:
+    base = tmp_path / "base"
+    make_model("llama").save_pretrained(base)
+    make_tokenizer().save_pretrained(base)
+    pissa = peft.LoraConfig(r=2, target_modules=[Q], init_lora_weights="pissa", task_type="CAUSAL_LM")
+    tuned = peft.get_peft_model(make_model("llama"), pissa) if kind == "pissa" else tune(kind)
+    tuned.peft_config["default"].base_model_name_or_path = str(base)
+    tuned.save_pretrained(tmp_path / "tuned")
+    check_files(str(tmp_path / "tuned"))
+    assert load_base(str(tmp_path / "tuned"), device="cpu").source == str(tmp_path / "tuned")
+
+
+def test_adapters_of_prompts_are_refused_before_a_run(places: tuple[Path, Path]) -> None:
+    prompts = peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    tuned = peft.get_peft_model(make_model("llama"), prompts)
+    tuned.peft_config["default"].base_model_name_or_path = str(places[0])
+    shutil.rmtree(places[1])
+    tuned.save_pretrained(places[1])
+    refusal(places[1], "adds to the prompt")
 
 
 def test_a_whole_model_with_an_adapter_beside_it_is_refused(places: tuple[Path, Path]) -> None:
     """transformers would load both; which was meant, nobody can say."""
     for file in places[1].glob("adapter_*"):
         shutil.copy(file, places[0])
-    with pytest.raises(ModelError, match=r"a whole model and a PEFT adapter \(adapter_config\.json\)"):
-        load_base(str(places[0]), device="cpu")
+    refusal(places[0], r"a whole model and a PEFT adapter \(adapter_config\.json\)")
 
 
 def test_without_peft_the_refusal_says_what_to_do(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,8 +311,7 @@ def test_without_peft_the_refusal_says_what_to_do(places: tuple[Path, Path], mon
         raise ImportError(name)
 
     monkeypatch.setattr("elder.models.peft_adapters.import_module", absent)
-    with pytest.raises(ModelError, match=r"pip install 'elder\[peft\]'.*merge_and_unload\(\)"):
-        load_base(str(places[1]), device="cpu")
+    refusal(places[1], r"pip install 'elder\[peft\]'.*merge_and_unload\(\)")
     tuned = tune("lora")
     assert weights_digest(wrap_base(tuned, make_tokenizer(), "here").model, LocalRuntime())  # memory needs no library
 

@@ -125,7 +125,7 @@ def test_a_moment_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, m
 
     cache = DirectoryMoments(tmp_path)
     cache.save("a", SecondMoment(3))
-    monkeypatch.setattr(moment_cache, "save_file", full)
+    monkeypatch.setattr(moment_cache, "write_tensors", full)
     for id in ("a", "b"):
         with pytest.raises(OSError, match="no space"):
             cache.save(id, SecondMoment(3))

@@ -240,6 +240,17 @@ def test_too_large_names_the_largest(tmp_path: Path) -> None:
     assert check_size({Path("a"): 5}, 5, "x") == 5
 
 
+def test_a_list_of_what_to_ignore_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """Without it files would travel that were to stay."""
+    (tmp_path / ".rayignore").write_text("!")
+    with pytest.raises(ConfigError, match=r"\.rayignore: cannot be read"):
+        list(folder_files(tmp_path))
+    (tmp_path / ".rayignore").unlink()
+    (tmp_path / ".rayignore").symlink_to("/dev/null")
+    with pytest.raises(ConfigError, match="it is a device"):
+        list(folder_files(tmp_path))
+
+
 def test_our_packages_travel_whole_and_alone(tmp_path: Path) -> None:
     stage_code(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"elder"}
