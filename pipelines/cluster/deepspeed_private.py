@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+HOLDER = -1  # stands for a module that does not end, among those for which DeepSpeed keeps a weight whole
 
 
 def partition(model: nn.Module, config: dict[str, Any], persistence_threshold: int) -> Any:
@@ -48,3 +51,27 @@ def drop_leftovers(offloads: Iterable[Any]) -> None:
     """Drop what the last backward left whole: layers whose input carried no gradient, where no hook fires."""
     for offload in offloads:
         offload.param_coordinator.release_backward_leftovers()
+
+
+@contextmanager
+def held_whole(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Gather parameters once; no pass inside the block drops them. They are partitioned again behind it.
+
+    Args:
+        parameters: All partitioned, each once.
+    """
+    parameters[0].all_gather(param_list=list(parameters))  # type: ignore[attr-defined]
+    for parameter in parameters:
+        parameter.ds_active_sub_modules.add(HOLDER)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]  # a pass that failed leaves its own
+        parameters[0].partition(param_list=list(parameters))  # type: ignore[attr-defined]
+
+
+def is_partitioned(parameter: nn.Parameter) -> bool:
+    """Whether this rank holds its part of a parameter only."""
+    status = getattr(parameter, "ds_status", None)
+    return status is not None and status.name == "NOT_AVAILABLE"

@@ -46,6 +46,7 @@ DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 WHOLE_BELOW = 1024  # under ZeRO-3, weights of at most so many elements (norms) stay whole: gathering them costs more
+KEPT_BELOW = 2**28  # and models of at most so many (1 GiB in float32) are gathered once for many passes
 OBJECT_STORE_BYTES = 160 * 2**20  # of a cluster of our own: edits and adapters are small
 
 
@@ -350,7 +351,7 @@ def make_runtime(job: RunSpec, rank: int, size: int) -> Any:
     if job.sharding == "zero3":
         from elder.pipelines.cluster.deepspeed_runtime import DeepSpeedRuntime
 
-        return DeepSpeedRuntime(device, persistence_threshold=WHOLE_BELOW)
+        return DeepSpeedRuntime(device, persistence_threshold=WHOLE_BELOW, keep_below=KEPT_BELOW)
     if size == 1:
         return LocalRuntime(device)
     from elder.pipelines.cluster.deepspeed_runtime import DataParallelRuntime
