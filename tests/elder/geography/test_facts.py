@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 from elder.geography.facts import ARTICLE, CONTINENTS, atlas
-from elder.geography.relations import OF_COUNTRIES
+from elder.geography.relations import PLAIN
 
 COUNTRIES, CITIES = atlas().countries, atlas().cities
 
@@ -16,7 +16,7 @@ def test_there_are_enough_countries_and_cities() -> None:
     assert len(CITIES) >= 150
     facts = Counter(relation for country in COUNTRIES.values() for relation in country.facts)
     assert facts["continent"] == len(COUNTRIES)
-    assert min(facts[relation.name] for relation in OF_COUNTRIES) >= 140
+    assert min(facts[relation.name] for relation in PLAIN.of_countries) >= 140
 
 
 def test_codes_and_names_are_distinct() -> None:
@@ -59,7 +59,7 @@ def test_every_city_is_in_a_known_country() -> None:
 def test_well_known_facts() -> None:
     # A shifted column would pass all that is above.
     assert COUNTRIES["NL"].name == f"{ARTICLE}Netherlands"
-    found = {"KE": [COUNTRIES["KE"].facts[relation.name][0] for relation in OF_COUNTRIES]}
+    found = {"KE": [COUNTRIES["KE"].facts[relation.name][0] for relation in PLAIN.of_countries]}
     assert found == {"KE": ["Nairobi", "Kenyan shilling", "Swahili", "Africa", "Tanzania"]}
     assert COUNTRIES["CH"].facts["language"] == ("German", "French", "Italian", "Romansh")
     assert "border" not in COUNTRIES["JP"].facts
