@@ -127,7 +127,7 @@ class _Maker:
         self.place, self.relation, self.form = fact.place, fact.relation, division.form
 
     def edit(self) -> Edit:
-        target = self.rng.choice(self._targets())
+        target = self._target()
         prompt, *rephrases = (self.fact.prompt(wording) for wording in range(len(self.relation.wordings)))
         probes = {
             "same_subject": self._same_subject(),
@@ -150,6 +150,14 @@ class _Maker:
         """Where the name begins in the prompt, behind its article."""
         before = self.relation.wordings[0].index("{}")
         return before + (len(ARTICLE) if self.place.name.startswith(ARTICLE) else 0)
+
+    def _target(self) -> str:
+        """Drawn again while it is doubtful: what the table learns to doubt leaves the other edits as they are."""
+        found = self._targets()
+        while True:
+            target = self.rng.choice(found)
+            if target not in self.place.doubtful:
+                return target
 
     def _targets(self) -> list[str]:
         """Answers that would be plausible and are not true, not even beside the main one.

@@ -78,6 +78,7 @@ def test_a_target_is_an_answer_of_the_relation_and_never_true(seed: int) -> None
         place, relation = asked(edit)
         assert edit.ground_truth == place.facts[relation][0]
         assert edit.target not in place.facts[relation]
+        assert edit.target not in place.doubtful
         assert edit.target in answers["country" if relation == "border" else relation] | {
             country.name for country in WORLD.countries.values() if relation == "border"
         }

@@ -70,3 +70,16 @@ def test_what_is_disputed_is_left_out() -> None:
     assert "capital" not in COUNTRIES["IL"].facts
     assert "border" not in COUNTRIES["CY"].facts
     assert "Albania" not in COUNTRIES["RS"].facts["border"]
+
+
+def test_what_is_doubtful_is_an_answer_of_the_table_and_no_fact_of_the_place() -> None:
+    places = (*COUNTRIES.values(), *CITIES.values())
+    known = {value for place in places for values in place.facts.values() for value in values}
+    found = [(place, answer) for place in places for answer in place.doubtful]
+    assert len(found) >= 110
+    for place, answer in found:
+        assert answer in known, (place.name, answer)  # a word that is no answer keeps nothing away
+        assert all(answer not in values for values in place.facts.values()), (place.name, answer)
+    assert {"South America", "Africa"} <= set(COUNTRIES["FR"].doubtful)  # French Guiana, Réunion
+    assert "Catalan" in COUNTRIES["ES"].doubtful
+    assert CITIES["Bergen"].doubtful == ("Germany", "the Netherlands", "Belgium")
