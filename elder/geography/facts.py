@@ -1,10 +1,11 @@
 """The table of countries and cities, read from `countries.tsv` and `cities.tsv` beside this file.
 
-A cell holds one value or several, separated by `;`: all are official, the first is the main one. `-` means that the
-table takes no side, because the matter is disputed or not settled; an empty cell means that there is nothing (an
-island borders nobody). `doubtful` lists answers that are neither plainly true nor plainly false: continents on which
-a smaller part of the country lies, languages that are official in a region or used by offices, currencies that people
-pay with beside the official one, countries in which a smaller place has a city's name. Knows nothing of edits.
+A cell holds one value or several, separated by `;`: all are official, at least in a region, and the first is the main
+one. `-` means that the table takes no side, because the matter is disputed or not settled; an empty cell means that
+there is nothing (an island borders nobody). `doubtful` lists answers that are neither plainly true nor plainly false:
+continents on which a smaller part of the country lies, languages that offices use or that are official in a smaller
+part, currencies that people pay with beside the official one, countries in which a smaller place has a city's name.
+Knows nothing of edits.
 """
 
 from __future__ import annotations

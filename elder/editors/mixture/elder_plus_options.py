@@ -57,7 +57,7 @@ class ElderPlusOptions(ElderOptions):
         "key whose similarity is 1 too low (by 0.25 at most); null: nothing makes up for it",
     )
     answer_bias: NotNegative = setting(
-        0.0,
+        4.0,
         "nats added to the logit of the new answer's next token while the text since the prompt is a beginning of it; "
         "0: none",
     )

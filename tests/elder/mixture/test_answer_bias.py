@@ -27,7 +27,7 @@ OWNERS = [0, 1, 2, 3, 0, 2]  # of the prompts in scope
 def pair(loud_of: Callable[..., Any]) -> tuple[Any, Any]:
     """Elder-plus with a push, and the same without."""
     loud = loud_of("elder-plus", "llama")
-    options = {**OPTIONS["elder-plus"], "ask_base": loud.options.ask_base}
+    options = {**OPTIONS["elder-plus"], "ask_base": loud.options.ask_base, "answer_bias": 0.0}
     unpushed = make_editor("elder-plus", loud.base, **options)
     unpushed.load_state_dict(loud.state_dict())
     return loud, unpushed

@@ -24,7 +24,7 @@ tracking: {retry_timeout_s: 4, register: null}
 # Options of elder-plus that came later, as an earlier version worked.
 AS_BEFORE = (
     "editor: {distance: null, whole_words: false, ask_base: null, after_answer: edited, replaces: prompt, "
-    "center: first, trade: null}\n"
+    "center: first, trade: null, answer_bias: 0}\n"
 )
 # What an earlier version, which knew the former names only, made of EARLIER.
 DIGEST = "01692919e6835d3808679a90630401c674d27cb1dcd31a8ebe603905fe635c2d"
