@@ -55,23 +55,28 @@ def drop_leftovers(offloads: Iterable[Any]) -> None:
 
 @contextmanager
 def held_whole(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Gather parameters once; no pass inside the block drops them. They are partitioned again behind it.
+    """Gather parameters once; no pass inside the block drops them. They are partitioned again behind it. Collective.
 
     Args:
-        parameters: All partitioned, each once.
+        parameters: Of a model that is loaded in parts, each once.
     """
-    parameters[0].all_gather(param_list=list(parameters))  # type: ignore[attr-defined]
-    for parameter in parameters:
-        parameter.ds_active_sub_modules.add(HOLDER)  # type: ignore[attr-defined]
+    known: list[Any] = list(parameters)
+    known[0].all_gather(param_list=[parameter for parameter in known if is_partitioned(parameter)])
+    for parameter in known:
+        parameter.ds_active_sub_modules.add(HOLDER)
     try:
         yield
     finally:
-        for parameter in parameters:
-            parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]  # a pass that failed leaves its own
-        parameters[0].partition(param_list=list(parameters))  # type: ignore[attr-defined]
+        for parameter in known:
+            parameter.ds_active_sub_modules.clear()  # a pass that failed leaves its modules there
+        known[0].partition(param_list=known)
 
 
-def is_partitioned(parameter: nn.Parameter) -> bool:
-    """Whether this rank holds its part of a parameter only."""
-    status = getattr(parameter, "ds_status", None)
-    return status is not None and status.name == "NOT_AVAILABLE"
+def is_held(parameter: Any) -> bool:
+    """Whether a block of `held_whole` goes on."""
+    return HOLDER in parameter.ds_active_sub_modules
+
+
+def is_partitioned(parameter: Any) -> bool:
+    """Whether this rank holds only its part of a parameter."""
+    return bool(parameter.ds_status.name == "NOT_AVAILABLE")

@@ -23,7 +23,7 @@ from elder.models.host_memory import give_back_memory
 from elder.pipelines.cluster.deepspeed_private import (
     drop_leftovers,
     held_whole,
-    is_partitioned,
+    is_held,
     partition,
     record_nothing,
 )
@@ -170,7 +170,7 @@ class DeepSpeedRuntime(DataParallelRuntime):
         import deepspeed
 
         self._drop_leftovers()
-        with deepspeed.zero.GatheredParameters([p for p in parameters if is_partitioned(p)]):
+        with deepspeed.zero.GatheredParameters([p for p in parameters if hasattr(p, "ds_id") and not is_held(p)]):
             yield
 
     @contextmanager
@@ -181,13 +181,12 @@ class DeepSpeedRuntime(DataParallelRuntime):
         it, where the ranks meet through a CPU's memory.
         """
         self._drop_leftovers()
-        parameters = list(dict.fromkeys(model.parameters()))
-        weights = sum(int(getattr(p, "ds_numel", p.numel())) for p in parameters)
-        parted = [p for p in parameters if is_partitioned(p)]
-        if not parted or weights > self._keep_below:
+        parameters: list[Any] = [p for p in dict.fromkeys(model.parameters()) if hasattr(p, "ds_id")]
+        small = sum(int(p.ds_numel) for p in parameters) <= self._keep_below
+        if not parameters or not small or is_held(parameters[0]):
             yield
             return
-        with held_whole(parted):
+        with held_whole(parameters):
             try:
                 yield
             finally:

@@ -37,7 +37,7 @@ from elder.pipelines.cluster.ray_private import GroupWatch, NodeTorchConfig, Qui
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.broker import AGREEMENT_S
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import EventHandler, RunSpec, WorkersFailed
+from elder.pipelines.run.spec import KEPT_BELOW, EventHandler, RunSpec, WorkersFailed
 from elder.pipelines.run.takeover import OlderDriver, TakeoverWatch
 
 DRIVER_ENVIRONMENT = {
@@ -46,7 +46,6 @@ DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 WHOLE_BELOW = 1024  # under ZeRO-3, weights of at most so many elements (norms) stay whole: gathering them costs more
-KEPT_BELOW = 2**28  # and models of at most so many (1 GiB in float32) are gathered once for many passes
 OBJECT_STORE_BYTES = 160 * 2**20  # of a cluster of our own: edits and adapters are small
 
 

@@ -38,7 +38,7 @@ def measured(place: Path, chat: str, system: str | None) -> dict[str, Any]:
     form = library.load_base(str(place / "model"), device="cpu", chat=chat, system=system).texts
     edits = load_edits("jsonl", place / "edits.jsonl")
     report = Evaluator(edited, ("generate", "forced"), 6, 4, texts=form).measure(edits, ("reliability", "locality"))
-    return {row["id"]: row["reliability.forced.nll"] for row in report.rows}
+    return {row["prompt"]: row["reliability.forced.nll"] for row in report.rows}
 
 
 def words(place: Path) -> list[str]:
@@ -69,7 +69,7 @@ def test_it_is_measured_through_its_own_form(elder: Elder, place: Path, asked: t
     found = elder("evaluate", place / "adapter", "demo", *words(place), *asked, "--json", "e.json")
     assert found.code == 0, found.err
     result = json.loads(Path("e.json").read_text())
-    assert {row["id"]: row["reliability.forced.nll"] for row in result["rows"]} == pytest.approx(own)
+    assert {row["prompt"]: row["reliability.forced.nll"] for row in result["rows"]} == pytest.approx(own)
     assert result["adapter"]["chat"]["system"] == SYSTEM
     assert ("data.chat and data.system say otherwise" in found.out) is told
 
