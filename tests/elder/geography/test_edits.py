@@ -125,6 +125,36 @@ def test_probes_are_of_the_same_subject_of_a_mention_and_of_others() -> None:
         assert mentions[0].prompt.startswith(filled(PLAIN.mention, place.name))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_leak_of_the_new_answer_would_be_seen(seed: int) -> None:
+    """No neighbour, asked alone or after a mention, has the new answer anyway."""
+    mention = PLAIN.mention.removeprefix("{}") + " "
+    for edit in geography_edits(seed=seed):
+        for probe in (*edit.locality, *edit.mentions):
+            place, relation = FACTS[probe.prompt.rpartition(mention)[2]]
+            assert edit.target not in place.facts[relation]
+
+
+def test_the_two_probes_of_the_same_subject_are_asked_in_two_forms() -> None:
+    forms = {relation.name: relation.wordings for relation in PLAIN.of_countries}
+    for edit in geography_edits(100):
+        if asked(edit)[1] == "country":
+            continue
+        for number, probe in enumerate(edit.same_subject):
+            place, relation = FACTS[probe.prompt]
+            assert probe.prompt == filled(forms[relation][number], place.name)
+
+
+def test_longer_names_hold_the_name_as_a_word() -> None:
+    edits = [edit for seed in SEEDS for edit in geography_edits(seed=seed)]
+    found = {(edit.subject, probe.prompt) for edit in edits for probe in edit.extended_names}
+    assert found
+    for subject, prompt in found:
+        assert subject in FACTS[prompt][0].bare_name.replace("-", " ").split()
+        assert subject != FACTS[prompt][0].bare_name
+    assert any(edit.subject == "Niger" for edit in edits)  # of which Nigeria is no longer name
+
+
 def test_names_that_hold_another_are_probes() -> None:
     found = {
         probe.prompt
