@@ -10,7 +10,9 @@ import pytest
 
 import elder as library
 from elder.datasets import load_edits
+from elder.edit import Edit
 from elder.metrics.evaluator import Evaluator
+from elder.metrics.known import known_facts
 from tests.elder.chat_templates import TEMPLATES, chat_model, chat_tokenizer
 from tests.jobs.conftest import Elder, records, write_jsonl
 
@@ -21,8 +23,10 @@ SYSTEM = "Be brief."
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has a chat template, and an adapter that was made through it with a system message."""
     folder = tmp_path_factory.mktemp("chat")
-    chat_model().save_pretrained(folder / "model")
-    chat_tokenizer(TEMPLATES["ChatML"]).save_pretrained(folder / "model")
+    tokenizer = chat_tokenizer(TEMPLATES["ChatML"])
+    ends = [tokenizer.eos_token_id, *tokenizer("4a", add_special_tokens=False)["input_ids"]]  # it says them often
+    chat_model(ends=ends).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
     edits = load_edits("jsonl", write_jsonl(folder / "edits.jsonl", records(3)))
     base = library.load_base(str(folder / "model"), device="cpu", chat="on", system=SYSTEM)
     editor = library.make_editor("elder", base, batch_size=3, steps=4, layers=(2, 3), rank=2, experts=9)
@@ -75,24 +79,23 @@ def test_it_is_measured_through_its_own_form(elder: Elder, place: Path, asked: t
 
 
 def test_known_facts_are_asked_in_that_form_too(elder: Elder, place: Path, tmp_path: Path) -> None:
-    """The old answers are what the base says in the chat with the system message."""
-    base = library.load_base(str(place / "model"), device="cpu", chat="on", system=SYSTEM)
-    said = library_answers(base, [str(row["prompt"]) for row in records(3)])
-    rows = [{**row, "ground_truth": text or "nothing"} for row, text in zip(records(3), said, strict=True)]
-    path = write_jsonl(tmp_path / "known.jsonl", [*rows[:2], {**rows[2], "ground_truth": "never said"}])
-    asked = [*words(place), f"data.path={path}", "data.known=true", "data.chat=off"]
+    """The old answers are what the base says in the chat with the system message, and not without it."""
+    own, other = (answers(place, system) for system in (SYSTEM, None))
+    assert all(own)
+    assert not any(there.startswith(here) for here, there in zip(own, other, strict=True))
+    truths = [*own[:2], "never said"]
+    rows = [{**row, "ground_truth": truth} for row, truth in zip(records(3), truths, strict=True)]
+    path = write_jsonl(tmp_path / "known.jsonl", rows)
+    asked = [*words(place), f"data.path={path}", "data.known=true", "data.chat=on"]
     found = elder("evaluate", place / "adapter", "demo", *asked, "--json", "e.json")
     assert found.code == 0, found.err
-    known = [index for index in (0, 1) if said[index]]
-    assert known
-    assert [row["prompt"] for row in json.loads(Path("e.json").read_text())["rows"]] == [
-        rows[index]["prompt"] for index in known
-    ]
+    measured = [row["prompt"] for row in json.loads(Path("e.json").read_text())["rows"]]
+    assert measured == [row["prompt"] for row in rows[:2]]
 
 
-def library_answers(base: Any, prompts: list[str]) -> list[str]:
-    from elder.edit import Edit
-    from elder.metrics.known import known_facts
-
-    facts = known_facts(base, [Edit(prompt, "x", ground_truth="never said") for prompt in prompts], None, 6, 4)
-    return [facts.said[index].split()[0] if facts.said[index].split() else "" for index in range(len(prompts))]
+def answers(place: Path, system: str | None) -> list[str]:
+    """What the base says to the prompts."""
+    base = library.load_base(str(place / "model"), device="cpu", chat="on", system=system)
+    edits = [Edit(str(row["prompt"]), "x", ground_truth="never said") for row in records(3)]
+    said = known_facts(base, edits, None, 6, 4).said
+    return [said[index] for index in range(3)]
