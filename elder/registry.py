@@ -40,6 +40,10 @@ _ENTRIES = (
         "our ELDER: replay, a calibrated continuous gate, key-routed mixture; forgets less, defers better",
     ),
     _entry(
+        "melo", "codebook", "Melo",
+        "MELO (2024): a low-rank block for each batch, looked up by clusters of keys at the prompt's end",
+    ),
+    _entry(
         "rome", "weights", "Rome",
         "ROME (2022): one fact at a time, exactly, by a rank-one change of one block",
     ),

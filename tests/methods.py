@@ -53,6 +53,10 @@ TABLE: Mapping[str, Small] = {
             "answer_threshold": 0.95,
         },
     ),
+    "melo": Small(
+        {"layers": (2, 3), "rank": 2, "steps": 8, "lr": 1e-2, "batch_size": 3, "radius": 0.05},
+        {"layers": (2, 3), "rank": 2, "steps": 40, "lr": 1e-2, "radius": 0.05},
+    ),
     "rome": Small({**FOUND, "layers": (1,), "batch_size": 1}, {**STRONG, "layers": (2,)}),
     "memit": Small({**FOUND, "layers": (1, 2), "ridge": 0.1}, {**STRONG, "ridge": 1e-2}),
     "emmet": Small({**FOUND, "layers": (1, 2), "ridge": 0.1}, {**STRONG, "ridge": 0.0}),

@@ -58,7 +58,7 @@ class SuffixTrainer:
         model: The clone whose blocks `partial` controls.
         partial: Lets a range of blocks run alone.
         layers: The edited blocks.
-        tap: Module whose input routes a sequence; it comes before the first of them.
+        tap: Module whose input, or output, routes a sequence; it comes before the first of them.
         bench: Switches the mixtures off, or imposes a plan on them.
         runtime: Where the model lives.
         pad: Id that fills rows up.
@@ -66,6 +66,7 @@ class SuffixTrainer:
         entry: Shortcut through the first edited block.
         exit: Shortcut through the model's last block.
         depth: Number of blocks.
+        tap_output: The output of `tap` routes, not its input.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SuffixTrainer:
         entry: FirstBlock,
         exit: LastBlock,
         depth: int,
+        tap_output: bool = False,
     ) -> None:
         self.model, self.partial, self.layers, self.entry, self.exit = model, partial, layers, entry, exit
         self.bench, self.runtime, self.pad, self.micro_batch = bench, runtime, pad, micro_batch
@@ -91,7 +93,10 @@ class SuffixTrainer:
         self._trimmed = depth - 1 if self._trims else None
         self._tapped: Tensor | None = None
         self._listening = False
-        tap.register_forward_pre_hook(self._listen)
+        if tap_output:
+            tap.register_forward_hook(self._listen_after)
+        else:
+            tap.register_forward_pre_hook(self._listen)
 
     def prepare(self, rows: Sequence[Row]) -> list[Prepared]:
         """Run the frozen prefix for this rank's share of the rows (collective under sharding)."""
@@ -167,6 +172,10 @@ class SuffixTrainer:
         if self._listening:
             self._tapped = args[0]
 
+    def _listen_after(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        if self._listening:
+            self._tapped = output
+
 
 def descend(
     parameters: Sequence[nn.Parameter],
@@ -175,6 +184,7 @@ def descend(
     steps: int,
     runtime: Runtime,
     learnt: Callable[[], bool] | None = None,
+    decay: tuple[int, float] | None = None,
 ) -> list[float]:
     """Minimise a sum of loss parts with an Adam that starts afresh; the parts of all ranks belong to one sum.
 
@@ -186,6 +196,7 @@ def descend(
         steps: Number of steps.
         runtime: Sums gradients over ranks.
         learnt: Asked after every ten steps whether to stop; must answer alike on every rank.
+        decay: (steps, factor): the learning rate is multiplied by the factor after so many steps, again and again.
 
     Returns:
         The loss of every step.
@@ -193,6 +204,8 @@ def descend(
     optimizer = torch.optim.Adam(parameters, lr=lr)
     losses = []
     for step in range(1, steps + 1):
+        if decay is not None:
+            optimizer.param_groups[0]["lr"] = lr * decay[1] ** ((step - 1) // decay[0])
         total = torch.zeros(1, device=runtime.device)
         optimizer.zero_grad(set_to_none=False)
         for part in loss_parts():

@@ -27,7 +27,7 @@ class Steering(Protocol):
         """Which tokens are corrected, and the groups of low-rank maps; None when none are."""
 
     def tapped(self, states: Tensor) -> None:
-        """The input of the routing tap, (B, T, Q)."""
+        """What the routing tap sees, (B, T, Q)."""
 
     def seen_low(self, states: Tensor) -> None:
         """The states where subject keys are taken, (B, T, D)."""
@@ -55,9 +55,12 @@ def attach_mixtures(targets: Sequence[nn.Module], steering: Steering) -> None:
         target.register_forward_hook(_Correction(layer, steering))
 
 
-def attach_tap(module: nn.Module, steering: Steering) -> None:
-    """Report the input of `module` before it runs."""
-    module.register_forward_pre_hook(_Tap(steering))
+def attach_tap(module: nn.Module, steering: Steering, output: bool = False) -> None:
+    """Report the input of `module` before it runs, or its output."""
+    if output:
+        module.register_forward_hook(_OutputTap(steering))
+    else:
+        module.register_forward_pre_hook(_Tap(steering))
 
 
 def attach_head(head: nn.Module, steering: Steering) -> None:
@@ -157,6 +160,16 @@ class _Tap:
     def __call__(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         check_rows(args[0])
         self.steering.tapped(args[0])
+
+
+class _OutputTap:
+    def __init__(self, steering: Steering) -> None:
+        self.steering = steering
+
+    @eager
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        check_rows(args[0])
+        self.steering.tapped(output)
 
 
 class _Head:

@@ -22,7 +22,7 @@ class Routes:
 
     Attributes:
         inside: (R,) bool, whether the row is corrected at all.
-        gates: (R, L, N) weight of each low-rank map.
+        gates: (R, L, N) weight of each low-rank map; for MELO, with N = 1, the number of a block.
         group: (R,) long, the group of low-rank maps that serves the row.
         owner: (R,) long, number of the edit that was matched; -1 where a method knows no edit by number.
         score: (R, 2) how well it was matched; NaN where a method has no scores.

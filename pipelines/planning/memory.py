@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from elder.pipelines.config.base import StagedConfig
+from elder.pipelines.planning.memory_blocks import FORMULAS as BLOCK_FORMULAS
+from elder.pipelines.planning.memory_blocks import block_bytes, block_parameters, keeps_blocks
 from elder.pipelines.planning.memory_factors import FORMULAS as FACTOR_FORMULAS
 from elder.pipelines.planning.memory_factors import TRAINING_FORMULAS, factor_bytes, is_trained, reads_factors
 from elder.pipelines.planning.memory_weights import FORMULAS as WEIGHT_FORMULAS
@@ -34,7 +36,7 @@ class MemoryEstimate:
         gathered: Under zero3 the weights that are whole for a while: all of a small model (`KEPT_BELOW`), else the two
             largest neighbouring blocks or the embedding, whichever is more, x b.
         adapters: 16 bytes for each adapter parameter (fp32 weight, gradient, two Adam moments), on every worker; for
-            methods that write weights what `change_bytes` and `factor_bytes` say.
+            other methods what `change_bytes`, `factor_bytes` and `block_bytes` say.
         training: Activations kept for the backward pass, see `training_bytes`.
         evaluation: KV cache and logits of one generation batch, see `evaluation_bytes`.
         statistics: Second moments of keys and what solving makes of them, see `statistics_bytes`.
@@ -75,6 +77,8 @@ def formulas(config: StagedConfig) -> tuple[str, ...]:
         own = WEIGHT_FORMULAS
     elif reads_factors(config):
         own = TRAINING_FORMULAS if is_trained(config) else FACTOR_FORMULAS
+    elif keeps_blocks(config):
+        own = BLOCK_FORMULAS
     elif not trains_maps(config):
         own = (NO_FORMULA,)
     return (*FORMULAS[:2], *own, *FORMULAS[3:])
@@ -92,6 +96,8 @@ def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, .
         adapters = change_bytes(config, shape, blocks)
     elif reads_factors(config):
         adapters = factor_bytes(config, shape, blocks)
+    elif keeps_blocks(config):
+        adapters = block_bytes(config, shape, blocks)
     else:
         adapters = adapter_parameters(config, shape) * ADAPTER_BYTES
     statistics = statistics_bytes(config, shape, blocks)
@@ -122,9 +128,11 @@ def trains_maps(config: StagedConfig) -> bool:
 def adapter_parameters(config: StagedConfig, shape: ModelShape) -> int:
     """Trained parameters: for each edited block N x (r x (in + out)) and a router N x (query width + 1).
 
-    None for methods that train no such maps.
+    Of a method that adds blocks see `block_parameters`; none for methods that train no such maps.
     """
     options = config.editor.options
+    if keeps_blocks(config):
+        return block_parameters(config, shape, len(edited_blocks(config, shape)))
     if not trains_maps(config):
         return 0
     target = options.get("target", "auto")

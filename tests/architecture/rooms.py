@@ -25,6 +25,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "elder/editors/mixture": (
         "elder", "elder/edited", "elder/editors", "elder/forward", "elder/mixture", "elder/models", "elder/options",
     ),
+    "elder/editors/codebook": (
+        "elder", "elder/editors/mixture", "elder/forward", "elder/mixture", "elder/models", "elder/options",
+    ),
     "elder/editors/weights": (
         "elder", "elder/edited", "elder/editors", "elder/forward", "elder/mixture", "elder/models", "elder/options",
         "elder/solvers", "elder/targets",

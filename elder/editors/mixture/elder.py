@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from elder.base import EditOutcome
 from elder.edit import Edit
+from elder.editors.mixture.elder_options import ElderOptions
 from elder.editors.mixture.mixture_editor import MixtureEditor, outcomes, size_of
 from elder.errors import ModelError
 from elder.forward.suffix import Prepared, descend
@@ -33,6 +34,7 @@ class ElderEditor(MixtureEditor):
     """See the module's text; the parts are in `elder/mixture/`."""
 
     method = "elder"
+    options: ElderOptions
     growing = ("cursor", "allocations", "codes")
     texts = ("cursor", "allocations")
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,6 @@ from elder.base import Base, EditOutcome, EditProgress, Receipt, check_edits
 from elder.edit import Edit
 from elder.edited.model import make_edited, tell_apart
 from elder.editors.asking import Asking
-from elder.editors.mixture.elder_options import ElderOptions
 from elder.errors import ModelError
 from elder.forward.partial import PartialForward
 from elder.forward.shortcuts import FirstBlock, LastBlock
@@ -45,11 +45,13 @@ class MixtureEditor(Asking):
     """
 
     method: str
+    options: Any  # the frozen model of this method's options
     growing: tuple[str, ...] = ("cursor",)  # entries that grow with the stream, see `check_state`
     texts: tuple[str, ...] = ("cursor",)
+    tap_output = False  # the output of `_tap` routes a sequence, not its input
     edits: MixtureEdits
 
-    def __init__(self, base: Base, options: ElderOptions) -> None:
+    def __init__(self, base: Base, options: Any) -> None:
         self.base, self.options = base, options
         self._clone = clone_sharing_weights(base.model)  # training runs on it; its forwards are patched
         self._parts = parts = anatomy(self._clone)
@@ -84,7 +86,7 @@ class MixtureEditor(Asking):
         """Register the hooks that route and correct on a model."""
         if self.edits.version.deferral.reads_subject:
             listen_low(model, parts.blocks, self._low_block(), Low(self.edits))  # type: ignore[arg-type]
-        attach_tap(self._tap(parts), self.edits)
+        attach_tap(self._tap(parts), self.edits, self.tap_output)
         targets = [parts.target(layer, self.options.target) for layer in self.layers]
         attach_mixtures(targets, self.edits)
         if model is self.model:
@@ -107,6 +109,7 @@ class MixtureEditor(Asking):
             FirstBlock(blocks[self.layers[0]], self.targets[0]),
             LastBlock(blocks[-1], self._parts.mlp_out[-1], self._clone.get_output_embeddings()),  # type: ignore[no-untyped-call]
             len(blocks),
+            self.tap_output,
         )
 
     # ---- for subclasses -----------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ class MixtureEditor(Asking):
         raise NotImplementedError
 
     def _tap(self, parts: Anatomy) -> nn.Module:
-        """The module of a model whose input routes a sequence."""
+        """The module of a model whose input (or output, see `tap_output`) routes a sequence."""
         raise NotImplementedError
 
     def _low_block(self) -> int:
@@ -272,7 +275,7 @@ class MixtureEditor(Asking):
         del self.groups[groups:]
         while len(self.groups) < groups:
             self._open_group()
-        take(self._low_rank(), state)
+        self._take_low_rank(state)
         self._seen = unpack_json(state["cursor"])
         self._load(state)
         self.edits.publish(self._version(()), same_stream=False)
@@ -288,6 +291,10 @@ class MixtureEditor(Asking):
         return {
             f"mixtures.{g}.{name}": p for g, group in enumerate(self.groups) for name, p in group.named_parameters()
         }
+
+    def _take_low_rank(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the low-rank maps from a checked state."""
+        take(self._low_rank(), state)
 
     def _new_group(self, generator: torch.Generator) -> nn.ModuleList:
         """A fresh mixture for every edited layer; it changes nothing yet."""

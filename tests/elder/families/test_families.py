@@ -67,7 +67,7 @@ SMALL: dict[str, Any] = {
     "guide_weight": 0.0,
 }
 """Taken for every option of such a name."""
-MIXTURES = ("elder", "elder-plus")
+MIXTURES = ("elder", "elder-plus", "melo")
 FITTED: dict[tuple[str, str], dict[str, Any]] = {
     **{("Nemotron", method): {"steps": 60} for method in ("rome", *SEVERAL)},
     ("Mamba", "ultraedit"): {"lr": 5e-3},
@@ -126,7 +126,7 @@ def says(model: Any, base: Base, prompt: str) -> bool:
 
 
 def trained_prompts(method: str, edit: Edit) -> Sequence[str]:
-    return edit.training_prompts if method == "elder" else (edit.prompt,)
+    return edit.training_prompts if method in ("elder", "melo") else (edit.prompt,)
 
 
 # ---- edited --------------------------------------------------------------------------------------------------------

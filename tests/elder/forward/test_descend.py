@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,3 +73,11 @@ def test_a_batch_that_is_learnt_ends_early_and_is_asked_every_ten_steps() -> Non
 
     losses = descend([parameter], lambda: parts_of(parameter, TARGETS), 0.1, 45, LocalRuntime(), learnt)
     assert len(losses) == 30
+
+
+def test_the_rate_falls_in_steps() -> None:
+    """On a slope without end Adam goes one rate a step."""
+    parameter = nn.Parameter(torch.zeros(1))
+    losses = descend([parameter], lambda: [lambda: parameter.sum()], 0.1, 8, LocalRuntime(), decay=(3, 0.5))
+    went = [a - b for a, b in itertools.pairwise(losses)]
+    assert went == pytest.approx([0.1] * 3 + [0.05] * 3 + [0.025], rel=1e-3)

@@ -1,0 +1,1 @@
+"""Methods that look the prompt up among stored keys."""
