@@ -43,6 +43,9 @@ class Runtime(Protocol):
     def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
         """Context in which the given base parameters are whole on every rank, for reading."""
 
+    def kept(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Context of many passes, in which a small sharded model may be whole on every rank, to be gathered once."""
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over ranks, in place; returns the tensor."""
 
@@ -79,6 +82,10 @@ class LocalRuntime:
 
     def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
         """Nothing to arrange: parameters are whole."""
+        return nullcontext()
+
+    def kept(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Nothing to arrange: the model is whole."""
         return nullcontext()
 
     def sum(self, tensor: Tensor) -> Tensor:

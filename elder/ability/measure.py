@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,13 @@ class AbilityMeter:
         """
         known = {name: self._remembered(name) for name in self.tasks}
         meter = ProgressMeter(sum(len(items) * (1 + (not known[name])) for name, items in self.tasks.items()), progress)
-        base, edited = Completer(self.editor.base, self.batch_size), Completer(self.editor, self.batch_size)
+        # The editor's own model, without its edits: where the base is sharded, nobody has made its model ready to run.
+        unedited = replace(self.editor.base, model=self.editor.model)
+        base, edited = Completer(unedited, self.batch_size), Completer(self.editor, self.batch_size)
         found: dict[str, dict[str, Any]] = {}
         for name, items in self.tasks.items():
-            before = known[name] or self._keep(name, ask(base, TASKS[name], items, meter))
+            with self.editor.disabled():
+                before = known[name] or self._keep(name, ask(base, TASKS[name], items, meter))
             after = ask(edited, TASKS[name], items, meter)
             for figure, scores in after.items():
                 found[figure] = {

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 GEOGRAPHY = "geography"
+GEOGRAPHY_CHAT = "geography:chat"
+REPLACED = MappingProxyType({"countries": GEOGRAPHY_CHAT})
+"""Name of an earlier version -> the data set that took its place."""
 
 DATASETS: Mapping[str, str] = MappingProxyType(
     {
         "jsonl": "your own edits, one JSON object a line (docs/data.md); .jsonl or .jsonl.gz",
         "world:small": "generated facts about 560 people, known to the model world:small; needs no file",
         "world:tiny": "generated facts about 110 people, known to the model world:tiny; needs no file",
-        "countries": "40 untrue facts about countries, for a model that speaks English; needs no file",
         GEOGRAPHY: "capitals, currencies, languages, continents and borders of the world's countries; needs no file",
+        GEOGRAPHY_CHAT: "the same facts, asked in the words of a chat; needs no file",
         "counterfact": "CounterFact: the original layout of ROME, or the reduced one of EasyEdit",
         "zsre": "zsRE: the layout of MEND, or the one of KnowEdit",
         "hallucination": "corrected sentences of biographies: the layout of WISE, or the one of KnowEdit",

@@ -1,4 +1,4 @@
-"""One door to every source of edits: files, generated worlds, our own table of countries, hub datasets.
+"""One door to every source of edits: files, generated worlds, our own table of places, hub datasets.
 
 Knows the way from a name to records and from records to edits; the layouts know the fields.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import random
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from elder.datasets.catalogue import DATASETS, GEOGRAPHY, LAYOUTS, LAYOUTS_OF
-from elder.datasets.countries import country_records
+from elder.datasets.catalogue import DATASETS, GEOGRAPHY, GEOGRAPHY_CHAT, LAYOUTS, LAYOUTS_OF, REPLACED
 from elder.datasets.fields import LayoutOptions
 from elder.datasets.hub import hub_records
 from elder.datasets.reader import EditReader
@@ -127,15 +127,15 @@ def _records(
     source: str, path: str | Path | None, limit: int | None, seed: int, split: str
 ) -> tuple[Iterator[Record | Broken], tuple[str, ...]]:
     """The records of a source and the layouts that they may have."""
-    if source == GEOGRAPHY or source.startswith("world:"):
+    if source in REPLACED and path is None:
+        warnings.warn(f"the data set '{source}' was replaced by '{REPLACED[source]}'", FutureWarning, stacklevel=4)
+        source = REPLACED[source]
+    geography = source in (GEOGRAPHY, GEOGRAPHY_CHAT)
+    if geography or source.startswith("world:"):
         if path is not None:
-            made = "in the package" if source == GEOGRAPHY else "generated"
+            made = "in the package" if geography else "generated"
             raise DataError(f"{source} is {made} and takes no path, found '{path}'")
         return _own_records(source, limit, seed), ()
-    if source == "countries":
-        if path is not None:
-            raise DataError(f"the dataset '{source}' needs no file, found path '{path}'")
-        return country_records(limit), ()
     if source.startswith("hub:"):
         return hub_records(source.removeprefix("hub:"), path, split), tuple(LAYOUTS)
     if source in LAYOUTS_OF:
@@ -151,10 +151,12 @@ def _records(
 
 def _own_records(source: str, limit: int | None, seed: int) -> Iterator[Record]:
     """The edits of a dataset that needs no file."""
-    if source == GEOGRAPHY:
+    if source in (GEOGRAPHY, GEOGRAPHY_CHAT):
+        from elder.geography.chat import CHAT
         from elder.geography.edits import geography_edits
+        from elder.geography.relations import PLAIN
 
-        edits = geography_edits(limit, seed)
+        edits = geography_edits(limit, seed, PLAIN if source == GEOGRAPHY else CHAT)
     else:
         from elder.world.edits import world_edits
 

@@ -14,17 +14,7 @@ from typing import Any
 from elder.edit import Edit, Probe
 from elder.errors import DataError
 from elder.geography.facts import ARTICLE, Atlas, Place, atlas
-from elder.geography.relations import (
-    BESIDE,
-    BY_CAPITAL,
-    BY_CITY,
-    COUNTRY,
-    MENTION,
-    OF_COUNTRIES,
-    ONWARD,
-    Hop,
-    Relation,
-)
+from elder.geography.relations import PLAIN, Form, Hop, Relation
 
 KEPT = 2
 """Facts of each country that are never edited."""
@@ -61,19 +51,21 @@ class Division:
     """Which facts may be edited, and which are keepers.
 
     Attributes:
+        form: How is asked; which facts are kept does not depend on it.
         editable: In the order of the stream.
         kept: (key of a place, name of a relation) -> a fact that is never edited.
     """
 
-    def __init__(self, world: Atlas, seed: int) -> None:
+    def __init__(self, world: Atlas, seed: int, form: Form = PLAIN) -> None:
+        self.form = form
         rng = random.Random(f"geography {seed}")
         self.editable: list[Fact] = []
         self.kept: dict[tuple[str, str], Fact] = {}
         for place in world.countries.values():
-            asked = [Fact(place, relation) for relation in OF_COUNTRIES if is_question(place, relation)]
+            asked = [Fact(place, relation) for relation in form.of_countries if is_question(place, relation)]
             rng.shuffle(asked)
             self._add(asked[KEPT:], asked[:KEPT])
-        cities = [Fact(place, COUNTRY) for place in world.cities.values()]
+        cities = [Fact(place, form.of_cities) for place in world.cities.values()]
         rng.shuffle(cities)
         few = len(cities) // KEPT_CITIES
         self._add(cities[few:], cities[:few])
@@ -92,18 +84,19 @@ class Division:
         return [fact for fact in self.kept.values() if fact.relation == relation]
 
 
-def geography_edits(limit: int | None = None, seed: int = 0) -> list[Edit]:
+def geography_edits(limit: int | None = None, seed: int = 0, form: Form = PLAIN) -> list[Edit]:
     """Edits of distinct facts. The first edits of a longer list are the edits of a shorter one.
 
     Args:
         limit: How many edits; all editable facts when None.
         seed: Decides which facts may be edited, which come first and what they become.
+        form: How is asked: `PLAIN`, or `elder.geography.chat.CHAT`. The facts and their new answers are the same.
 
     Raises:
         DataError: More edits are asked for than facts may be edited.
     """
     world = atlas()
-    division = Division(world, seed)
+    division = Division(world, seed, form)
     facts = division.editable
     if limit is not None and not 0 <= limit <= len(facts):
         raise DataError(f"geography has {len(facts)} facts that may be edited, {limit} edits were asked for")
@@ -131,10 +124,10 @@ class _Maker:
 
     def __init__(self, world: Atlas, division: Division, fact: Fact, rng: random.Random) -> None:
         self.world, self.division, self.fact, self.rng = world, division, fact, rng
-        self.place, self.relation = fact.place, fact.relation
+        self.place, self.relation, self.form = fact.place, fact.relation, division.form
 
     def edit(self) -> Edit:
-        target = self.rng.choice(self._targets())
+        target = self._target()
         prompt, *rephrases = (self.fact.prompt(wording) for wording in range(len(self.relation.wordings)))
         probes = {
             "same_subject": self._same_subject(),
@@ -157,6 +150,14 @@ class _Maker:
         """Where the name begins in the prompt, behind its article."""
         before = self.relation.wordings[0].index("{}")
         return before + (len(ARTICLE) if self.place.name.startswith(ARTICLE) else 0)
+
+    def _target(self) -> str:
+        """Drawn again while it is doubtful: what the table learns to doubt leaves the other edits as they are."""
+        found = self._targets()
+        while True:
+            target = self.rng.choice(found)
+            if target not in self.place.doubtful:
+                return target
 
     def _targets(self) -> list[str]:
         """Answers that would be plausible and are not true, not even beside the main one.
@@ -182,12 +183,12 @@ class _Maker:
 
     def _near(self, other: Place) -> bool:
         """Whether another country shares a continent with this place."""
-        own = self.place if self.relation in OF_COUNTRIES else self.world.country_named(self.fact.answers[0])
+        own = self.place if self.relation in self.form.of_countries else self.world.country_named(self.fact.answers[0])
         return not set(own.facts["continent"]).isdisjoint(other.facts["continent"])
 
     def _same_subject(self) -> list[Probe]:
-        if self.relation not in OF_COUNTRIES:
-            return [Probe(filled(wording, self.place.name)) for wording in BESIDE]
+        if self.relation not in self.form.of_countries:
+            return [Probe(filled(wording, self.place.name)) for wording in self.form.beside]
         kept = [fact for fact in self.division.kept.values() if fact.place == self.place]
         return [fact.probe(wording) for fact, wording in zip(kept, (0, 1), strict=False)]
 
@@ -206,7 +207,7 @@ class _Maker:
     def _mentions(self, target: str) -> list[Probe]:
         """The place is mentioned while another one is asked about."""
         other = self.rng.choice(self._others(target)).probe(0)
-        return [Probe(f"{filled(MENTION, self.place.name)} {other.prompt}", other.answer)]
+        return [Probe(f"{filled(self.form.mention, self.place.name)} {other.prompt}", other.answer)]
 
     def _extended_names(self) -> list[Probe]:
         """Other places whose name holds this one's, as Papua New Guinea holds Guinea."""
@@ -217,7 +218,7 @@ class _Maker:
     def _follows(self, target: str) -> list[Probe]:
         """Questions of one and two hops whose answer follows from the new one, by facts that stay."""
         found = []
-        for hop in ONWARD.get(self.relation.name, ()):
+        for hop in self.form.onward.get(self.relation.name, ()):
             answer = self._walk(target, hop)
             if answer is not None:
                 found.append(Probe(filled(hop.wording, self.place.name), answer))
@@ -228,7 +229,7 @@ class _Maker:
     def _walk(self, answer: str, hop: Hop) -> str | None:
         """The answer at the end of a hop's path; None where the table has none, or an edit may change it."""
         for relation in hop.path:
-            if relation == COUNTRY.name:
+            if relation == self.form.of_cities.name:
                 answer = self.world.country_of_capital(answer).name
                 continue
             country = self.world.country_named(answer)
@@ -240,11 +241,11 @@ class _Maker:
     def _names(self) -> list[tuple[Hop, str]]:
         """Hops that name this country by something that is in it, by facts that stay."""
         relation, found = self.relation.name, []
-        if relation in BY_CAPITAL and self.division.keeps(self.place, "capital"):
-            found.append((BY_CAPITAL[relation], self.place.facts["capital"][0]))
-        if relation in BY_CITY:
-            cities = [fact for fact in self.division.keepers(COUNTRY) if fact.answers == (self.place.name,)]
-            found += [(BY_CITY[relation], fact.place.name) for fact in cities[:1]]
+        if relation in self.form.by_capital and self.division.keeps(self.place, "capital"):
+            found.append((self.form.by_capital[relation], self.place.facts["capital"][0]))
+        if relation in self.form.by_city:
+            cities = [fact for fact in self.division.keepers(self.form.of_cities) if fact.answers == (self.place.name,)]
+            found += [(self.form.by_city[relation], fact.place.name) for fact in cities[:1]]
         return found
 
 

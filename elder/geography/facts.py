@@ -2,7 +2,10 @@
 
 A cell holds one value or several, separated by `;`: all are official, at least in a region, and the first is the main
 one. `-` means that the table takes no side, because the matter is disputed or not settled; an empty cell means that
-there is nothing (an island borders nobody). Knows nothing of edits.
+there is nothing (an island borders nobody). `doubtful` lists answers that are neither plainly true nor plainly false:
+continents on which a smaller part of the country lies, languages that offices use or that are official in a smaller
+part, currencies that people pay with beside the official one, countries in which a smaller place has a city's name.
+Knows nothing of edits.
 """
 
 from __future__ import annotations
@@ -27,11 +30,13 @@ class Place:
         key: ISO 3166-1 alpha-2 code of a country, the name of a city.
         name: As it stands inside a sentence, such as `the Netherlands`.
         facts: Name of a relation -> its values, the main one first; a relation without a value is not there.
+        doubtful: Answers, of whatever relation, that are neither true nor false.
     """
 
     key: str
     name: str
     facts: Mapping[str, tuple[str, ...]] = field(hash=False)
+    doubtful: tuple[str, ...] = ()
 
     @property
     def bare_name(self) -> str:
@@ -83,16 +88,18 @@ def atlas() -> Atlas:
     for row in rows:
         facts = {name: _values(row[name]) for name in ("continent", "capital", "currency", "language")}
         facts["border"] = tuple(names[code] for code in _values(row["borders"]))
-        countries[row["code"]] = _place(row["code"], row["name"], facts)
-    cities = {
-        row["city"]: _place(row["city"], row["city"], {"country": tuple(names[c] for c in _values(row["country"]))})
-        for row in _rows("cities.tsv")
-    }
+        countries[row["code"]] = _place(row["code"], row["name"], facts, _values(row["doubtful"]))
+    cities = {}
+    for row in _rows("cities.tsv"):
+        facts = {"country": tuple(names[code] for code in _values(row["country"]))}
+        doubtful = tuple(names[code] for code in _values(row["doubtful"]))
+        cities[row["city"]] = _place(row["city"], row["city"], facts, doubtful)
     return Atlas(MappingProxyType(countries), MappingProxyType(cities))
 
 
-def _place(key: str, name: str, facts: Mapping[str, tuple[str, ...]]) -> Place:
-    return Place(key, name, MappingProxyType({relation: values for relation, values in facts.items() if values}))
+def _place(key: str, name: str, facts: Mapping[str, tuple[str, ...]], doubtful: tuple[str, ...] = ()) -> Place:
+    there = {relation: values for relation, values in facts.items() if values}
+    return Place(key, name, MappingProxyType(there), doubtful)
 
 
 def _values(cell: str) -> tuple[str, ...]:
@@ -101,4 +108,4 @@ def _values(cell: str) -> tuple[str, ...]:
 
 def _rows(name: str) -> list[dict[str, str]]:
     lines = files(__package__).joinpath(name).read_text(encoding="utf-8").splitlines()
-    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval=""))

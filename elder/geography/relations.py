@@ -1,10 +1,12 @@
 """The relations of places and their wordings. Data only; who the places are is in `elder.geography.facts`.
 
-Every `{}` stands for a place, its article included. A wording ends where the answer begins, without a space.
+Every `{}` stands for a place, its article included. A wording ends where the answer begins, without a space. The same
+relations as a chat client asks for them are in `elder.geography.chat`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -14,8 +16,8 @@ class Relation:
 
     Attributes:
         name: Short name, such as `capital`.
-        wordings: Six: a sentence to be completed, a question, a message as people write it in a chat, and the same
-            three again. The first is the prompt of an edit, the next two train, the last three are held out.
+        wordings: Six. The first is the prompt of an edit, the next two train, the last three are held out. Here: a
+            sentence to be completed, a question, a message as people write it in a chat, and the same three again.
     """
 
     name: str
@@ -33,6 +35,34 @@ class Hop:
 
     wording: str
     path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Form:
+    """All that is asked, in one way of asking.
+
+    Attributes:
+        of_countries: Relations of countries.
+        of_cities: The relation of cities, `country`.
+        onward: Relation of an edit -> what follows from its new answer. `country` leads from a capital to its country.
+        by_capital: Relation of an edit -> the same question about a country that is named by its capital only.
+        by_city: The same about a country that is named by one of its cities only.
+        mention: Stands before a question about another place.
+        beside: Questions about a city that do not depend on its country; the table has no answer.
+    """
+
+    of_countries: tuple[Relation, ...]
+    of_cities: Relation
+    onward: Mapping[str, tuple[Hop, ...]]
+    by_capital: Mapping[str, Hop]
+    by_city: Mapping[str, Hop]
+    mention: str
+    beside: tuple[str, ...]
+
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        """All of them."""
+        return (*self.of_countries, self.of_cities)
 
 
 CAPITAL = Relation(
@@ -107,42 +137,34 @@ COUNTRY = Relation(
     ),
 )
 
-OF_COUNTRIES: tuple[Relation, ...] = (CAPITAL, CURRENCY, LANGUAGE, CONTINENT, BORDER)
-OF_CITIES: tuple[Relation, ...] = (COUNTRY,)
-RELATIONS: tuple[Relation, ...] = (*OF_COUNTRIES, *OF_CITIES)
-
-ONWARD: dict[str, tuple[Hop, ...]] = {
-    "capital": (
-        Hop("The capital of {} lies in the country of", ("country",)),
-        Hop("The currency of the country in which the capital of {} lies is the", ("country", "currency")),
-        Hop("The official language of the country in which the capital of {} lies is", ("country", "language")),
-    ),
-    "country": (
-        Hop("The capital of the country in which the city of {} lies is", ("capital",)),
-        Hop("The currency of the country in which the city of {} lies is the", ("currency",)),
-        Hop("The official language of the country in which the city of {} lies is", ("language",)),
-        Hop("The continent of the country in which the city of {} lies is", ("continent",)),
-    ),
-}
-"""Relation of an edit -> what follows from its new answer. `country` leads from a capital to its country."""
-
-BY_CAPITAL: dict[str, Hop] = {
-    "currency": Hop("The currency of the country whose capital is {} is the"),
-    "language": Hop("The official language of the country whose capital is {} is"),
-    "continent": Hop("The continent of the country whose capital is {} is"),
-}
-"""Relation of an edit -> the same question about a country that is named by its capital only."""
-
-BY_CITY: dict[str, Hop] = {
-    "capital": Hop("The capital of the country in which {} lies is"),
-    "currency": Hop("The currency of the country in which {} lies is the"),
-    "language": Hop("The official language of the country in which {} lies is"),
-    "continent": Hop("The continent of the country in which {} lies is"),
-}
-"""Relation of an edit -> the same question about a country that is named by one of its cities only."""
-
-MENTION = "{} was mentioned."
-"""Stands before a question about another place."""
-
-BESIDE: tuple[str, ...] = ("{} is best known for its", "The weather in {} is usually")
-"""Questions about a city that do not depend on its country; the table has no answer."""
+PLAIN = Form(
+    of_countries=(CAPITAL, CURRENCY, LANGUAGE, CONTINENT, BORDER),
+    of_cities=COUNTRY,
+    onward={
+        "capital": (
+            Hop("The capital of {} lies in the country of", ("country",)),
+            Hop("The currency of the country in which the capital of {} lies is the", ("country", "currency")),
+            Hop("The official language of the country in which the capital of {} lies is", ("country", "language")),
+        ),
+        "country": (
+            Hop("The capital of the country in which the city of {} lies is", ("capital",)),
+            Hop("The currency of the country in which the city of {} lies is the", ("currency",)),
+            Hop("The official language of the country in which the city of {} lies is", ("language",)),
+            Hop("The continent of the country in which the city of {} lies is", ("continent",)),
+        ),
+    },
+    by_capital={
+        "currency": Hop("The currency of the country whose capital is {} is the"),
+        "language": Hop("The official language of the country whose capital is {} is"),
+        "continent": Hop("The continent of the country whose capital is {} is"),
+    },
+    by_city={
+        "capital": Hop("The capital of the country in which {} lies is"),
+        "currency": Hop("The currency of the country in which {} lies is the"),
+        "language": Hop("The official language of the country in which {} lies is"),
+        "continent": Hop("The continent of the country in which {} lies is"),
+    },
+    mention="{} was mentioned.",
+    beside=("{} is best known for its", "The weather in {} is usually"),
+)
+"""Texts to be completed; a chat template may be put around them as well."""

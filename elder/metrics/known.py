@@ -14,7 +14,8 @@ from elder.metrics.generation import Decoder, generate
 from elder.metrics.text import normalise
 from elder.tokens import encode_prompt, encode_target
 
-CHUNK = 256  # prompts asked before it is decided whether there are enough
+CHUNK = 256  # most prompts asked before it is decided whether there are enough
+PER_FACT = 2  # prompts asked for each fact that is still wanted
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def known_facts(
     said: dict[int, str] = {}
     asked = 0
     while asked < len(edits) and (wanted is None or len(kept) < wanted):
-        for answer in _answers(base, edits[asked : asked + CHUNK], max_new_tokens, batch_size):
+        chunk = CHUNK if wanted is None else min(CHUNK, PER_FACT * (wanted - len(kept)))
+        for answer in _answers(base, edits[asked : asked + chunk], max_new_tokens, batch_size):
             if wanted is not None and len(kept) == wanted:
                 break
             edit = edits[asked]

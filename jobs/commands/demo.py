@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from elder.jobs.commands.edit import edit, finish
+from elder.jobs.commands.edit import answers_of, edit, finish
 from elder.jobs.shared.options import all_overrides, json_option, overrides_argument, run_id_option
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def command(overrides: tuple[str, ...], run_id: str | None, real: bool, json_file: Path | None) -> None:
     """Edit 200 facts into a small model, in stages, on two workers; then pull the adapter back and ask it.
 
-    With --real: 40 facts into SmolLM2-135M-Instruct, a real language model, asked as a chat client asks.
+    With --real: 40 facts that SmolLM2-135M-Instruct, a real language model, knows are made untrue, in a chat.
     """
     name = "demo_real" if real else "demo"
     config, console, result = edit(name, all_overrides(overrides, run_id), json_file)
@@ -58,7 +58,7 @@ def pull_back(config: RunConfig, result: Mapping[str, Any]) -> Path | None:
 def ask(config: RunConfig, console: Console, directory: Path) -> None:
     """Load the pulled adapter onto a fresh base model and let it answer a few prompts."""
     import elder
-    from elder.jobs.shared.wiring import home
+    from elder.jobs.shared.wiring import home, make_store_factory
     from elder.jobs.terminal.answers import before_and_after
     from elder.jobs.terminal.summary import answers
     from elder.pipelines.run.inputs import load_stream
@@ -68,7 +68,8 @@ def ask(config: RunConfig, console: Console, directory: Path) -> None:
         model.source, dtype=model.dtype, device="cpu", cache_dir=home(), chat=data.chat, system=data.system
     )
     edited = elder.load_edited(directory, base=base)
-    edits = load_stream(config)[: max(config.evaluation.probes, 1)]
+    shown = {answer["prompt"] for answer in answers_of(config, make_store_factory(config)())}  # known facts, say
+    edits = [edit for edit in load_stream(config) if edit.prompt in shown]
     text = f"\npulled back from MLflow into {directory}, loaded with elder.load_edited, and asked:"
     console.print(text, markup=False, soft_wrap=True)
     answers(console, before_and_after(edited, edits, config.evaluation.max_new_tokens))

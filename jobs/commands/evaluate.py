@@ -25,7 +25,10 @@ from elder.jobs.shared.options import json_option, overrides_argument, write_jso
 )
 @json_option
 def command(adapter: str, config: str, overrides: tuple[str, ...], tasks: str | None, json_file: Path | None) -> None:
-    """Measure ADAPTER (a directory, or a REF as in `elder pull`) on the edits of CONFIG, in this process."""
+    """Measure ADAPTER (a directory, or a REF as in `elder pull`) on the edits of CONFIG, in this process.
+
+    Prompts have the form that the adapter was made with, whatever data.chat and data.system say.
+    """
     from elder.jobs.terminal.ability import ability_table
     from elder.jobs.terminal.display import make_console
     from elder.jobs.terminal.summary import answers, scores
@@ -70,11 +73,12 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
     """Load base and adapter, measure on the config's edits.
 
     Returns:
-        `adapter` (its manifest's method, edits and digest), `metrics`, `counts`, `rows`, `answers`, and `ability`: for
+        `adapter` (what its manifest says), `metrics`, `counts`, `rows`, `answers`, and `ability`: for
         each figure `n`, `before`, `after` and `difference`, as `AbilityMeter.measure` gives them.
     """
     import elder
     from elder.adapter_files import verify
+    from elder.chat import chat_of, chat_record, in_words
     from elder.jobs.shared.preflight import check_inputs
     from elder.jobs.shared.running import show_model
     from elder.jobs.shared.wiring import home, quiet_libraries
@@ -92,6 +96,10 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
         model.source, revision=model.revision, dtype=model.dtype, device=model.device, cache_dir=home()
     )
     edited = elder.load_edited(directory, base=base)
+    form = chat_record(edited.base.chat)
+    if form != chat_record(chat_of(base.tokenizer, config.data.chat, config.data.system)):
+        text = f"note: measured with {in_words(form)}, as the adapter was made; data.chat and data.system say otherwise"
+        console.print(text, markup=False, soft_wrap=True)
     if config.data.known:
         facts = known_facts(edited.base, edits, config.data.edits, wanted.max_new_tokens, wanted.batch_size)
         edits = [edits[index] for index in facts.kept]
@@ -102,7 +110,7 @@ def measure(directory: Path, config: Any, console: Any) -> dict[str, Any]:
         parts = tuple(dict.fromkeys((*wanted.parts, "perplexity")))
         report = evaluator.measure(edits, parts, lambda done, of: status.update(f"{done}/{of} prompts"))
     ability = assess(edited, tasks, wanted.batch_size, console) if tasks else {}
-    adapter = {name: manifest.get(name) for name in ("method", "edits", "state_digest", "base")}
+    adapter = {name: manifest.get(name) for name in ("method", "edits", "state_digest", "base", "chat")}
     probes = before_and_after(edited, edits[: wanted.probes], wanted.max_new_tokens) if wanted.probes else []
     return {"adapter": adapter, **report.to_dict(), "answers": probes, "ability": ability}
 

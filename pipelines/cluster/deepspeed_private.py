@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+HOLDER = -1  # stands for a module that does not end, among those for which DeepSpeed keeps a weight whole
 
 
 def partition(model: nn.Module, config: dict[str, Any], persistence_threshold: int) -> Any:
@@ -48,3 +51,32 @@ def drop_leftovers(offloads: Iterable[Any]) -> None:
     """Drop what the last backward left whole: layers whose input carried no gradient, where no hook fires."""
     for offload in offloads:
         offload.param_coordinator.release_backward_leftovers()
+
+
+@contextmanager
+def held_whole(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Gather parameters once; no pass inside the block drops them. They are partitioned again behind it. Collective.
+
+    Args:
+        parameters: Of a model that is loaded in parts, each once.
+    """
+    known: list[Any] = list(parameters)
+    known[0].all_gather(param_list=[parameter for parameter in known if is_partitioned(parameter)])
+    for parameter in known:
+        parameter.ds_active_sub_modules.add(HOLDER)
+    try:
+        yield
+    finally:
+        for parameter in known:
+            parameter.ds_active_sub_modules.clear()  # a pass that failed leaves its modules there
+        known[0].partition(param_list=known)
+
+
+def is_held(parameter: Any) -> bool:
+    """Whether a block of `held_whole` goes on."""
+    return HOLDER in parameter.ds_active_sub_modules
+
+
+def is_partitioned(parameter: Any) -> bool:
+    """Whether this rank holds only its part of a parameter."""
+    return bool(parameter.ds_status.name == "NOT_AVAILABLE")

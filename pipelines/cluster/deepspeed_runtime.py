@@ -20,7 +20,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from elder.models.host_memory import give_back_memory
-from elder.pipelines.cluster.deepspeed_private import drop_leftovers, partition, record_nothing
+from elder.pipelines.cluster.deepspeed_private import (
+    drop_leftovers,
+    held_whole,
+    is_held,
+    partition,
+    record_nothing,
+)
 
 SHARDINGS = ("none", "zero2", "zero3")
 
@@ -52,6 +58,10 @@ class DataParallelRuntime:
 
     def gathered(self, parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
         """Nothing to arrange: parameters are whole."""
+        return nullcontext()
+
+    def kept(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Nothing to arrange: the model is whole."""
         return nullcontext()
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -92,15 +102,21 @@ class DeepSpeedRuntime(DataParallelRuntime):
         dtype: The number format of models that are loaded without being asked for another one.
         persistence_threshold: Weights of at most so many elements stay whole on every rank (norms, biases);
             0 shards everything.
+        keep_below: Models of at most so many weights are brought together once for a block of passes (`kept`), others
+            layer by layer for each pass.
     """
 
     sharded = True
 
     def __init__(
-        self, device: torch.device | str, dtype: torch.dtype = torch.float32, persistence_threshold: int = 0
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+        persistence_threshold: int = 0,
+        keep_below: int = 0,
     ) -> None:
         super().__init__(device)
-        self._dtype, self._threshold = dtype, persistence_threshold
+        self._dtype, self._threshold, self._keep_below = dtype, persistence_threshold, keep_below
         self._offloads: WeakSet[Any] = WeakSet()  # one for each prepared model that is still alive
         _take_over_process_group()
 
@@ -154,8 +170,27 @@ class DeepSpeedRuntime(DataParallelRuntime):
         import deepspeed
 
         self._drop_leftovers()
-        with deepspeed.zero.GatheredParameters([p for p in parameters if hasattr(p, "ds_id")]):
+        with deepspeed.zero.GatheredParameters([p for p in parameters if hasattr(p, "ds_id") and not is_held(p)]):
             yield
+
+    @contextmanager
+    def kept(self, model: nn.Module) -> Iterator[None]:
+        """A small model is whole inside the block, on every rank; blocks may be nested. Collective.
+
+        Otherwise every pass gathers every layer: for a token of an answer that takes ten times as long as computing
+        it, where the ranks meet through a CPU's memory.
+        """
+        self._drop_leftovers()
+        parameters: list[Any] = [p for p in dict.fromkeys(model.parameters()) if hasattr(p, "ds_id")]
+        small = sum(int(p.ds_numel) for p in parameters) <= self._keep_below
+        if not parameters or not small or is_held(parameters[0]):
+            yield
+            return
+        with held_whole(parameters):
+            try:
+                yield
+            finally:
+                self._drop_leftovers()
 
     def generate(self, model: nn.Module, **kwargs: Any) -> Tensor:
         """`model.generate`; a rank that has finished runs single tokens until all have.
@@ -167,14 +202,15 @@ class DeepSpeedRuntime(DataParallelRuntime):
         def step(*_: Any) -> None:
             self._any_runs(True)
 
-        handle = model.register_forward_pre_hook(step, prepend=True)  # before DeepSpeed's, which gather
-        try:
-            found: Tensor = model.generate(**kwargs, synced_gpus=False)  # type: ignore[operator]
-        finally:
-            handle.remove()
-        with torch.no_grad():
-            while self._any_runs(False):
-                model(input_ids=kwargs["input_ids"][:1, :1], use_cache=False)
+        with self.kept(model):
+            handle = model.register_forward_pre_hook(step, prepend=True)  # before DeepSpeed's, which gather
+            try:
+                found: Tensor = model.generate(**kwargs, synced_gpus=False)  # type: ignore[operator]
+            finally:
+                handle.remove()
+            with torch.no_grad():
+                while self._any_runs(False):
+                    model(input_ids=kwargs["input_ids"][:1, :1], use_cache=False)
         return found
 
     def _any_runs(self, mine: bool) -> bool:

@@ -37,7 +37,7 @@ from elder.pipelines.cluster.ray_private import GroupWatch, NodeTorchConfig, Qui
 from elder.pipelines.config.run import ClusterConfig
 from elder.pipelines.run.broker import AGREEMENT_S
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import EventHandler, RunSpec, WorkersFailed
+from elder.pipelines.run.spec import KEPT_BELOW, EventHandler, RunSpec, WorkersFailed
 from elder.pipelines.run.takeover import OlderDriver, TakeoverWatch
 
 DRIVER_ENVIRONMENT = {
@@ -350,7 +350,7 @@ def make_runtime(job: RunSpec, rank: int, size: int) -> Any:
     if job.sharding == "zero3":
         from elder.pipelines.cluster.deepspeed_runtime import DeepSpeedRuntime
 
-        return DeepSpeedRuntime(device, persistence_threshold=WHOLE_BELOW)
+        return DeepSpeedRuntime(device, persistence_threshold=WHOLE_BELOW, keep_below=KEPT_BELOW)
     if size == 1:
         return LocalRuntime(device)
     from elder.pipelines.cluster.deepspeed_runtime import DataParallelRuntime

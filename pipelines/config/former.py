@@ -17,6 +17,8 @@ FORMER_KEYS = {
     "tracking.patience_s": "tracking.retry_timeout_s",
 }
 FORMER_VALUES = {"stream.strategy": {"apart": "isolated"}}
+REPLACED_VALUES = {"data.source": {"countries": "geography:chat"}}
+"""What took the place of a value and is not the same: a run that was begun with it cannot be continued."""
 
 
 def renamed(document: Document) -> Document:
@@ -42,13 +44,14 @@ def renamed(document: Document) -> Document:
         for known in (places, raw):
             if key in known:
                 known[now] = known.pop(key)
-    for key, words in FORMER_VALUES.items():
-        section, _, name = key.partition(".")
-        own = values.get(section)
-        word = own.get(name) if isinstance(own, Mapping) else None
-        if isinstance(own, Mapping) and isinstance(word, str) and word in words:
-            notes.append(f"{document.at(key)}: '{word}' is now called '{words[word]}'")
-            values[section] = {**own, name: words[word]}
+    for kind, text in ((FORMER_VALUES, "is now called"), (REPLACED_VALUES, "was replaced by")):
+        for key, words in kind.items():
+            section, _, name = key.partition(".")
+            own = values.get(section)
+            word = own.get(name) if isinstance(own, Mapping) else None
+            if isinstance(own, Mapping) and isinstance(word, str) and word in words:
+                notes.append(f"{document.at(key)}: '{word}' {text} '{words[word]}'")
+                values[section] = {**own, name: words[word]}
     if problems:
         raise ConfigError(problems)
     return replace(document, values=values, places=places, raw=raw, notes=tuple(notes))

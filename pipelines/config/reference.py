@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from elder.options.messages import settings_of
 from elder.pipelines.config.checks import INHERITED_OPTIONS
 from elder.pipelines.config.comparison import CompareSection
-from elder.pipelines.config.former import FORMER_KEYS, FORMER_VALUES
+from elder.pipelines.config.former import FORMER_KEYS, FORMER_VALUES, REPLACED_VALUES
 from elder.pipelines.config.run import RunConfig
 from elder.pipelines.config.search import TuneConfig, TuneSection
 from elder.pipelines.config.study import Part, StudySection
@@ -35,7 +35,8 @@ Row = tuple[str, str, str, str]
 def config_reference() -> str:
     """The page as Markdown."""
     former = [f"`{key}` (now `{name}`)" for key, name in FORMER_KEYS.items()]
-    former += [f"`{key}: {word}` (now `{now}`)" for key, words in FORMER_VALUES.items() for word, now in words.items()]
+    for kind in (FORMER_VALUES, REPLACED_VALUES):
+        former += [f"`{key}: {word}` (now `{now}`)" for key, words in kind.items() for word, now in words.items()]
     lines = [f"{INTRODUCTION}{', '.join(former)}.\n"]
     section = None
     rows = sorted(settings_of(RunConfig), key=lambda row: "." in row[0])  # stable: plain keys first, then the sections

@@ -22,6 +22,7 @@ from elder.pipelines.planning.memory_values import keeps_values, value_bytes, va
 from elder.pipelines.planning.memory_weights import FORMULAS as WEIGHT_FORMULAS
 from elder.pipelines.planning.memory_weights import change_bytes, statistics_bytes, takes_statistics, value_rows
 from elder.pipelines.planning.shapes import ModelShape
+from elder.pipelines.run.spec import KEPT_BELOW
 from elder.registry import editor_class
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -38,8 +39,8 @@ class MemoryEstimate:
     Attributes:
         sharding: none, zero2 or zero3.
         base: Frozen base weights held all the time: P x b, under zero3 P x b / W.
-        gathered: Under zero3 the weights that are whole for a moment: the two largest neighbouring blocks or the
-            embedding, whichever is more, x b.
+        gathered: Under zero3 the weights that are whole for a while: all of a small model (`KEPT_BELOW`), else the two
+            largest neighbouring blocks or the embedding, whichever is more, x b.
         adapters: 16 bytes for each adapter parameter (fp32 weight, gradient, two Adam moments), on every worker; for
             other methods what `change_bytes`, `factor_bytes`, `block_bytes` and `value_bytes` say.
         training: Activations kept for the backward pass, see `training_bytes`.
@@ -64,7 +65,7 @@ class MemoryEstimate:
 
 FORMULAS = (
     "base: parameters x bytes, under zero3 divided by the workers",
-    "gathered: zero3 makes weights whole for a moment: two blocks or the largest embedding, whichever is more",
+    "gathered: zero3 makes weights whole for a while: all of a small model, else two blocks or the largest embedding",
     "adapters: 16 bytes a trained parameter (fp32 weight, gradient, two Adam moments), on every worker",
     "training: rows x 64 tokens x (edited depth x (8 width + 3 inner) x bytes + 2 vocabulary x 4)",
     "evaluation: rows x ((64 + new tokens) x blocks x 2 key width x bytes + vocabulary x 4)",
@@ -100,7 +101,8 @@ def estimate(config: StagedConfig, shape: ModelShape) -> tuple[MemoryEstimate, .
     workers = max(config.cluster.workers, 1)
     width = BYTES[config.model.dtype]
     whole = shape.parameters * width
-    gathered = max(2 * shape.block_parameters, shape.embedding_parameters) * width
+    passing = max(2 * shape.block_parameters, shape.embedding_parameters)
+    gathered = (shape.parameters if shape.parameters <= KEPT_BELOW else passing) * width
     blocks = len(edited_blocks(config, shape))
     if takes_statistics(config):
         adapters = change_bytes(config, shape, blocks)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from elder.base import Base
 from elder.datasets.records import capped
 from elder.edit import dataset_digest
 from elder.errors import AdapterError, ConfigError, DataError, ElderError
@@ -95,7 +96,7 @@ def ask_base(job: RunSpec, runtime: Runtime, report: EventHandler) -> None:
         report({"kind": "phase", "name": "known", "stage": None})
         wanted = job.config.evaluation
         facts = known_facts(
-            base,
+            _ready(base, runtime),
             job.edits,
             job.config.data.edits,
             wanted.max_new_tokens,
@@ -108,6 +109,17 @@ def ask_base(job: RunSpec, runtime: Runtime, report: EventHandler) -> None:
         for key in (shared, own):
             store.create(key, found.to_json())
     runtime.barrier()
+
+
+def _ready(base: Base, runtime: Runtime) -> Base:
+    """The base with a model that can be run where it is sharded, as editors make theirs."""
+    from elder.models.anatomy import clone_sharing_weights
+
+    if not runtime.sharded:
+        return base
+    model = clone_sharing_weights(base.model)
+    runtime.prepare(model)
+    return replace(base, model=model)
 
 
 def check_base(job: RunSpec, digest: str) -> None:

@@ -171,7 +171,8 @@ class StageLoop:
         digest = self._agreed_digest()
         self.report({"kind": "phase", "name": "evaluate", "stage": stage.stage})
         begin = time.perf_counter()
-        metrics, retention, rows = self._measure(stage, receipt)
+        with self.runtime.kept(self.base.model):
+            metrics, retention, rows = self._measure(stage, receipt)
         return Done(receipt, digest, metrics, retention, rows, time.perf_counter() - begin)
 
     def _edit(self, stage: StagePlan) -> Receipt:
@@ -182,7 +183,8 @@ class StageLoop:
 
         with torch.random.fork_rng():
             torch.manual_seed(self.job.config.seed * 1_000_003 + stage.stage)
-            receipt = self.editor.edit(list(self.job.edits[stage.first : stage.end]), progress)
+            with self.runtime.kept(self.base.model):
+                receipt = self.editor.edit(list(self.job.edits[stage.first : stage.end]), progress)
         if self.runtime.rank == 0:
             for warning in receipt.warnings:
                 self.report({"kind": "note", "text": f"after stage {stage.stage}: {warning}"})

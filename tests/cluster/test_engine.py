@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,38 @@ def _compare_one(source: str) -> dict[str, Any]:
     found["second_editor"] = max(_distance(each, truth) for each in both)
     with torch.no_grad():
         found["base_untouched"] = weights_digest(base.model, runtime) == found["digests"][1]
+    found["kept"] = _kept(base.model, truth)
     found["sum"] = runtime.sum(torch.full((3,), float(runtime.rank + 1)).expand(2, 3).contiguous().t())
     found["objects"] = runtime.gather_objects({"rank": runtime.rank})
     return found
+
+
+def _kept(base: Any, truth: list[torch.Tensor]) -> dict[str, Any]:
+    """A small model is whole in a block of passes and no longer; a larger one is not."""
+    from elder.pipelines.cluster.deepspeed_runtime import DeepSpeedRuntime
+
+    weights = sum(p.ds_numel for p in base.parameters())
+    with DeepSpeedRuntime("cpu", keep_below=weights - 1).kept(base):
+        found: dict[str, Any] = {"weights": weights, "larger": _held(base)}
+    runtime = DeepSpeedRuntime("cpu", keep_below=weights)
+    model, adapters, _ = _adapted(base)
+    runtime.prepare(model)
+    with suppress(ZeroDivisionError), runtime.kept(model):
+        found["begin"] = _held(model)
+        found["gradient"] = max(_distance(_gradients(model, adapters), truth) for _ in range(2))
+        found["passed"] = _held(model)
+        with runtime.kept(model), runtime.gathered(model.parameters()):
+            pass
+        found["nested"] = _held(model)
+        raise ZeroDivisionError
+    found["end"] = _held(model)
+    found["after"] = _distance(_gradients(model, adapters), truth)
+    asked = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "do_sample": False}
+    seen: list[int] = []
+    handle = model.register_forward_pre_hook(lambda m, x: seen.append(_held(m)))
+    runtime.generate(model, max_new_tokens=2 + 2 * runtime.rank, **asked)
+    handle.remove()
+    return {**found, "answering": min(seen), "answered": _held(model)}
 
 
 def _partial(
@@ -177,6 +207,14 @@ def test_two_editors_share_one_sharded_base(found: dict[str, Any]) -> None:
 
 def test_ranks_with_answers_of_different_length_stay_in_step(found: dict[str, Any]) -> None:
     assert found["generation"]
+
+
+def test_a_small_model_is_whole_in_a_block_of_passes(found: dict[str, Any]) -> None:
+    kept = found["kept"]
+    whole = kept["weights"]
+    assert kept["larger"] == kept["end"] == kept["answered"] == 0
+    assert kept["begin"] == kept["passed"] == kept["nested"] == kept["answering"] == whole
+    assert max(kept["gradient"], kept["after"]) < 1e-6
 
 
 def test_sums_and_objects_travel(found: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from elder.editors.baselines.asked import Asked, AskedReader
 from elder.editors.baselines.edit_store import EditStore, Found
 from elder.errors import ModelError
+from elder.mixture.answers import AnswerBias
 from elder.mixture.deferral import Prompts
 from elder.mixture.edits import MixtureEdits
 from elder.mixture.pass_info import Pass, Version
@@ -49,6 +50,7 @@ class Lookup:
     whole: bool = False
     reads_subject: bool = True  # so that the prompt is handed over with its ids
     answer_tokens: int = 0
+    bias: AnswerBias | None = None
 
     def __len__(self) -> int:
         """Number of stored edits."""

@@ -55,3 +55,8 @@ def test_rouge_is_that_of_the_library() -> None:
         told, wanted = (" ".join(source.choices(words, k=source.randint(2, 9))) for _ in range(2))
         expected = sum(one.fmeasure for one in theirs.score(wanted, told).values()) / 3
         assert rouge(told, Item("", (wanted,))) == pytest.approx(expected)
+
+
+def test_a_word_that_is_said_again_and_again_counts_as_often_as_it_is_wanted() -> None:
+    # ROUGE-1 and ROUGE-L: one of three words said, one of two wanted; ROUGE-2: nothing
+    assert rouge("the the the", Item("", ("the cat",))) == pytest.approx((0.4 + 0 + 0.4) / 3)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +115,15 @@ def parrot(said: Sequence[str]) -> Base:
 
 def edited(before: Base, after: Base) -> Any:
     """What a meter sees of an editor that made the second model of the first."""
-    return SimpleNamespace(base=before, model=after.model, routed_at=lambda place: nullcontext())
+    model: Any = after.model
+
+    @contextmanager
+    def disabled() -> Iterator[None]:
+        learnt, model.texts = model.texts, before.model.texts
+        yield
+        model.texts = learnt
+
+    return SimpleNamespace(base=before, model=model, routed_at=lambda place: nullcontext(), disabled=disabled)
 
 
 def told(items: Sequence[Item], right: bool) -> list[str]:

@@ -10,9 +10,10 @@ from elder.datasets import load_edits, validate_stream
 from elder.datasets.catalogue import DATASETS
 from elder.edit import Edit, Probe
 from elder.errors import DataError
+from elder.geography.chat import CHAT
 from elder.geography.edits import Division, Fact, filled, geography_edits
 from elder.geography.facts import Place, atlas
-from elder.geography.relations import BY_CAPITAL, BY_CITY, MENTION, ONWARD, RELATIONS
+from elder.geography.relations import PLAIN, Form
 from elder.subjects import find_subject
 
 WORLD = atlas()
@@ -21,7 +22,7 @@ PLACES = (*WORLD.countries.values(), *WORLD.cities.values())
 FACTS = {
     filled(wording, place.name): (place, relation.name)
     for place in PLACES
-    for relation in RELATIONS
+    for relation in PLAIN.relations
     if relation.name in place.facts
     for wording in relation.wordings
 }
@@ -38,7 +39,7 @@ def asked(edit: Edit) -> tuple[Place, str]:
 
 
 def test_every_relation_has_six_wordings_of_three_forms() -> None:
-    for relation in RELATIONS:
+    for relation in PLAIN.relations:
         assert len(set(relation.wordings)) == 6
         assert all(wording.count("{}") == 1 for wording in relation.wordings)
         assert relation.wordings[1].startswith("Question: ")
@@ -59,7 +60,7 @@ def test_there_are_many_edits_of_every_relation_and_they_make_a_valid_stream(see
     edits = geography_edits(seed=seed)
     counts = Counter(asked(edit)[1] for edit in edits)
     assert len(edits) >= 600
-    assert min(counts[relation.name] for relation in RELATIONS) >= 80
+    assert min(counts[relation.name] for relation in PLAIN.relations) >= 80
     assert len(validate_stream(edits)) == len(edits)
 
 
@@ -72,11 +73,12 @@ def test_a_seed_gives_the_same_edits_and_a_shorter_list_is_the_beginning_of_a_lo
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_target_is_an_answer_of_the_relation_and_never_true(seed: int) -> None:
-    answers = {r.name: {value for place in PLACES for value in place.facts.get(r.name, ())} for r in RELATIONS}
+    answers = {r.name: {value for place in PLACES for value in place.facts.get(r.name, ())} for r in PLAIN.relations}
     for edit in geography_edits(seed=seed):
         place, relation = asked(edit)
         assert edit.ground_truth == place.facts[relation][0]
         assert edit.target not in place.facts[relation]
+        assert edit.target not in place.doubtful
         assert edit.target in answers["country" if relation == "border" else relation] | {
             country.name for country in WORLD.countries.values() if relation == "border"
         }
@@ -97,7 +99,7 @@ def test_the_place_of_the_subject_is_known(seed: int) -> None:
 def test_no_probe_asks_for_a_fact_that_an_edit_of_the_seed_changes(seed: int) -> None:
     edits = geography_edits(seed=seed)
     changed = {(place.key, relation) for place, relation in map(asked, edits)}
-    mention = MENTION.removeprefix("{}") + " "
+    mention = PLAIN.mention.removeprefix("{}") + " "
     for edit in edits:
         for probe in probes_of(edit):
             fact = FACTS.get(probe.prompt.rpartition(mention)[2])
@@ -115,12 +117,42 @@ def test_probes_are_of_the_same_subject_of_a_mention_and_of_others() -> None:
         probes = [(FACTS.get(probe.prompt), probe) for probe in probes_of(edit)]
         own = [probe for fact, probe in probes if (fact and fact[0] == place) or probe.answer is None]
         others = [fact for fact, _ in probes if fact and fact[0] != place]
-        mentions = [probe for _, probe in probes if MENTION.removeprefix("{}") in probe.prompt]
+        mentions = [probe for _, probe in probes if PLAIN.mention.removeprefix("{}") in probe.prompt]
         assert len(own) == 2
         assert len(others) >= 2
         assert {fact[1] for fact in others} == {relation}
         assert len(mentions) == 1
-        assert mentions[0].prompt.startswith(filled(MENTION, place.name))
+        assert mentions[0].prompt.startswith(filled(PLAIN.mention, place.name))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_leak_of_the_new_answer_would_be_seen(seed: int) -> None:
+    """No neighbour, asked alone or after a mention, has the new answer anyway."""
+    mention = PLAIN.mention.removeprefix("{}") + " "
+    for edit in geography_edits(seed=seed):
+        for probe in (*edit.locality, *edit.mentions):
+            place, relation = FACTS[probe.prompt.rpartition(mention)[2]]
+            assert edit.target not in place.facts[relation]
+
+
+def test_the_two_probes_of_the_same_subject_are_asked_in_two_forms() -> None:
+    forms = {relation.name: relation.wordings for relation in PLAIN.of_countries}
+    for edit in geography_edits(100):
+        if asked(edit)[1] == "country":
+            continue
+        for number, probe in enumerate(edit.same_subject):
+            place, relation = FACTS[probe.prompt]
+            assert probe.prompt == filled(forms[relation][number], place.name)
+
+
+def test_longer_names_hold_the_name_as_a_word() -> None:
+    edits = [edit for seed in SEEDS for edit in geography_edits(seed=seed)]
+    found = {(edit.subject, probe.prompt) for edit in edits for probe in edit.extended_names}
+    assert found
+    for subject, prompt in found:
+        assert subject in FACTS[prompt][0].bare_name.replace("-", " ").split()
+        assert subject != FACTS[prompt][0].bare_name
+    assert any(edit.subject == "Niger" for edit in edits)  # of which Nigeria is no longer name
 
 
 def test_names_that_hold_another_are_probes() -> None:
@@ -150,7 +182,7 @@ def test_hops_are_right_by_following_the_table(seed: int) -> None:
     followed = Counter[int]()
     for edit in edits:
         place, relation = asked(edit)
-        onward = {filled(hop.wording, place.name): hop.path for hop in ONWARD.get(relation, ())}
+        onward = {filled(hop.wording, place.name): hop.path for hop in PLAIN.onward.get(relation, ())}
         for probe in edit.portability:
             if probe.prompt not in onward:
                 continue
@@ -170,9 +202,9 @@ def test_a_country_named_by_its_capital_or_city_has_the_new_fact_too(seed: int) 
     counts = Counter[str]()
     for edit in geography_edits(seed=seed):
         place, relation = asked(edit)
-        named = [(BY_CAPITAL.get(relation), place.facts.get("capital", ("",))[0], (place.key, "capital"))]
+        named = [(PLAIN.by_capital.get(relation), place.facts.get("capital", ("",))[0], (place.key, "capital"))]
         named += [
-            (BY_CITY.get(relation), city.name, (city.key, "country"))
+            (PLAIN.by_city.get(relation), city.name, (city.key, "country"))
             for city in WORLD.cities.values()
             if city.facts["country"] == (place.name,)
         ]
@@ -198,7 +230,42 @@ def test_it_is_a_dataset_of_its_own() -> None:
 
 
 def test_a_fact_is_asked_with_its_article_and_a_capital_letter() -> None:
-    country = next(relation for relation in RELATIONS if relation.name == "currency")
+    country = next(relation for relation in PLAIN.relations if relation.name == "currency")
     fact = Fact(WORLD.countries["NL"], country)
     assert fact.prompt(0) == "The official currency of the Netherlands is the"
-    assert filled(MENTION, fact.place.name) == "The Netherlands was mentioned."
+    assert filled(PLAIN.mention, fact.place.name) == "The Netherlands was mentioned."
+
+
+def kept_prompts(form: Form, seed: int) -> dict[tuple[str, str], str]:
+    return {key: fact.prompt(0) for key, fact in Division(WORLD, seed, form).kept.items()}
+
+
+def test_the_chat_asks_for_the_same_facts_and_targets_in_messages() -> None:
+    plain, chat = load_edits("geography", limit=200, seed=1), load_edits("geography:chat", limit=200, seed=1)
+    assert kept_prompts(CHAT, 1).keys() == kept_prompts(PLAIN, 1).keys()
+    for one, other in zip(plain, chat, strict=True):
+        assert (one.subject, one.target, one.ground_truth) == (other.subject, other.target, other.ground_truth)
+        for name in ("rephrases", "locality", "same_subject", "mentions", "extended_names", "portability"):
+            ours, theirs = getattr(one, name), getattr(other, name)
+            assert [getattr(p, "answer", None) for p in ours] == [getattr(p, "answer", None) for p in theirs]
+        texts = [other.prompt, *other.rephrases, *(p.prompt for p in (*other.portability, *probes_of(other)))]
+        assert all(text.endswith(("?", ".")) for text in texts)
+        assert other.subject_at is not None
+        assert other.prompt[other.subject_at :].startswith(str(other.subject))
+
+
+def test_no_two_questions_of_the_chat_have_the_same_words() -> None:
+    asked = [
+        filled(wording, place.name)
+        for place in PLACES
+        for relation in CHAT.relations
+        if relation.name in place.facts
+        for wording in relation.wordings
+    ]
+    assert len(asked) == len(set(asked)) == len(FACTS)
+
+
+def test_the_former_data_set_of_countries_leads_to_the_chat() -> None:
+    with pytest.warns(FutureWarning, match="'countries' was replaced by 'geography:chat'"):
+        former = load_edits("countries", limit=4)
+    assert list(former) == geography_edits(4, form=CHAT)

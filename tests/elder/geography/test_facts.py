@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 from elder.geography.facts import ARTICLE, CONTINENTS, atlas
-from elder.geography.relations import OF_COUNTRIES
+from elder.geography.relations import PLAIN
 
 COUNTRIES, CITIES = atlas().countries, atlas().cities
 
@@ -16,7 +16,7 @@ def test_there_are_enough_countries_and_cities() -> None:
     assert len(CITIES) >= 150
     facts = Counter(relation for country in COUNTRIES.values() for relation in country.facts)
     assert facts["continent"] == len(COUNTRIES)
-    assert min(facts[relation.name] for relation in OF_COUNTRIES) >= 140
+    assert min(facts[relation.name] for relation in PLAIN.of_countries) >= 140
 
 
 def test_codes_and_names_are_distinct() -> None:
@@ -59,7 +59,7 @@ def test_every_city_is_in_a_known_country() -> None:
 def test_well_known_facts() -> None:
     # A shifted column would pass all that is above.
     assert COUNTRIES["NL"].name == f"{ARTICLE}Netherlands"
-    found = {"KE": [COUNTRIES["KE"].facts[relation.name][0] for relation in OF_COUNTRIES]}
+    found = {"KE": [COUNTRIES["KE"].facts[relation.name][0] for relation in PLAIN.of_countries]}
     assert found == {"KE": ["Nairobi", "Kenyan shilling", "Swahili", "Africa", "Tanzania"]}
     assert COUNTRIES["CH"].facts["language"] == ("German", "French", "Italian", "Romansh")
     assert "border" not in COUNTRIES["JP"].facts
@@ -70,3 +70,15 @@ def test_what_is_disputed_is_left_out() -> None:
     assert "capital" not in COUNTRIES["IL"].facts
     assert "border" not in COUNTRIES["CY"].facts
     assert "Albania" not in COUNTRIES["RS"].facts["border"]
+
+
+def test_what_is_doubtful_is_an_answer_of_the_table_and_no_fact_of_the_place() -> None:
+    places = (*COUNTRIES.values(), *CITIES.values())
+    known = {value for place in places for values in place.facts.values() for value in values}
+    found = [(place, answer) for place in places for answer in place.doubtful]
+    assert len(found) >= 110
+    for place, answer in found:
+        assert answer in known, (place.name, answer)  # a word that is no answer keeps nothing away
+        assert all(answer not in values for values in place.facts.values()), (place.name, answer)
+    assert {"South America", "Africa"} <= set(COUNTRIES["FR"].doubtful)  # French Guiana, Réunion
+    assert CITIES["Bergen"].doubtful == ("Germany", "the Netherlands", "Belgium")

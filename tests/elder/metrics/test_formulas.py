@@ -9,6 +9,8 @@ import pytest
 from elder.edit import Edit
 from elder.metrics.counterfact import Contest, Record, counterfact_scores, harmonic_mean
 from elder.metrics.fluency import entropy, ngram_entropy
+from elder.metrics.generation import Continuation
+from elder.metrics.locality import same_continuation
 from elder.metrics.perplexity import TEXT, perplexity, windows
 from elder.metrics.report import EvaluationReport
 from elder.metrics.retention import retention_summary
@@ -43,6 +45,13 @@ def test_different_answers(answer, target):
 
 def test_normalise():
     assert normalise(" The  Café-au-lait, please! ") == "caféaulait please"
+
+
+def test_the_same_text_in_other_tokens_or_without_its_stop_is_another_continuation():
+    base = Continuation((5, 6, 1), "Oslo", True)
+    assert same_continuation(Continuation((5, 6, 1), "Oslo", True), base)
+    assert not same_continuation(Continuation((5, 6), "Oslo", False), base)
+    assert not same_continuation(Continuation((7, 1), "Oslo", True), base)
 
 
 def test_entropy_of_known_distributions():

@@ -31,6 +31,8 @@ def test_mentions_are_its_neighbours_after_a_sentence_about_it() -> None:
 def test_longer_names_stand_in_its_prompt_unless_they_are_edited() -> None:
     assert made_prompts(ADA, "name", EDITED) == ["Adason lives in", "Ada-Smith lives in"]
     assert len(made_prompts(ADA, "name", Edited.of([ADA]))) == 3
+    elsewhere = Edit("The home of new Ada is", "Lyon", subject="new Ada")
+    assert made_prompts(ADA, "name", Edited.of([ADA, elsewhere])) == ["Adason lives in", "Ada-Smith lives in"]
     twice = replace(ADA, prompt="Ada is a town. Ada lies in")
     assert made_prompts(twice, "name", Edited.of([twice])) == []  # Ada itself would still be named
     assert made_prompts(replace(ADA, prompt="Route 66 ends in", subject="Route 66"), "name", EDITED) == []

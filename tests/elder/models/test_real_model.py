@@ -55,7 +55,7 @@ def test_planning_counts_what_the_model_is() -> None:
 
 
 def test_three_facts_are_edited_and_others_stay(base: Base) -> None:
-    edits = load_edits("countries", limit=3)
+    edits = load_edits("geography:chat", limit=3)
     editor = make_editor("elder-plus", base, batch_size=3, steps=30, extra_steps=30)
     before = answer(base, base.model, "Who wrote Romeo and Juliet?")
     editor.edit(edits)

@@ -6,6 +6,7 @@ import pytest
 
 from elder.errors import ConfigError
 from elder.pipelines.config.files import parse_document, with_overrides
+from elder.pipelines.config.former import in_former_words
 from elder.pipelines.config.run import diff, parse_config, resolve
 
 EARLIER = """\
@@ -61,3 +62,10 @@ def test_notes_say_where_and_what_the_name_is_now() -> None:
 def test_both_names_of_a_key_in_one_file_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"c.yaml:1: cluster.patience_s: is the former name of .* given as well"):
         parse_document("cluster: {patience_s: 3, wait_for_resources_s: 4}", "c.yaml")
+
+
+def test_a_data_set_that_was_replaced_is_named_and_its_runs_are_others() -> None:
+    earlier = parse_document("data: {source: countries}", "c.yaml")
+    assert [note for note in earlier.notes if "was replaced by 'geography:chat'" in note] == list(earlier.notes)
+    assert parse_config("data: {source: countries}").data.source == "geography:chat"
+    assert "geography:chat" in in_former_words({"data.source": "geography:chat"}).values()

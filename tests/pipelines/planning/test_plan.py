@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,9 @@ def test_memory_follows_the_formulas() -> None:
     assert none.base == zero2.base == shape.parameters * 4
     assert zero3.base == -(-shape.parameters * 4 // 4)
     assert none.gathered == 0
-    assert zero3.gathered == max(2 * shape.block_parameters, shape.embedding_parameters) * 4
+    assert zero3.gathered == shape.parameters * 4  # a small model is whole while the workers have something to do
+    large = estimate(config, replace(shape, parameters=2**28 + 1))[2]
+    assert large.gathered == max(2 * shape.block_parameters, shape.embedding_parameters) * 4
     assert none.adapters == zero3.adapters == 16 * adapter_parameters(config, shape)
     depth = 4 - 2  # the default edits the upper blocks 2 and 3
     assert none.training == 4 * 64 * (depth * (8 * 32 + 3 * 80) * 4 + 2 * 50 * 4)

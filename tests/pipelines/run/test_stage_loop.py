@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,24 @@ def test_stages_are_committed_in_order_with_all_edits(tmp_path: Path) -> None:
     assert [e["name"] for e in events if e["kind"] == "phase"] == ["load", *["edit", "evaluate", "commit"] * 3]
     assert found[0].timing["load_s"] > 0
     assert found[1].timing["load_s"] == 0.0
+
+
+def test_a_sharded_model_is_brought_together_once_to_edit_and_once_to_measure(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    class Gathering(LocalRuntime):
+        @contextmanager
+        def kept(self, model: Any) -> Iterator[None]:
+            log.append("gather")
+            yield
+            log.append("drop")
+
+    job = make_job(tmp_path, 4)
+    run_stages(job, Gathering("cpu"), lambda event: log.append(str(event.get("name", event["kind"]))))
+    assert [one for one in log if one != "batch"] == [
+        "load", "edit", "gather", "drop", "evaluate", "gather", "evaluated", "drop", "commit", "committed"
+    ]  # fmt: skip
+    assert log.index("gather") < log.index("batch") < log.index("drop")
 
 
 def test_a_finished_run_loads_nothing(tmp_path: Path) -> None:
