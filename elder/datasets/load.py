@@ -130,7 +130,10 @@ def _records(
     if source == GEOGRAPHY or source.startswith("world:"):
         if path is not None:
             made = "in the package" if source == GEOGRAPHY else "generated"
-            raise DataError(f"{source} is {made} and takes no path, found '{path}'")
+            raise DataError(
+                f"{source} is {made} and takes no path, found '{path}'; "
+                "if the edits are in that file, name its layout as the source: data.source=jsonl"
+            )
         return _own_records(source, limit, seed), ()
     if source == "countries":
         if path is not None:
