@@ -173,6 +173,12 @@ def _probe(record: Mapping[str, Any]) -> Probe:
     return Probe(record["prompt"], answer.rstrip() if answer is not None else None)
 
 
+def _meant(name: Any, known: Iterable[str]) -> str:
+    from elder.options.messages import suggestion  # brings pydantic, which sound edits do not need
+
+    return suggestion(str(name), known)
+
+
 def _problems(record: Any) -> list[str]:
     """What is wrong with one JSON object, in the user's words; empty when it is an edit."""
     if not isinstance(record, Mapping):
@@ -180,7 +186,7 @@ def _problems(record: Any) -> list[str]:
     problems = []
     known = {f.name for f in fields(Edit)}
     for name in sorted(set(record) - known):
-        problems.append(f"unknown field '{name}' (known: {', '.join(sorted(known))})")
+        problems.append(f"unknown field '{name}'{_meant(name, known)} (known: {', '.join(sorted(known))})")
     for name in ("prompt", "target"):
         value = record.get(name)
         if name not in record:

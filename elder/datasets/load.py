@@ -134,7 +134,10 @@ def _records(
     if geography or source.startswith("world:"):
         if path is not None:
             made = "in the package" if geography else "generated"
-            raise DataError(f"{source} is {made} and takes no path, found '{path}'")
+            raise DataError(
+                f"{source} is {made} and takes no path, found '{path}'; "
+                "if the edits are in that file, name its layout as the source: data.source=jsonl"
+            )
         return _own_records(source, limit, seed), ()
     if source.startswith("hub:"):
         return hub_records(source.removeprefix("hub:"), path, split), tuple(LAYOUTS)

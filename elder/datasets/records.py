@@ -90,8 +90,8 @@ def _line_records(path: Path, lines: Iterable[bytes]) -> Iterator[Record | Broke
         where = f"{path}:{number}"
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if text.strip():
-                yield Record(parse_json(text, written=True), where)
+            if text.strip():  # without the line's end, or a line that breaks off would be wrong in a next one
+                yield Record(parse_json(text.rstrip(), written=True), where)
         except JsonError as error:
             if error.line is None:
                 yield Broken(f"{where}: {error.reason}")

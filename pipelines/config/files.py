@@ -102,8 +102,18 @@ def find_config(path_or_name: str) -> Path:
     name = name.removesuffix(".yaml").removesuffix(".yml")
     if name in packaged:
         return packaged[name]
-    hint = suggestion(name, packaged) or f" (packaged: {', '.join(packaged)})"
+    check_plain(path, ConfigError)
+    hint = _beside(path) or suggestion(name, packaged) or f" (packaged: {', '.join(packaged)})"
     raise ConfigError(f"{path_or_name}: no such config file, and no packaged config of that name{hint}")
+
+
+def _beside(path: Path) -> str:
+    """The tail of an error about a missing file: the YAML file there that has nearly its name, if any."""
+    try:
+        there = sorted(str(one) for one in path.parent.iterdir() if one.suffix in (".yaml", ".yml"))
+    except OSError:
+        return ""
+    return suggestion(str(path), there)
 
 
 def read_document(path_or_name: str, overrides: Sequence[str] = ()) -> Document:

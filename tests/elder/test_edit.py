@@ -102,6 +102,10 @@ def test_all_that_is_wrong_is_told_with_the_place() -> None:
     assert len(found) == 8
 
 
+def test_a_misspelt_field_is_told_what_it_may_mean() -> None:
+    assert "unknown field 'traget'; did you mean 'target'? (known: " in wrong({"prompt": "a", "traget": "b"})[0]
+
+
 @pytest.mark.parametrize("record", [[], "text", None, 3])
 def test_what_is_no_object_is_refused(record: Any) -> None:
     assert "expected a JSON object" in wrong(record)[0]

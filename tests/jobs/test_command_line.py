@@ -46,6 +46,17 @@ def test_a_process_of_its_own_has_the_same_exit_codes(tmp_path: Path) -> None:
     assert wrong.stdout == ""
 
 
+def test_a_config_is_looked_for_among_those_beside_it(elder: Elder, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("name: mine\n")
+    (tmp_path / "folder").mkdir()
+    wrong = elder("validate", "my.yml")
+    assert wrong.code == 2
+    assert "did you mean 'my.yaml'?" in wrong.err
+    folder = elder("validate", "folder")
+    assert folder.code == 2
+    assert "folder: cannot be read: it is a directory" in folder.err
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -103,12 +103,18 @@ def test_a_file_that_is_no_list_of_records_is_refused(tmp_path: Path, name: str,
     assert said in problems_of("jsonl", tmp_path / name)[0]
 
 
+def test_the_column_of_a_line_that_breaks_off_is_where_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"prompt": "A is"\r\n')
+    assert "x.jsonl:1: not valid JSON at column 18: " in problems_of("jsonl", tmp_path / "x.jsonl")[0]
+
+
 def test_a_missing_file_a_missing_path_and_an_unknown_name_are_told_apart(tmp_path: Path) -> None:
     assert "no such file" in problems_of("jsonl", tmp_path / "none.jsonl")[0]
     assert "directory" in problems_of("jsonl", tmp_path)[0]
     assert "give its path" in problems_of("counterfact")[0]
     assert "did you mean 'counterfact'" in problems_of("counterfacts")[0]
     assert "takes no path" in problems_of("world:tiny", tmp_path)[0]
+    assert "data.source=jsonl" in problems_of("world:tiny", tmp_path)[0]
     with pytest.raises(ModelError, match="world:small"):
         load_edits("world:smal")
 
