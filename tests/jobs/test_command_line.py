@@ -147,6 +147,15 @@ def test_ls_names_methods_datasets_and_configs(elder: Elder, tmp_path: Path) -> 
         assert name in listed
 
 
+def test_ls_without_a_kind_names_everything_and_the_commands_that_say_more(elder: Elder) -> None:
+    out = elder("ls").out
+    for kind in ("methods", "datasets", "configs"):
+        assert f"elder ls {kind}" in out
+        listed = elder("ls", kind).out.splitlines()
+        assert listed
+        assert all(line.split()[0] in out.replace(",", " ").split() for line in listed)
+
+
 def test_ls_config_reference_is_the_committed_page(elder: Elder) -> None:
     assert elder("ls", "config-reference").out == (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
 
