@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from elder.jobs.main import SILENT, exit_code
-from elder.jobs.shared.verbs import VERBS
+from elder.jobs.shared.verbs import GROUPS, VERBS
 from elder.pipelines.config.files import packaged_configs
 from tests.jobs.conftest import ROOT, Elder, elder_process
 
@@ -21,6 +21,8 @@ from tests.jobs.conftest import ROOT, Elder, elder_process
 def test_help_lists_every_verb_and_every_verb_has_help(elder: Elder) -> None:
     top = elder("--help")
     assert top.code == 0
+    for purpose in GROUPS:
+        assert f"\n{purpose}:\n" in top.out
     for verb in VERBS:
         assert re.search(rf"^  {verb} ", top.out, re.MULTILINE), verb
         own = elder(verb, "--help")
