@@ -25,7 +25,7 @@ import click
 
 from elder import __version__
 from elder.errors import ElderError, FormerNameWarning, GateError, InputError, RunTakenOver, UnreachableError, causes
-from elder.jobs.shared.verbs import VERBS
+from elder.jobs.shared.verbs import GROUPS, VERBS
 from elder.redact import SECRET_NAME, redact
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_TAKEN_OVER = 0, 1, 2, 3, 4, 5
@@ -54,9 +54,10 @@ class Verbs(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs without importing any of them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+        """List the verbs by purpose without importing any of them."""
+        for purpose, verbs in GROUPS.items():
+            with formatter.section(purpose):
+                formatter.write_dl(list(verbs.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

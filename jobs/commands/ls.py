@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from textwrap import fill
 
 import click
 
@@ -15,14 +17,17 @@ SCHEMA_LINE = "yaml-language-server:"  # the line of a config that names its sch
 
 
 @click.command("ls")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(KINDS), required=False)
 @click.option("--of", "config_kind", default="edit", show_default=True, metavar="KIND",
               help="Whose config-schema: edit, tune, compare, study or training.")  # fmt: skip
 @json_option
-def command(kind: str, config_kind: str, json_file: Path | None) -> None:
+def command(kind: str | None, config_kind: str, json_file: Path | None) -> None:
     """List methods, datasets or packaged configs; or print what every config key means, as Markdown
-    (config-reference) or as the JSON schema by which editors check YAML (config-schema).
+    (config-reference) or as the JSON schema by which editors check YAML (config-schema). Without KIND: all names.
     """
+    if kind is None:
+        _overview(json_file)
+        return
     if kind == "config-schema":
         text = _schema(config_kind)
         click.echo(text, nl=False)
@@ -35,11 +40,32 @@ def command(kind: str, config_kind: str, json_file: Path | None) -> None:
         click.echo(text, nl=False)
         write_json(json_file, {"markdown": text})
         return
-    entries = {"methods": _methods, "datasets": _datasets, "configs": _configs}[kind]()
+    entries = _entries(kind)
     width = max(len(name) for name in entries)
     for name, summary in entries.items():
         click.echo(f"{name:<{width}}  {summary}")
     write_json(json_file, {kind: entries})
+
+
+def _entries(kind: str) -> dict[str, str]:
+    return {"methods": _methods, "datasets": _datasets, "configs": _configs}[kind]()
+
+
+def _overview(json_file: Path | None) -> None:
+    """Print the names of every kind, each with the command that says more."""
+    listed = {kind: _entries(kind) for kind in ("methods", "datasets", "configs")}
+    for kind, entries in listed.items():
+        click.echo(f"{kind} (more: elder ls {kind})")
+        click.echo(_lines(entries))
+    click.echo("every key of a config: elder ls config-reference")
+    write_json(json_file, listed)
+
+
+def _lines(names: Iterable[str]) -> str:
+    return fill(
+        ", ".join(names), 100, initial_indent="  ", subsequent_indent="  ",
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
 
 
 def _schema(kind: str) -> str:

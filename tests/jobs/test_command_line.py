@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from elder.jobs.main import SILENT, exit_code
-from elder.jobs.shared.verbs import VERBS
+from elder.jobs.shared.verbs import GROUPS, VERBS
 from elder.pipelines.config.files import packaged_configs
 from tests.jobs.conftest import ROOT, Elder, elder_process
 
@@ -21,6 +21,8 @@ from tests.jobs.conftest import ROOT, Elder, elder_process
 def test_help_lists_every_verb_and_every_verb_has_help(elder: Elder) -> None:
     top = elder("--help")
     assert top.code == 0
+    for purpose in GROUPS:
+        assert f"\n{purpose}:\n" in top.out
     for verb in VERBS:
         assert re.search(rf"^  {verb} ", top.out, re.MULTILINE), verb
         own = elder(verb, "--help")
@@ -156,6 +158,15 @@ def test_ls_names_methods_datasets_and_configs(elder: Elder, tmp_path: Path) -> 
     listed = elder("ls", "configs").out
     for name in packaged_configs():
         assert name in listed
+
+
+def test_ls_without_a_kind_names_everything_and_the_commands_that_say_more(elder: Elder) -> None:
+    out = elder("ls").out
+    for kind in ("methods", "datasets", "configs"):
+        assert f"elder ls {kind}" in out
+        listed = elder("ls", kind).out.splitlines()
+        assert listed
+        assert all(line.split()[0] in out.replace(",", " ").split() for line in listed)
 
 
 def test_ls_config_reference_is_the_committed_page(elder: Elder) -> None:
