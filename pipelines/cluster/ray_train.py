@@ -12,7 +12,9 @@ import math
 import os
 import pickle
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import traceback
 import uuid
@@ -168,18 +170,32 @@ def connection(
     # merely run on this machine are left alone: they may belong to another run and end with it.
     joins = cluster.address not in ("auto", "local") or (cluster.address == "auto" and "RAY_ADDRESS" in os.environ)
     try:
-        if joins:
-            given = {"env_vars": not_given_yet(environment)} if everywhere else None
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=given)
-            _check_resources(cluster, report)
-        else:
-            _start_cluster(cluster, environment)
+        with _own_answer_to_sigterm():
+            if joins:
+                given = {"env_vars": not_given_yet(environment)} if everywhere else None
+                ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=given)
+                _check_resources(cluster, report)
+            else:
+                _start_cluster(cluster, environment)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UnreachableError(unreachable(cluster.address, error, os.environ)) from error
     try:
         yield joins
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_answer_to_sigterm() -> Iterator[None]:
+    """After `ray.init` in the block SIGTERM does what it did before, if that was a function of Python.
+
+    Ray puts two handlers of its own in this place. The one in C++ prints a stack trace and aborts the process three
+    seconds later, whatever Python is doing then: a record that takes longer to close would stay open.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def unreachable(address: str, error: BaseException, environ: Mapping[str, str]) -> str:
