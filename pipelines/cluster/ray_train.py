@@ -37,9 +37,10 @@ from elder.pipelines.cluster.events import EventListener, EventSender, open_queu
 from elder.pipelines.cluster.placement import PlacementWatch, end_controller
 from elder.pipelines.cluster.ray_private import GroupWatch, NodeTorchConfig, QuietTrainer
 from elder.pipelines.config.run import ClusterConfig
+from elder.pipelines.config.sections import KEPT_BELOW
 from elder.pipelines.run.broker import AGREEMENT_S
 from elder.pipelines.run.run_stages import run_stages
-from elder.pipelines.run.spec import KEPT_BELOW, EventHandler, RunSpec, WorkersFailed
+from elder.pipelines.run.spec import EventHandler, RunSpec, WorkersFailed
 from elder.pipelines.run.takeover import OlderDriver, TakeoverWatch
 
 DRIVER_ENVIRONMENT = {

@@ -137,6 +137,10 @@ class EvaluationConfig(Settings):
     probes: Natural = setting(3, "Edits whose answers are shown before and after at the end.")
 
 
+KEPT_BELOW = 2**28
+"""Under ZeRO-3, models of at most so many weights (1 GiB in float32) are whole while workers edit, measure and ask."""
+
+
 class ClusterConfig(Settings):
     """Where the run lives. Nothing here changes its result."""
 

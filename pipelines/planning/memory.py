@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from elder.pipelines.config.base import StagedConfig
+from elder.pipelines.config.sections import KEPT_BELOW
 from elder.pipelines.planning.memory_blocks import FORMULAS as BLOCK_FORMULAS
 from elder.pipelines.planning.memory_blocks import block_bytes, block_parameters, keeps_blocks
 from elder.pipelines.planning.memory_factors import FORMULAS as FACTOR_FORMULAS
@@ -22,7 +23,6 @@ from elder.pipelines.planning.memory_values import keeps_values, value_bytes, va
 from elder.pipelines.planning.memory_weights import FORMULAS as WEIGHT_FORMULAS
 from elder.pipelines.planning.memory_weights import change_bytes, statistics_bytes, takes_statistics, value_rows
 from elder.pipelines.planning.shapes import ModelShape
-from elder.pipelines.run.spec import KEPT_BELOW
 from elder.registry import editor_class
 
 BYTES = {"float32": 4, "bfloat16": 2}

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from elder.ability.item import Item
     from elder.targets.statistics import Windows
 
-KEPT_BELOW = 2**28
-"""Under ZeRO-3, models of at most so many weights (1 GiB in float32) are whole while workers edit, measure and ask."""
-
 Event = Mapping[str, Any]
 """What happens, with a "kind"; see docs/reliability.md."""
 
