@@ -1,4 +1,4 @@
-"""Where whoever wants runs done and whoever does them meet: one run at a time, one stage at a time.
+"""Where runs are ordered and carried out: one run at a time, one stage at a time.
 
 The owner posts a run and asks for stage after stage; every rank takes the run from here, and rank 0 waits here after
 each committed stage. So ranks never wait in a collective, whose time would run out. A broker is an ordinary object
@@ -90,13 +90,13 @@ class TrialBroker:
     # ---- the owner ----------------------------------------------------------------------------------------------
 
     def post(self, job: Any) -> None:
-        """A new run."""
+        """Post a new run."""
         with self._change():
             self._clear()
             self._number, self._job = self._number + 1, job
 
     def step(self, count: int) -> StepOutcome | None:
-        """So many stages are wanted: the outcome of the last of them; None while there is none."""
+        """Order so many stages; returns the outcome of the last of them, or None while there is none."""
 
         def outcome() -> StepOutcome | None:
             return self._stages.get(count - 1) or self._last or self._lost
@@ -107,18 +107,18 @@ class TrialBroker:
         return outcome()
 
     def stop(self) -> bool:
-        """The run is to end after its stage; whether it has."""
+        """End the run after its present stage; returns whether it has ended."""
         with self._change():
             self._stopped = True
         return self._until(lambda: (self._last or self._lost) is not None)
 
     def close(self) -> None:
-        """There are no more runs."""
+        """Say that there will be no more runs."""
         with self._change():
             self._closed = self._stopped = True
 
     def lose(self, reason: str) -> None:
-        """Nobody is there any more to do the work."""
+        """Note that the workers are gone."""
         with self._change():
             self._lost = StepOutcome(LOST, error=reason)
 
@@ -133,14 +133,14 @@ class TrialBroker:
         return (after, None) if self._closed else (self._number, self._job)
 
     def proceed(self, stage: int, metrics: Mapping[str, float]) -> bool | None:
-        """A stage is committed: whether the next one is wanted; None while that is not known."""
+        """Report a committed stage; returns whether the next one is wanted, or None while that is not known."""
         with self._change():
             self._stages.setdefault(stage, StepOutcome(STAGE, stage, dict(metrics)))
         self._until(lambda: self._stopped or self._wanted >= stage + 2)
         return False if self._stopped else self._wanted >= stage + 2 or None
 
     def end(self) -> None:
-        """The run has ended on all ranks."""
+        """Note that the run has ended on all ranks."""
         self._finish(StepOutcome(END))
 
     def refuse(self, rank: int, size: int, outcome: StepOutcome, final: bool) -> bool:

@@ -30,7 +30,7 @@ CONTINUATION = "continuation.safetensors"  # what only a continuation needs, bes
 
 @dataclass(frozen=True)
 class Commit:
-    """One committed stage, all that is needed to report it and to go on from it.
+    """One committed stage, all that is needed to report it and to continue from it.
 
     Attributes:
         stage: Its number, from 0.

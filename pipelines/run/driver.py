@@ -72,7 +72,7 @@ def drive(
 
 
 class Driver(ABC):
-    """One call of `run_edit`, once the run record is written. A subclass may say otherwise what a run is about."""
+    """One call of `run_edit`, once the run record is written. A subclass may change what a run is about."""
 
     def __init__(
         self, job: RunSpec, state: RunState, tracker: Tracker, on_event: EventHandler, tags: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Stages whose batches do not meet: each is applied to the unedited model, measured right after, and taken back.
+"""Stages whose batches are independent: each is applied to the unedited model, measured right after, and taken back.
 
 With batches of one these are the single edits of papers, with larger ones their batch editing. A stage is a pure
 function of its edits alone; figures and rows are committed, adapters are not kept.
@@ -42,7 +42,7 @@ class IsolatedLoop(StageLoop):
             self._rows = list(self.runtime.gather_objects(rows)[0])
 
     def _take_over(self, commit: Commit) -> None:
-        """Nothing is to be taken over but the base, which must be the same."""
+        """Take over nothing but the base, which must be the same."""
         if commit.base["digest"] != self.base_record["digest"]:
             raise AdapterError(
                 f"run '{self.state.run_id}' was begun on a base model of digest {commit.base['digest'][:12]}; the "
@@ -104,7 +104,7 @@ class IsolatedLoop(StageLoop):
         return found
 
     def _save(self, directory: Path, extra: Mapping[str, Any]) -> None:
-        """Nothing: there is no state to resume from."""
+        """Save nothing: there is no state to resume from."""
 
 
 def totals(

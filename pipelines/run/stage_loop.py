@@ -89,7 +89,7 @@ class StageLoop:
                 return
 
     def _may_continue(self, commit: Commit) -> bool:
-        """What rank 0 answers about a committed stage, on all ranks."""
+        """Whether to continue after a committed stage: what rank 0 was told, on all ranks."""
         if self.proceed is None:
             return True
         answer = self.proceed(commit.stage, commit.metrics) if self.runtime.rank == 0 else None
